@@ -1,0 +1,473 @@
+//! Gives every object its numbers: VNIDs, subnets, addresses, Ethernet addresses, ports.
+//!
+//! What the desired state fixes comes first, then what the lock file has, then what is new. A new
+//! number follows from the object's name (and from the next free one where that is taken), so it
+//! depends neither on the order of the input nor on what other branches add meanwhile. Nodes'
+//! subnets, which are few and which people read, are given in order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::diagnostic::{Code, Diagnostic, Report, counted};
+use crate::intent::{Fixed, Intent, Membership, NodeId, ProjectId};
+use crate::lockfile::{self, Entry, Lock};
+use crate::pipeline::OfPort;
+use crate::resolve::outside_subnet;
+use crate::source::{Place, Sources};
+use crate::subject::hash;
+use crate::value::{Mac, Vnid};
+
+/// The numbers of every object of an [`Intent`], by its indices.
+#[derive(Debug)]
+pub struct Numbers {
+    /// The own VNID of each project, whatever network it is in.
+    pub vnids: Vec<Vnid>,
+    /// The pod subnet of each node.
+    pub subnets: Vec<Ipv4Net>,
+    /// Each pod.
+    pub pods: Vec<Endpoint>,
+    /// Each egress router.
+    pub routers: Vec<Endpoint>,
+}
+
+/// A port on a node's bridge with the one address behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address, in the node's subnet.
+    pub address: Ipv4Addr,
+    /// The Ethernet address.
+    pub mac: Mac,
+    /// The port number.
+    pub port: OfPort,
+}
+
+/// Allocates what `lock` doesn't have. Returns the numbers and the lock file that holds them, or
+/// why that is impossible. `source` is the lock's index in `sources`, where there is a file.
+pub fn allocate(
+    intent: &Intent,
+    lock: &Lock,
+    prune: bool,
+    source: Option<u32>,
+    sources: &Sources,
+) -> Result<(Numbers, Lock), Report> {
+    let mut allocator =
+        Allocator { intent, lock, source, sources, report: Report::new() };
+    let (vnids, retired) = allocator.vnids(prune);
+    let subnets = allocator.subnets();
+    if allocator.report.has_errors() {
+        return Err(allocator.report);
+    }
+    let (pods, routers) = allocator.endpoints(&subnets);
+    if allocator.report.has_errors() {
+        return Err(allocator.report);
+    }
+    let numbers = Numbers { vnids, subnets, pods, routers };
+    let lock = to_lock(intent, &numbers, retired);
+    Ok((numbers, lock))
+}
+
+fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<u32, String>) -> Lock {
+    let entry = |node: NodeId, endpoint: &Endpoint| Entry {
+        node: intent[node].name.clone(),
+        address: endpoint.address,
+        mac: endpoint.mac,
+        ofport: endpoint.port.get(),
+    };
+    let vnids = intent.projects().zip(&numbers.vnids);
+    let subnets = intent.nodes().zip(&numbers.subnets);
+    let pods = intent.pods().zip(&numbers.pods);
+    let routers = intent.routers().zip(&numbers.routers);
+    Lock {
+        vnids: vnids.map(|((_, project), vnid)| (project.name.to_string(), vnid.get())).collect(),
+        retired,
+        subnets: subnets.map(|((_, node), subnet)| (node.name.to_string(), *subnet)).collect(),
+        pods: pods.map(|((id, pod), e)| (intent.pod_name(id), entry(pod.node, e))).collect(),
+        routers: routers.map(|((_, r), e)| (r.name.to_string(), entry(r.node, e))).collect(),
+    }
+}
+
+/// The first free number of `first..=last` from the one that follows from `name`, in a circle.
+fn by_name(name: &str, first: u32, last: u32, is_free: impl Fn(u32) -> bool) -> Option<u32> {
+    let size = u64::from(last.checked_sub(first)?) + 1;
+    let start = hash(name) % size;
+    let numbers = (start..size).chain(0..start);
+    // Both terms are within `first..=last`, which fits.
+    numbers.map(|offset| first + u32::try_from(offset).unwrap_or(0)).find(|n| is_free(*n))
+}
+
+struct Allocator<'a> {
+    intent: &'a Intent,
+    lock: &'a Lock,
+    source: Option<u32>,
+    sources: &'a Sources,
+    report: Report,
+}
+
+/// A pod or egress router that wants an endpoint.
+struct Request<'a> {
+    /// `pod/project/name` or `router/name`: what new numbers follow from.
+    key: String,
+    /// The section of the lock file, and the key there.
+    section: &'static str,
+    locked: Option<&'a Entry>,
+    fixed_address: Option<Fixed<Ipv4Addr>>,
+    fixed_mac: Option<Fixed<Mac>>,
+}
+
+impl Request<'_> {
+    /// The key in the lock file.
+    fn lock_key(&self) -> &str {
+        self.key.split_once('/').map_or("", |(_, key)| key)
+    }
+}
+
+impl Allocator<'_> {
+    fn vnids(&mut self, prune: bool) -> (Vec<Vnid>, BTreeMap<u32, String>) {
+        let intent = self.intent;
+        let mut retired = if prune { BTreeMap::new() } else { self.lock.retired.clone() };
+        let mut owners: BTreeMap<u32, ProjectId> = BTreeMap::new();
+        for (id, project) in intent.projects() {
+            if let Some(fixed) = project.fixed_vnid {
+                owners.entry(fixed.value.get()).or_insert(id);
+            }
+        }
+        let mut numbers: Vec<Option<u32>> = vec![None; intent.projects().len()];
+        for (id, project) in intent.projects() {
+            let locked = self.lock.vnids.get(project.name.as_str()).copied();
+            let number = match (project.fixed_vnid, locked) {
+                (Some(fixed), _) => Some(fixed.value.get()),
+                (None, Some(locked)) if Vnid::new(locked.into()).is_ok() => {
+                    match owners.get(&locked) {
+                        None => {
+                            owners.insert(locked, id);
+                            Some(locked)
+                        }
+                        Some(owner) if intent[*owner].fixed_vnid.is_some() => None,
+                        Some(owner) => {
+                            let owner = intent[*owner].name.as_str();
+                            self.conflict("vnids", project.name.as_str(), owner, locked);
+                            None
+                        }
+                    }
+                }
+                _ => None,
+            };
+            numbers[id.index()] = number;
+            if let Some(locked) = locked.filter(|locked| Some(*locked) != number)
+                && !prune
+            {
+                retired.insert(locked, project.name.to_string());
+            }
+        }
+        if !prune {
+            for (name, number) in &self.lock.vnids {
+                let known = intent.projects.binary_search_by(|p| p.name.as_str().cmp(name));
+                if known.is_err() {
+                    retired.insert(*number, name.clone());
+                }
+            }
+        }
+        self.revive(&mut numbers, &mut retired, &mut owners);
+        for (id, project) in intent.projects() {
+            if numbers[id.index()].is_some() {
+                continue;
+            }
+            let free = |n: u32| !owners.contains_key(&n) && !retired.contains_key(&n);
+            let key = format!("project/{}", project.name);
+            if let Some(number) = by_name(&key, Vnid::FIRST, Vnid::LAST, free) {
+                owners.insert(number, id);
+                numbers[id.index()] = Some(number);
+            }
+        }
+        let vnid = |number: Option<u32>| Vnid::new(number.unwrap_or_default().into()).ok();
+        // None is missing: an input that can be read has fewer projects than there are VNIDs.
+        let vnids = numbers.into_iter().map(|n| vnid(n).unwrap_or(Vnid::GLOBAL)).collect();
+        (vnids, retired)
+    }
+
+    /// Gives projects that came back their old number, and reports fixed numbers that still
+    /// belong to another project's past.
+    fn revive(
+        &mut self,
+        numbers: &mut [Option<u32>],
+        retired: &mut BTreeMap<u32, String>,
+        owners: &mut BTreeMap<u32, ProjectId>,
+    ) {
+        for (id, project) in self.intent.projects() {
+            let number = &mut numbers[id.index()];
+            let old = retired.iter().find(|(old, name)| {
+                name.as_str() == project.name.as_str() && !owners.contains_key(old)
+            });
+            if let (None, Some((&old, _))) = (*number, old) {
+                *number = Some(old);
+                owners.insert(old, id);
+            }
+            if let Some(number) = *number
+                && let Some(former) = retired.get(&number)
+            {
+                if former.as_str() == project.name.as_str() {
+                    retired.remove(&number);
+                } else {
+                    let fixed = project.fixed_vnid.map_or(project.place, |fixed| fixed.place);
+                    let message = format!("VNID {number} belonged to the former project `{former}`");
+                    self.report.push(
+                        Diagnostic::new(Code::LockRetired, message).at(fixed).help(
+                            "nodes that still run an older generation would mix the two; once all \
+                             nodes run the present one, run `ringfence lock --prune`",
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    fn subnets(&mut self) -> Vec<Ipv4Net> {
+        let intent = self.intent;
+        // By first address; they are disjoint.
+        let mut used: BTreeMap<Ipv4Addr, (Ipv4Net, NodeId)> = BTreeMap::new();
+        for (id, node) in intent.nodes() {
+            if let Some(fixed) = node.fixed_subnet {
+                used.insert(fixed.value.network(), (fixed.value, id));
+            }
+        }
+        let mut subnets: Vec<Option<Ipv4Net>> = Vec::with_capacity(intent.nodes().len());
+        for (id, node) in intent.nodes() {
+            let fixed = node.fixed_subnet.map(|fixed| fixed.value);
+            let locked = self.lock.subnets.get(node.name.as_str()).copied();
+            let usable = locked.filter(|subnet| {
+                subnet.prefix_len() <= 30
+                    && subnet.addr() == subnet.network()
+                    && intent.cluster.pod_networks.iter().any(|net| net.cidr.contains(subnet))
+            });
+            let kept = match (fixed, usable) {
+                (Some(fixed), _) => Some(fixed),
+                (None, Some(locked)) => match overlapping(&used, locked) {
+                    None => {
+                        used.insert(locked.network(), (locked, id));
+                        Some(locked)
+                    }
+                    Some((_, owner)) if intent[owner].fixed_subnet.is_some() => None,
+                    Some((_, owner)) => {
+                        let owner = intent[owner].name.as_str();
+                        self.conflict("subnets", node.name.as_str(), owner, locked);
+                        None
+                    }
+                },
+                (None, None) => None,
+            };
+            subnets.push(kept);
+        }
+        let mut candidates = intent.cluster.pod_networks.iter().flat_map(|network| {
+            network.cidr.subnets(network.host_prefix).into_iter().flatten()
+        });
+        let mut result = Vec::with_capacity(subnets.len());
+        for ((_, node), subnet) in intent.nodes().zip(subnets) {
+            let subnet = subnet.or_else(|| candidates.find(|s| overlapping(&used, *s).is_none()));
+            if subnet.is_none() {
+                let message = format!("no pod subnet is left for node `{}`", node.name);
+                self.report.push(
+                    Diagnostic::new(Code::SubnetsExhausted, message)
+                        .at(node.place)
+                        .help("add a network to `cluster.podNetworks`; those in use can't grow"),
+                );
+            }
+            result.push(subnet.unwrap_or_default());
+        }
+        result
+    }
+
+    fn endpoints(&mut self, subnets: &[Ipv4Net]) -> (Vec<Endpoint>, Vec<Endpoint>) {
+        let intent = self.intent;
+        // The requests of each node: indices of pods, and of routers behind them.
+        let pods = intent.pods().len();
+        let mut by_node: Vec<Vec<(usize, Request<'_>)>> =
+            std::iter::repeat_with(Vec::new).take(subnets.len()).collect();
+        for (id, pod) in intent.pods() {
+            let name = intent.pod_name(id);
+            let request = Request {
+                locked: self.lock.pods.get(&name),
+                key: format!("pod/{name}"),
+                section: "pods",
+                fixed_address: pod.fixed_address,
+                fixed_mac: pod.fixed_mac,
+            };
+            by_node[pod.node.index()].push((id.index(), request));
+        }
+        for (id, router) in intent.routers() {
+            let request = Request {
+                locked: self.lock.routers.get(router.name.as_str()),
+                key: format!("router/{}", router.name),
+                section: "routers",
+                fixed_address: None,
+                fixed_mac: None,
+            };
+            by_node[router.node.index()].push((pods + id.index(), request));
+        }
+        let mut endpoints: Vec<Option<Endpoint>> = vec![None; pods + intent.routers().len()];
+        for ((id, _), requests) in intent.nodes().zip(&by_node) {
+            self.node_endpoints(id, subnets[id.index()], requests, &mut endpoints);
+        }
+        self.macs_twice(&endpoints);
+        let mut endpoints: Vec<Endpoint> = endpoints.into_iter().flatten().collect();
+        let routers = endpoints.split_off(pods.min(endpoints.len()));
+        (endpoints, routers)
+    }
+
+    fn node_endpoints(
+        &mut self,
+        node: NodeId,
+        subnet: Ipv4Net,
+        requests: &[(usize, Request<'_>)],
+        endpoints: &mut [Option<Endpoint>],
+    ) {
+        let name = &self.intent[node].name;
+        let (network, broadcast) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
+        let (first, last) = (network + 2, broadcast - 1);
+        let room = (last + 1).saturating_sub(first) as usize;
+        if requests.len() > room {
+            let message = format!(
+                "node `{name}` has {} and egress routers, but {subnet} has {}",
+                counted(requests.len(), "pod"),
+                counted(room, "address"),
+            );
+            self.report.push(
+                Diagnostic::new(Code::AddressesExhausted, message)
+                    .at(self.intent[node].place)
+                    .help("move pods to other nodes, or give the node a larger `podSubnet`"),
+            );
+            return;
+        }
+        let mut addresses: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut ports: BTreeSet<u16> = BTreeSet::new();
+        for (n, (_, request)) in requests.iter().enumerate() {
+            let Some(Fixed { value, place }) = request.fixed_address else { continue };
+            if let Some(diagnostic) = outside_subnet(value, subnet, name.as_str()) {
+                self.report.push(diagnostic.at(place));
+            }
+            addresses.insert(value.into(), n);
+        }
+        let mut kept: Vec<(Option<u32>, Option<u16>)> = Vec::with_capacity(requests.len());
+        for (n, (_, request)) in requests.iter().enumerate() {
+            let locked = request.locked.filter(|entry| entry.node == *name);
+            let address = match (request.fixed_address, locked) {
+                (Some(fixed), _) => Some(fixed.value.into()),
+                (None, Some(entry)) if (first..=last).contains(&entry.address.into()) => {
+                    self.keep_address(n, entry.address.into(), requests, &mut addresses)
+                }
+                _ => None,
+            };
+            let port = locked
+                .map(|entry| entry.ofport)
+                .filter(|port| OfPort::pod(*port).is_some() && ports.insert(*port));
+            kept.push((address, port));
+        }
+        for (n, (index, request)) in requests.iter().enumerate() {
+            let free = |address| !addresses.contains_key(&address);
+            let address = kept[n].0.or_else(|| by_name(&request.key, first, last, free));
+            let Some(address) = address else { continue };
+            addresses.insert(address, n);
+            let offset = address.saturating_sub(network);
+            let port = kept[n].1.or_else(|| free_port(offset, &ports));
+            let Some(port) = port.and_then(OfPort::pod) else { continue };
+            ports.insert(port.get());
+            let address = Ipv4Addr::from(address);
+            let mac = request.fixed_mac.map_or_else(|| Mac::of_ipv4(address), |fixed| fixed.value);
+            endpoints[*index] = Some(Endpoint { address, mac, port });
+        }
+    }
+
+    /// The address of the lock file, unless the desired state gives it to another.
+    fn keep_address(
+        &mut self,
+        n: usize,
+        address: u32,
+        requests: &[(usize, Request<'_>)],
+        addresses: &mut BTreeMap<u32, usize>,
+    ) -> Option<u32> {
+        let Some(&owner) = addresses.get(&address) else {
+            addresses.insert(address, n);
+            return Some(address);
+        };
+        let owner = &requests[owner].1;
+        if owner.fixed_address.is_none() {
+            let request = &requests[n].1;
+            let address = Ipv4Addr::from(address);
+            self.conflict(request.section, request.lock_key(), owner.lock_key(), address);
+        }
+        None
+    }
+
+    /// RF050 between Ethernet addresses that are fixed and those that follow from an IP address.
+    fn macs_twice(&mut self, endpoints: &[Option<Endpoint>]) {
+        let fixed: BTreeMap<Mac, Place> = self
+            .intent
+            .pods
+            .iter()
+            .filter_map(|pod| pod.fixed_mac.map(|fixed| (fixed.value, fixed.place)))
+            .collect();
+        if fixed.is_empty() {
+            return;
+        }
+        for ((_, pod), endpoint) in self.intent.pods().zip(endpoints) {
+            let derived = endpoint.filter(|_| pod.fixed_mac.is_none()).map(|e| e.mac);
+            if let Some((mac, place)) = derived.and_then(|mac| fixed.get_key_value(&mac)) {
+                let message = format!("two pods have the Ethernet address {mac}");
+                self.report.push(
+                    Diagnostic::new(Code::MacTwice, message)
+                        .at(*place)
+                        .related(pod.place, "has it too: it follows from the IP address")
+                        .help("leave `mac` out, or choose one that doesn't begin with 0a:58"),
+                );
+            }
+        }
+    }
+
+    /// RF103: two entries of the lock file have the same number.
+    fn conflict(&mut self, section: &str, key: &str, other: &str, number: impl std::fmt::Display) {
+        let message = format!("`{other}` and `{key}` have the same number in the lock file: {number}");
+        let diagnostic = Diagnostic::new(Code::LockConflict, message).help(
+            "two branches allocated it at once: remove the line of the one that isn't rolled out \
+             yet, and run `ringfence lock`",
+        );
+        self.report.push(match self.source {
+            Some(source) => {
+                let place = |key| lockfile::place_of(self.sources, source, section, key);
+                diagnostic.at(place(key)).related(place(other), "the other")
+            }
+            None => diagnostic,
+        });
+    }
+}
+
+/// The used subnet that overlaps `subnet`. Networks overlap only by containing each other.
+fn overlapping(
+    used: &BTreeMap<Ipv4Addr, (Ipv4Net, NodeId)>,
+    subnet: Ipv4Net,
+) -> Option<(Ipv4Net, NodeId)> {
+    let inside = used.range(subnet.network()..=subnet.broadcast()).next();
+    let before = used.range(..=subnet.network()).next_back();
+    let around = before.filter(|(_, (net, _))| net.contains(&subnet));
+    inside.or(around).map(|(_, found)| *found)
+}
+
+/// The port that goes with an address's place in its subnet, or the next free one.
+fn free_port(offset: u32, taken: &BTreeSet<u16>) -> Option<u16> {
+    let all = u32::from(OfPort::LAST - OfPort::FIRST_POD) + 1;
+    let ports = (0..all).map(|step| (offset + step) % all);
+    ports
+        .filter_map(|port| u16::try_from(port).ok())
+        .map(|port| OfPort::FIRST_POD + port)
+        .find(|port| !taken.contains(port))
+}
+
+/// The VNID that the pods of a project have, given the own VNIDs of all.
+#[must_use]
+pub fn effective_vnid(intent: &Intent, vnids: &[Vnid], project: ProjectId) -> Vnid {
+    match intent[project].membership {
+        Membership::Own => vnids[project.index()],
+        Membership::Joined(root) => vnids[root.index()],
+        Membership::Global => Vnid::GLOBAL,
+    }
+}

@@ -1,0 +1,281 @@
+//! Makes a node match its files: observe, compare, execute what differs, read back.
+//!
+//! Comparing yields [`Step`]s, each with what changes in words and the commands that do it, so
+//! that a check prints exactly what a run would execute. The order keeps the node safe in
+//! between: new pods are connected before they have flows, come up after them, and what is no
+//! longer wanted goes last. Every step may be repeated.
+
+mod artifacts;
+mod change;
+mod flows;
+mod links;
+mod ovsdb;
+mod ports;
+mod rulesets;
+mod state;
+mod teardown;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::spec::Datapath;
+use crate::system::{System, Tool, missing};
+use crate::value::InterfaceName;
+use artifacts::Artifacts;
+pub use change::{Action, Change, Kind, Step};
+use links::Links;
+use ovsdb::Database;
+use rulesets::Place;
+use state::{Loaded, State, Store};
+pub use teardown::teardown;
+
+pub use state::DIRECTORY as STATE_DIRECTORY;
+
+/// How to apply.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Only tell what differs.
+    pub check: bool,
+    /// Take over a bridge that is not ringfence's.
+    pub adopt: bool,
+    /// Another bridge than the plan's.
+    pub bridge: Option<InterfaceName>,
+    /// The directory where the state is kept.
+    pub state: PathBuf,
+}
+
+/// How it went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The node.
+    pub node: String,
+    /// Its generation, as 64 hexadecimal digits.
+    pub generation: String,
+    /// Whether anything was changed, or would be.
+    pub changed: bool,
+    /// Whether it was only checked.
+    pub check: bool,
+    /// What was changed, or would be.
+    pub changes: Vec<Change>,
+    /// The flows that differed, as lines of a diff; only in a check or with `--diff`.
+    #[serde(skip)]
+    pub flow_diff: Vec<String>,
+}
+
+/// Applies the files in `directory` to this node.
+pub fn apply(
+    directory: &Path,
+    options: &Options,
+    system: &dyn System,
+) -> Result<Outcome, Diagnostic> {
+    let mut artifacts = Artifacts::read(directory)?;
+    if let Some(bridge) = &options.bridge {
+        artifacts.wiring.bridge.name = bridge.clone();
+    }
+    preflight(&artifacts, system)?;
+    let mut store = Store::at(&options.state);
+    if !options.check {
+        store.lock()?;
+    }
+    let state = store.read();
+    let observed = Observed::read(&artifacts, system)?;
+    right_node(&artifacts, &observed.links)?;
+    let plan = Difference::between(&artifacts, &observed, &state, options, system)?;
+    let changes: Vec<Change> = plan.steps.iter().flat_map(|step| step.changes.clone()).collect();
+    let outcome = Outcome {
+        node: artifacts.wiring.node.to_string(),
+        generation: artifacts.manifest.generation.clone(),
+        changed: !changes.is_empty(),
+        check: options.check,
+        changes,
+        flow_diff: plan.flow_diff,
+    };
+    if options.check {
+        return Ok(outcome);
+    }
+    let generation = Some(artifacts.manifest.generation.clone());
+    if outcome.changed {
+        let pending = State { pending: generation.clone(), ..state.clone() };
+        store.write(&pending)?;
+        for command in plan.steps.iter().flat_map(|step| &step.commands) {
+            system.succeed(command)?;
+        }
+        let rulesets = read_back(&artifacts, system)?;
+        store.write(&State { current: generation, pending: None, rulesets, ..state })?;
+    } else if state.current != generation || state.pending.is_some() {
+        store.write(&State { current: generation, pending: None, ..state })?;
+    }
+    Ok(outcome)
+}
+
+/// RF200 and RF201: the process may change the node, and has what it takes.
+fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnostic> {
+    may_run(system)?;
+    let userspace = artifacts.wiring.bridge.datapath == Datapath::Netdev;
+    let ethtool = userspace.then_some(Tool::Ethtool);
+    let all = [
+        Tool::Ip,
+        Tool::Nft,
+        Tool::OvsVsctl,
+        Tool::OvsOfctl,
+        Tool::OvsdbClient,
+        Tool::Sysctl,
+    ];
+    match all.into_iter().chain(ethtool).find(|tool| !system.has(*tool)) {
+        Some(tool) => Err(missing(tool)),
+        None => Ok(()),
+    }
+}
+
+/// RF200: only root may look at and change all of it.
+fn may_run(system: &dyn System) -> Result<(), Diagnostic> {
+    if system.is_root() {
+        return Ok(());
+    }
+    Err(Diagnostic::new(Code::NotRoot, "applying takes the rights of root")
+        .help("run it as root, or with sudo"))
+}
+
+/// RF204: the files are for the machine that they are applied to.
+fn right_node(artifacts: &Artifacts, links: &Links) -> Result<(), Diagnostic> {
+    let address: Ipv4Addr = artifacts.wiring.address;
+    let mut own = links.node.addresses.values().flatten();
+    if own.any(|own| own.addr() == address) {
+        return Ok(());
+    }
+    let node = &artifacts.wiring.node;
+    Err(Diagnostic::new(
+        Code::WrongNode,
+        format!("this is not node `{node}`: no interface has its address {address}"),
+    )
+    .help("apply the directory of the node that this machine is"))
+}
+
+/// The node as it is.
+struct Observed {
+    database: Database,
+    links: Links,
+    /// What nft prints, by the names of the rulesets.
+    listings: BTreeMap<String, Option<Vec<u8>>>,
+}
+
+impl Observed {
+    fn read(artifacts: &Artifacts, system: &dyn System) -> Result<Self, Diagnostic> {
+        let database = Database::read(system)?;
+        let links = Links::read(system)?;
+        let listings = listings(artifacts, &links, system)?;
+        Ok(Self { database, links, listings })
+    }
+}
+
+fn listings(
+    artifacts: &Artifacts,
+    links: &Links,
+    system: &dyn System,
+) -> Result<BTreeMap<String, Option<Vec<u8>>>, Diagnostic> {
+    let mut listings = BTreeMap::from([(String::new(), rulesets::listing(system, None)?)]);
+    for router in &artifacts.wiring.routers {
+        let exists = links.netns.contains_key(router.netns.as_str());
+        let listing = if exists { rulesets::listing(system, Some(&router.netns))? } else { None };
+        listings.insert(router.name.to_string(), listing);
+    }
+    Ok(listings)
+}
+
+/// How the node differs from what it is to be, in the order in which it is changed.
+struct Difference {
+    steps: Vec<Step>,
+    flow_diff: Vec<String>,
+}
+
+impl Difference {
+    fn between(
+        artifacts: &Artifacts,
+        observed: &Observed,
+        state: &State,
+        options: &Options,
+        system: &dyn System,
+    ) -> Result<Self, Diagnostic> {
+        let wiring = &artifacts.wiring;
+        let ports = ports::compare(wiring, &observed.database, options.adopt)?;
+        let links = links::compare(wiring, &observed.links)?;
+        let bridge = wiring.bridge.name.as_str();
+        let flows = flows::compare(system, bridge, &artifacts.flows, ports.flows_lost)?;
+        let ruleset = |name: &str, place: Place<'_>| {
+            let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
+            let listing = observed.listings.get(name).and_then(Option::as_deref);
+            rulesets::step(place, file, listing, state.rulesets.get(name))
+        };
+        let mut steps = vec![
+            sysctls(artifacts, system),
+            links.make,
+            // Its guards are there before the first frame of a new pod is.
+            ruleset("", Place { object: "node", netns: None }),
+            ports.before,
+            links.tun,
+            flows::step(bridge, &flows, &artifacts.objects),
+            links.up,
+        ];
+        for router in &wiring.routers {
+            let object = format!("router {}", router.name);
+            let place = Place { object: &object, netns: Some(&router.netns) };
+            steps.push(ruleset(router.name.as_str(), place));
+        }
+        steps.extend([links.routers, ports.after, links.remove]);
+        Ok(Self { steps, flow_diff: flows.lines() })
+    }
+}
+
+fn sysctls(artifacts: &Artifacts, system: &dyn System) -> Step {
+    let mut step = Step::default();
+    for (name, value) in &artifacts.wiring.sysctls {
+        let have = system.sysctl(name);
+        if have.as_ref() != Some(value) {
+            let have = have.unwrap_or_else(|| "nothing".to_owned());
+            step.change(Action::Change, Kind::Sysctl, name, format!("{have} to {value}"));
+            let setting = format!("{name}={value}");
+            step.commands.push(crate::system::Command::change(Tool::Sysctl, ["-qw", &setting]));
+        }
+    }
+    step
+}
+
+/// RF209: everything is as it was to be. Returns what nft prints of the rulesets now.
+fn read_back(
+    artifacts: &Artifacts,
+    system: &dyn System,
+) -> Result<BTreeMap<String, Loaded>, Diagnostic> {
+    let wiring = &artifacts.wiring;
+    let observed = Observed::read(artifacts, system)?;
+    let ports = ports::compare(wiring, &observed.database, false)?;
+    let links = links::compare(wiring, &observed.links)?;
+    let steps = [
+        ports.before,
+        ports.after,
+        links.make,
+        links.tun,
+        links.up,
+        links.routers,
+        links.remove,
+        sysctls(artifacts, system),
+    ];
+    if let Some(change) = steps.iter().find_map(|step| step.changes.first()) {
+        let message = format!("the node differs after the change: {change}");
+        return Err(Diagnostic::new(Code::ReadBack, message));
+    }
+    flows::read_back(system, wiring.bridge.name.as_str(), &artifacts.flows)?;
+    let mut loaded = BTreeMap::new();
+    for (name, listing) in observed.listings {
+        let Some(listing) = listing else {
+            let message = "an nft ruleset is not there after it was loaded";
+            return Err(Diagnostic::new(Code::ReadBack, message));
+        };
+        let file = artifacts.rulesets.get(&name).map_or(&[][..], Vec::as_slice);
+        loaded.insert(name, Loaded::new(file, &listing));
+    }
+    Ok(loaded)
+}

@@ -1,0 +1,406 @@
+//! Namespaces, veths, macvlans, addresses and routes: `ip -batch` lines for what differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::change::{Action, Kind, Step};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::pipeline;
+use crate::plan::{Netns, Router, Wiring};
+use crate::spec::Datapath;
+use crate::system::netlink::{Link, Network};
+use crate::system::{Command, System, Tool};
+use crate::value::{NetnsName, StringValue as _};
+
+/// Begins the aliases of links that are ringfence's.
+const ALIAS: &str = "ringfence ";
+/// The alias of `lo` in namespaces that ringfence made.
+const NETNS_ALIAS: &str = "ringfence";
+
+/// The links of a node as they are.
+#[derive(Clone, Debug)]
+pub(super) struct Links {
+    /// The node's own.
+    pub(super) node: Network,
+    /// Those of every named namespace.
+    pub(super) netns: BTreeMap<String, Network>,
+}
+
+impl Links {
+    /// Reads the node and its named namespaces.
+    pub(super) fn read(system: &dyn System) -> Result<Self, Diagnostic> {
+        let node = system.network()?;
+        // Names that no plan can have are other people's.
+        let names: Vec<NetnsName> =
+            system.netns_names()?.iter().filter_map(|name| NetnsName::parse(name).ok()).collect();
+        let names: Vec<&NetnsName> = names.iter().collect();
+        let networks = system.networks(&names)?;
+        let netns = names
+            .iter()
+            .zip(networks)
+            .filter_map(|(name, network)| Some((name.to_string(), network?)))
+            .collect();
+        Ok(Self { node, netns })
+    }
+}
+
+/// What to do about links.
+#[derive(Debug, Default)]
+pub(super) struct LinkSteps {
+    /// First: namespaces and veths, with the node's side of new ones still down.
+    pub(super) make: Step,
+    /// After the bridge: the addresses and routes of `tun0`.
+    pub(super) tun: Step,
+    /// After the flows: the node's side of new veths comes up.
+    pub(super) up: Step,
+    /// Then: the second interfaces of egress routers.
+    pub(super) routers: Step,
+    /// At the end: what is no longer wanted.
+    pub(super) remove: Step,
+}
+
+pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
+    let mut steps = LinkSteps::default();
+    let mut batches = Batches::default();
+    for netns in &wiring.netns {
+        attach(wiring, netns, links, &mut steps, &mut batches)?;
+    }
+    batches.flush(&mut steps.make);
+    checksums(wiring, &batches.new, &mut steps.make);
+    up(wiring, links, &batches.new, &mut steps.up);
+    tun(wiring, links, &mut steps.tun);
+    for router in &wiring.routers {
+        macvlan(router, links, &mut steps.routers)?;
+    }
+    steps.remove = remove(Some(wiring), links);
+    Ok(steps)
+}
+
+/// `ip -batch` lines, those of the node before those of the namespaces.
+#[derive(Debug, Default)]
+struct Batches<'a> {
+    node: Vec<String>,
+    netns: Vec<(&'a NetnsName, Vec<String>)>,
+    /// Namespaces whose veth is new.
+    new: Vec<&'a Netns>,
+}
+
+impl Batches<'_> {
+    fn flush(&mut self, step: &mut Step) {
+        step.commands.extend(batch(None, &self.node));
+        for (netns, lines) in &self.netns {
+            step.commands.extend(batch(Some(netns), lines));
+        }
+    }
+}
+
+fn batch(netns: Option<&NetnsName>, lines: &[String]) -> Option<Command> {
+    let mut text = lines.join("\n");
+    text.push('\n');
+    let mut arguments = Vec::new();
+    if let Some(netns) = netns {
+        arguments.extend(["-n".to_owned(), netns.to_string()]);
+    }
+    arguments.extend(["-batch".to_owned(), "-".to_owned()]);
+    (!lines.is_empty()).then(|| Command::change(Tool::Ip, arguments).stdin(text))
+}
+
+fn is_ours(link: &Link) -> bool {
+    link.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS))
+}
+
+/// One namespace with its veth.
+fn attach<'a>(
+    wiring: &Wiring,
+    netns: &'a Netns,
+    links: &Links,
+    steps: &mut LinkSteps,
+    batches: &mut Batches<'a>,
+) -> Result<(), Diagnostic> {
+    let Netns { name, host, mac, address, gateway, owner, cookie: _ } = netns;
+    let inside = links.netns.get(name.as_str());
+    let outside = links.node.links.get(host.as_str());
+    let step = &mut steps.make;
+    let mut lines = Vec::new();
+    if inside.is_none() {
+        step.change(Action::Add, Kind::Netns, name.as_str(), format!("of {owner}"));
+        batches.node.push(format!("netns add {name}"));
+        lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
+    }
+    if let Some(link) = outside
+        && !is_ours(link)
+    {
+        return Err(not_ours(host.as_str(), owner));
+    }
+    let empty = Network::default();
+    let network = inside.unwrap_or(&empty);
+    let pod_link = network.links.get(pipeline::POD_INTERFACE);
+    let paired = |link: &&Link| outside.is_some_and(|host| link.peer == Some(host.index));
+    let mut details: Vec<&str> = Vec::new();
+    let pair = pod_link.filter(paired);
+    if pair.is_none() {
+        if pod_link.is_some() {
+            // It may be ours with its other end gone astray, which can't be seen from here.
+            if outside.is_none() {
+                let message = format!(
+                    "the namespace `{name}` of {owner} has an interface `{}` of another origin",
+                    pipeline::POD_INTERFACE
+                );
+                return Err(Diagnostic::new(Code::NotOurs, message)
+                    .help("remove it, or name another namespace for the pod"));
+            }
+            lines.push(format!("link del {}", pipeline::POD_INTERFACE));
+        }
+        if outside.is_some() {
+            batches.node.push(format!("link del {host}"));
+        }
+        batches.node.push(format!(
+            "link add {host} mtu {} type veth peer name {} address {mac} mtu {} netns {name}",
+            wiring.mtu,
+            pipeline::POD_INTERFACE,
+            wiring.mtu
+        ));
+        batches.new.push(netns);
+    }
+    let wanted_alias = format!("{ALIAS}{owner}");
+    let host_now = outside.filter(|_| pair.is_some());
+    if host_now.is_none_or(|link| link.alias.as_ref() != Some(&wanted_alias)) {
+        batches.node.push(format!("link set dev {host} alias \"{wanted_alias}\""));
+        details.push("alias");
+    }
+    if host_now.is_some_and(|link| link.mtu != wiring.mtu) {
+        batches.node.push(format!("link set dev {host} mtu {}", wiring.mtu));
+        details.push("MTU");
+    }
+    if pair.is_some_and(|link| link.mac != mac.bytes()) {
+        lines.push(format!("link set dev {} address {mac}", pipeline::POD_INTERFACE));
+        details.push("Ethernet address");
+    }
+    if pair.is_some_and(|link| link.mtu != wiring.mtu) {
+        lines.push(format!("link set dev {} mtu {}", pipeline::POD_INTERFACE, wiring.mtu));
+        details.push("MTU");
+    }
+    let interface = Interface {
+        name: pipeline::POD_INTERFACE,
+        link: pair,
+        network,
+        address: *address,
+        routes: wiring
+            .pod_networks
+            .iter()
+            .map(|network| (*network, None))
+            .chain(gateway.map(|gateway| (Ipv4Net::default(), Some(gateway))))
+            .collect(),
+    };
+    details.extend(interface.lines(&mut lines));
+    if pair.is_none() {
+        step.change(Action::Add, Kind::Link, host.as_str(), format!("of {owner}"));
+    } else if !details.is_empty() {
+        let detail = format!("{} of {owner}", details.join(", "));
+        step.change(Action::Change, Kind::Link, host.as_str(), detail);
+    }
+    if !lines.is_empty() {
+        batches.netns.push((name, lines));
+    }
+    Ok(())
+}
+
+fn not_ours(link: &str, owner: &str) -> Diagnostic {
+    let message = format!("the interface `{link}` of {owner} exists and is not ringfence's");
+    Diagnostic::new(Code::NotOurs, message)
+        .help(format!("remove it with `ip link del {link}`, if nothing else needs it"))
+}
+
+/// An interface that has one address of ours, and routes.
+struct Interface<'a> {
+    name: &'static str,
+    /// The interface as it is; `None` where it is only being made.
+    link: Option<&'a Link>,
+    network: &'a Network,
+    address: Ipv4Net,
+    routes: Vec<(Ipv4Net, Option<Ipv4Addr>)>,
+}
+
+impl Interface<'_> {
+    /// The lines that are needed, and in which respects.
+    fn lines(&self, lines: &mut Vec<String>) -> Vec<&'static str> {
+        let Self { name, link, network, address, routes } = self;
+        let mut details = Vec::new();
+        let have = link.map_or(&[][..], |link| network.addresses(link));
+        for other in have.iter().filter(|other| *other != address) {
+            lines.push(format!("address del {other} dev {name}"));
+            details.push("address");
+        }
+        if !have.contains(address) {
+            lines.push(format!("address add {address} dev {name}"));
+            details.push("address");
+        }
+        let down = link.is_none_or(|link| !link.up);
+        if down {
+            lines.push(format!("link set dev {name} up"));
+            details.push("state");
+        }
+        // The kernel drops the routes of an interface that goes down or loses its address.
+        let lost = down || !details.is_empty();
+        for (destination, gateway) in routes {
+            let index = link.map_or(0, |link| link.index);
+            if !lost && network.has_route(*destination, *gateway, index) {
+                continue;
+            }
+            let to = if destination.prefix_len() == 0 {
+                "default".to_owned()
+            } else {
+                destination.to_string()
+            };
+            let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+            lines.push(format!("route replace {to}{via} dev {name}"));
+            details.push("route");
+        }
+        details.dedup();
+        details
+    }
+}
+
+/// A userspace datapath takes frames as they are: their checksums must be complete.
+fn checksums(wiring: &Wiring, new: &[&Netns], step: &mut Step) {
+    if wiring.bridge.datapath != Datapath::Netdev {
+        return;
+    }
+    for netns in new {
+        for (namespace, interface) in
+            [(None, netns.host.as_str()), (Some(&netns.name), pipeline::POD_INTERFACE)]
+        {
+            let command = Command::change(Tool::Ethtool, ["-K", interface, "tx", "off"]);
+            step.commands.push(command.within(namespace));
+        }
+    }
+}
+
+/// The node's side of veths, which stays down until the bridge is ready for them.
+fn up(wiring: &Wiring, links: &Links, new: &[&Netns], step: &mut Step) {
+    let mut lines = Vec::new();
+    for netns in &wiring.netns {
+        let is_new = new.iter().any(|new| new.name == netns.name);
+        let down = links.node.links.get(netns.host.as_str()).is_some_and(|link| !link.up);
+        if is_new || down {
+            lines.push(format!("link set dev {} up", netns.host));
+        }
+        if down && !is_new {
+            let detail = format!("state of {}", netns.owner);
+            step.change(Action::Change, Kind::Link, netns.host.as_str(), detail);
+        }
+    }
+    step.commands.extend(batch(None, &lines));
+}
+
+fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
+    let link = links.node.links.get(pipeline::TUN);
+    let mut lines = Vec::new();
+    let interface = Interface {
+        name: pipeline::TUN,
+        link,
+        network: &links.node,
+        address: wiring.tun.address,
+        routes: wiring.pod_networks.iter().map(|network| (*network, None)).collect(),
+    };
+    let details = interface.lines(&mut lines);
+    if lines.is_empty() {
+        return;
+    }
+    let action = if link.is_none() { Action::Add } else { Action::Change };
+    step.change(action, Kind::Link, pipeline::TUN, details.join(", "));
+    step.commands.extend(batch(None, &lines));
+    if link.is_none() && wiring.bridge.datapath == Datapath::Netdev {
+        step.commands.push(Command::change(Tool::Ethtool, ["-K", pipeline::TUN, "tx", "off"]));
+    }
+}
+
+/// The second interface of an egress router.
+fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagnostic> {
+    let Router { name, netns, macvlan, cookie: _ } = router;
+    let interface = pipeline::ROUTER_INTERFACE;
+    let Some(parent) = links.node.links.get(macvlan.parent.as_str()) else {
+        let message = format!(
+            "the uplink `{}` of egress router `{name}` is not an interface of this node",
+            macvlan.parent
+        );
+        return Err(Diagnostic::new(Code::WrongNode, message)
+            .help("correct `uplink.interface` of the node"));
+    };
+    let empty = Network::default();
+    let network = links.netns.get(netns.as_str()).unwrap_or(&empty);
+    let link = network.links.get(interface);
+    let fits = |link: &&Link| {
+        link.peer == Some(parent.index)
+            && link.kind.as_deref() == Some("macvlan")
+            && link.mac == macvlan.mac.bytes()
+    };
+    let good = link.filter(fits);
+    let mut lines = Vec::new();
+    if good.is_none() {
+        if link.is_some() {
+            step.commands.extend(batch(Some(netns), &[format!("link del {interface}")]));
+        }
+        let line = format!(
+            "link add link {} name {interface} address {} netns {netns} type macvlan mode private",
+            macvlan.parent, macvlan.mac
+        );
+        step.commands.extend(batch(None, &[line]));
+    }
+    let details = Interface {
+        name: interface,
+        link: good,
+        network,
+        address: Ipv4Net::from(macvlan.source),
+        routes: vec![
+            (Ipv4Net::from(macvlan.gateway), None),
+            (Ipv4Net::default(), Some(macvlan.gateway)),
+        ],
+    }
+    .lines(&mut lines);
+    step.commands.extend(batch(Some(netns), &lines));
+    let object = format!("{interface} of router {name}");
+    if link.is_none() {
+        step.change(Action::Add, Kind::Link, object, format!("macvlan on {}", macvlan.parent));
+    } else if good.is_none() {
+        step.change(Action::Change, Kind::Link, object, "made anew");
+    } else if !details.is_empty() {
+        step.change(Action::Change, Kind::Link, object, details.join(", "));
+    }
+    if !network.forwards {
+        let command = Command::change(Tool::Sysctl, ["-qw", "net.ipv4.ip_forward=1"]);
+        step.commands.push(command.within(Some(netns)));
+        if links.netns.contains_key(netns.as_str()) {
+            let object = format!("net.ipv4.ip_forward of router {name}");
+            step.change(Action::Change, Kind::Sysctl, object, "0 to 1");
+        }
+    }
+    Ok(())
+}
+
+/// Removes links and namespaces of ours that no plan has: all of them without one.
+pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
+    let mut step = Step::default();
+    let planned = || wiring.into_iter().flat_map(|wiring| &wiring.netns);
+    let hosts: BTreeSet<&str> = planned().map(|netns| netns.host.as_str()).collect();
+    let names: BTreeSet<&str> = planned().map(|netns| netns.name.as_str()).collect();
+    let mut lines = Vec::new();
+    for (name, link) in links.node.links.iter().filter(|(name, _)| !hosts.contains(name.as_str())) {
+        let Some(owner) = link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) else {
+            continue;
+        };
+        step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
+        lines.push(format!("link del {name}"));
+    }
+    for (name, network) in &links.netns {
+        let lo = network.links.get("lo").and_then(|lo| lo.alias.as_deref());
+        if !names.contains(name.as_str()) && lo == Some(NETNS_ALIAS) {
+            step.change(Action::Remove, Kind::Netns, name, "no longer wanted");
+            lines.push(format!("netns del {name}"));
+        }
+    }
+    step.commands.extend(batch(None, &lines));
+    step
+}

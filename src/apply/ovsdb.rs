@@ -1,0 +1,154 @@
+//! Bridges, ports and interfaces as Open vSwitch's database has them (RFC 7047).
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::system::{Command, System, Tool, failed};
+
+/// The key of `external_ids` by which ringfence knows its own.
+pub(super) const MARK: &str = "ringfence";
+/// The key that marks a bridge which was there before ringfence.
+pub(super) const ADOPTED: &str = "ringfence-adopted";
+
+/// The part of the database that ringfence looks at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Database {
+    /// The bridges by name.
+    pub(super) bridges: BTreeMap<String, Bridge>,
+}
+
+/// A bridge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bridge {
+    /// Its datapath type; empty is the same as `system`.
+    pub(super) datapath: String,
+    /// What it does without a controller.
+    pub(super) fail_mode: String,
+    /// The OpenFlow versions that it speaks, sorted.
+    pub(super) protocols: Vec<String>,
+    /// Marks of whoever made it.
+    pub(super) external_ids: BTreeMap<String, String>,
+    /// Its ports by name, each with its one interface.
+    pub(super) ports: BTreeMap<String, Port>,
+}
+
+/// A port with its one interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Port {
+    /// Marks of whoever made it.
+    pub(super) external_ids: BTreeMap<String, String>,
+    /// The type of the interface; empty for an existing one of the system.
+    pub(super) kind: String,
+    /// Options of the interface.
+    pub(super) options: BTreeMap<String, String>,
+    /// The port number that it has; negative where it could not be opened.
+    pub(super) ofport: Option<i64>,
+    /// The port number that it was to have.
+    pub(super) ofport_request: Option<i64>,
+    /// The Ethernet address that it was to have.
+    pub(super) mac: Option<String>,
+    /// The MTU that it was to have.
+    pub(super) mtu_request: Option<i64>,
+}
+
+impl Database {
+    /// Reads the database. Fails where Open vSwitch doesn't run.
+    pub(super) fn read(system: &dyn System) -> Result<Self, Diagnostic> {
+        let select = |table: &str, columns: &[&str]| {
+            json!({"op": "select", "table": table, "where": [], "columns": columns})
+        };
+        let transaction = json!([
+            "Open_vSwitch",
+            select("Bridge", &[
+                "name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"
+            ]),
+            select("Port", &["_uuid", "name", "interfaces", "external_ids"]),
+            select("Interface", &[
+                "_uuid", "name", "type", "options", "ofport", "ofport_request", "mac",
+                "mtu_request"
+            ]),
+        ]);
+        let command =
+            Command::read(Tool::OvsdbClient, ["--timeout=20", "transact", &transaction.to_string()]);
+        let output = system.run(&command)?;
+        if output.status != Some(0) {
+            let reason = failed(&command, &output).message;
+            let reason = reason.rsplit(": ").next().unwrap_or_default().to_owned();
+            return Err(Diagnostic::new(
+                Code::OvsNotRunning,
+                format!("Open vSwitch's database does not answer: {reason}"),
+            )
+            .help("start Open vSwitch: systemctl start openvswitch-switch"));
+        }
+        Self::parse(&output.stdout).ok_or_else(|| {
+            Diagnostic::new(Code::CommandFailed, "Open vSwitch's database answers in an unknown form")
+        })
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let answer: Value = serde_json::from_slice(bytes).ok()?;
+        let rows = |index: usize| answer.get(index)?.get("rows")?.as_array();
+        let interfaces: BTreeMap<&str, &Value> =
+            rows(2)?.iter().map(|row| Some((uuid(row)?, row))).collect::<Option<_>>()?;
+        let ports: BTreeMap<&str, &Value> =
+            rows(1)?.iter().map(|row| Some((uuid(row)?, row))).collect::<Option<_>>()?;
+        let mut bridges = BTreeMap::new();
+        for row in rows(0)? {
+            let mut bridge = Bridge {
+                datapath: text(row, "datapath_type").unwrap_or_default(),
+                fail_mode: text(row, "fail_mode").unwrap_or_default(),
+                protocols: set(row.get("protocols")?).iter().filter_map(atom).collect(),
+                external_ids: map(row.get("external_ids")?),
+                ports: BTreeMap::new(),
+            };
+            bridge.protocols.sort();
+            for port in set(row.get("ports")?) {
+                let Some(port) = ports.get(port.get(1)?.as_str()?) else { continue };
+                let own = set(port.get("interfaces")?);
+                let uuid = own.first().and_then(|own| own.get(1)).and_then(Value::as_str);
+                let Some(interface) = uuid.and_then(|uuid| interfaces.get(uuid)) else { continue };
+                let number = |key| set(interface.get(key)?).first().and_then(Value::as_i64);
+                let found = Port {
+                    external_ids: map(port.get("external_ids")?),
+                    kind: text(interface, "type").unwrap_or_default(),
+                    options: map(interface.get("options")?),
+                    ofport: number("ofport"),
+                    ofport_request: number("ofport_request"),
+                    mac: text(interface, "mac"),
+                    mtu_request: number("mtu_request"),
+                };
+                bridge.ports.insert(text(port, "name")?, found);
+            }
+            bridges.insert(text(row, "name")?, bridge);
+        }
+        Some(Self { bridges })
+    }
+}
+
+fn uuid(row: &Value) -> Option<&str> {
+    row.get("_uuid")?.get(1)?.as_str()
+}
+
+/// The elements of a set: `["set", [...]]`, or one element as itself.
+fn set(value: &Value) -> Vec<Value> {
+    match value.as_array().map(Vec::as_slice) {
+        Some([kind, Value::Array(items)]) if kind == "set" => items.clone(),
+        _ => vec![value.clone()],
+    }
+}
+
+fn map(value: &Value) -> BTreeMap<String, String> {
+    let pairs = value.get(1).and_then(Value::as_array).into_iter().flatten();
+    pairs.filter_map(|pair| Some((atom(pair.get(0)?)?, atom(pair.get(1)?)?))).collect()
+}
+
+fn atom(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+/// A string, or the one string of a set.
+fn text(row: &Value, key: &str) -> Option<String> {
+    set(row.get(key)?).first().and_then(atom)
+}

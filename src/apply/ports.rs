@@ -1,0 +1,275 @@
+//! The bridge and its ports: one transaction of what differs.
+
+use std::collections::BTreeMap;
+
+use super::change::{Action, Kind, Step};
+use super::ovsdb::{ADOPTED, Database, MARK, Port};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::pipeline::{self, OfPort};
+use crate::plan::Wiring;
+use crate::render::PROTOCOLS;
+use crate::spec::Datapath;
+use crate::system::{Command, Tool};
+
+/// How long ovs-vsctl waits for ovs-vswitchd, in seconds.
+const TIMEOUT: &str = "--timeout=60";
+
+/// A port as it is to be.
+struct Wanted {
+    name: String,
+    owner: String,
+    kind: &'static str,
+    options: BTreeMap<String, String>,
+    ofport: OfPort,
+    mac: Option<String>,
+    mtu: Option<u32>,
+}
+
+/// What to do about the bridge and its ports.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    /// Before the flows: the bridge, new and changed ports, and old ones in their way.
+    pub(super) before: Step,
+    /// After the flows: old ports.
+    pub(super) after: Step,
+    /// Whether the bridge is new or loses its flows by a change.
+    pub(super) flows_lost: bool,
+}
+
+pub(super) fn compare(
+    wiring: &Wiring,
+    database: &Database,
+    adopt: bool,
+) -> Result<Ports, Diagnostic> {
+    let name = wiring.bridge.name.as_str();
+    let live = database.bridges.get(name);
+    if let Some(live) = live
+        && !live.external_ids.contains_key(MARK)
+        && !adopt
+    {
+        let message = format!("the bridge `{name}` exists and is not ringfence's");
+        return Err(Diagnostic::new(Code::NotOurs, message).help(
+            "choose another with --bridge, or take it over, flows and all, with --adopt",
+        ));
+    }
+    let mut ports = Ports { flows_lost: live.is_none(), ..Ports::default() };
+    let mut words: Vec<String> = Vec::new();
+    bridge(wiring, database, &mut ports, &mut words);
+    let wanted = wanted(wiring);
+    let empty = BTreeMap::new();
+    let have = live.map_or(&empty, |live| &live.ports);
+    foreign_ports(name, &wanted, database, adopt)?;
+    let numbers: Vec<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
+    let mut after: Vec<String> = Vec::new();
+    for (old, port) in have {
+        if wanted.contains_key(old.as_str()) || !port.external_ids.contains_key(MARK) {
+            continue;
+        }
+        let owner = port.external_ids.get(MARK).cloned().unwrap_or_default();
+        // A number that is wanted again must be free first.
+        let in_the_way = port.ofport.is_some_and(|number| numbers.contains(&number));
+        let (step, words) = if in_the_way {
+            (&mut ports.before, &mut words)
+        } else {
+            (&mut ports.after, &mut after)
+        };
+        step.change(Action::Remove, Kind::Port, old, format!("of {owner}"));
+        clause(words, &["--if-exists", "del-port", name, old]);
+    }
+    for port in wanted.values() {
+        want(name, port, have.get(&port.name), &mut ports.before, &mut words);
+    }
+    for (step, words) in [(&mut ports.before, words), (&mut ports.after, after)] {
+        if !words.is_empty() {
+            let arguments = [TIMEOUT.to_owned()].into_iter().chain(words);
+            step.commands.push(Command::change(Tool::OvsVsctl, arguments));
+        }
+    }
+    Ok(ports)
+}
+
+fn bridge(wiring: &Wiring, database: &Database, ports: &mut Ports, words: &mut Vec<String>) {
+    let name = wiring.bridge.name.as_str();
+    let live = database.bridges.get(name);
+    if live.is_none() {
+        clause(words, &["--may-exist", "add-br", name]);
+        ports.before.change(Action::Add, Kind::Bridge, name, "new");
+    }
+    let have = live.cloned().unwrap_or_default();
+    let datapath = wiring.bridge.datapath.as_str();
+    let same_datapath = have.datapath == datapath
+        || (have.datapath.is_empty() && wiring.bridge.datapath == Datapath::System);
+    let mut protocols: Vec<&str> = PROTOCOLS.split(',').collect();
+    protocols.sort_unstable();
+    let mut differing = Vec::new();
+    let mut settings = Vec::new();
+    if !same_datapath {
+        ports.flows_lost = true;
+        differing.push("datapath");
+        settings.push(format!("datapath_type={datapath}"));
+    }
+    if have.fail_mode != "secure" {
+        differing.push("fail mode");
+        settings.push("fail_mode=secure".to_owned());
+    }
+    if have.protocols != protocols {
+        differing.push("protocols");
+        settings.push(format!("protocols={PROTOCOLS}"));
+    }
+    if have.external_ids.get(MARK).map(String::as_str) != Some(wiring.node.as_str()) {
+        differing.push("mark");
+        settings.push(format!("external_ids:{MARK}=\"{}\"", wiring.node));
+        if live.is_some() && !have.external_ids.contains_key(MARK) {
+            settings.push(format!("external_ids:{ADOPTED}=true"));
+        }
+    }
+    if !settings.is_empty() {
+        let head = ["set", "Bridge", name].map(str::to_owned);
+        extend(words, head.into_iter().chain(settings));
+        if live.is_some() {
+            ports.before.change(Action::Change, Kind::Bridge, name, differing.join(", "));
+        }
+    }
+}
+
+/// RF206: ports of ours are nobody else's.
+fn foreign_ports(
+    bridge: &str,
+    wanted: &BTreeMap<String, Wanted>,
+    database: &Database,
+    adopt: bool,
+) -> Result<(), Diagnostic> {
+    for (other, live) in &database.bridges {
+        for (name, port) in &live.ports {
+            let Some(wanted) = wanted.get(name.as_str()) else { continue };
+            let message = if other != bridge {
+                format!("the port `{name}` of {} is on the bridge `{other}`", wanted.owner)
+            } else if !port.external_ids.contains_key(MARK) && !adopt {
+                format!("the port `{name}` of {} exists and is not ringfence's", wanted.owner)
+            } else {
+                continue;
+            };
+            return Err(Diagnostic::new(Code::NotOurs, message).help(format!(
+                "remove it with `ovs-vsctl del-port {other} {name}`, if nothing else needs it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
+    let node = wiring.node.to_string();
+    let text = |pairs: &[(&str, String)]| {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+    };
+    let vxlan = Wanted {
+        name: pipeline::VXLAN.to_owned(),
+        owner: node.clone(),
+        kind: "vxlan",
+        options: text(&[
+            ("dst_port", wiring.bridge.vxlan_port.to_string()),
+            ("key", "flow".to_owned()),
+            ("local_ip", wiring.address.to_string()),
+            ("remote_ip", "flow".to_owned()),
+        ]),
+        ofport: OfPort::VXLAN,
+        mac: None,
+        mtu: None,
+    };
+    let tun = Wanted {
+        name: pipeline::TUN.to_owned(),
+        owner: node,
+        kind: "internal",
+        options: BTreeMap::new(),
+        ofport: OfPort::TUN,
+        mac: Some(wiring.tun.mac.to_string()),
+        mtu: Some(wiring.mtu),
+    };
+    let pods = wiring.ports.iter().map(|port| Wanted {
+        name: port.interface.to_string(),
+        owner: port.owner.clone(),
+        kind: "",
+        options: BTreeMap::new(),
+        ofport: port.ofport,
+        mac: None,
+        mtu: None,
+    });
+    [vxlan, tun].into_iter().chain(pods).map(|port| (port.name.clone(), port)).collect()
+}
+
+/// The clauses that make a port what it is to be.
+fn want(
+    bridge: &str,
+    wanted: &Wanted,
+    have: Option<&Port>,
+    step: &mut Step,
+    words: &mut Vec<String>,
+) {
+    let Wanted { name, owner, kind, options, ofport, mac, mtu } = wanted;
+    let number = i64::from(ofport.get());
+    let fresh = have.is_none();
+    let mut have = have.cloned();
+    let mut differing = Vec::new();
+    // A number that it asked for and didn't get, or an interface that could not be opened, takes
+    // a new start; so does another type.
+    let again = have.as_ref().filter(|port| port.ofport != Some(number) || port.kind != *kind);
+    if let Some(port) = again {
+        differing.push(format!(
+            "port number {}, not {number}",
+            port.ofport.map_or_else(|| "none".to_owned(), |number| number.to_string())
+        ));
+        clause(words, &["--if-exists", "del-port", bridge, name]);
+        have = None;
+    }
+    if have.is_none() {
+        clause(words, &["add-port", bridge, name]);
+    }
+    let have = have.unwrap_or_default();
+    if have.external_ids.get(MARK) != Some(owner) {
+        clause(words, &["set", "Port", name, &format!("external_ids:{MARK}=\"{owner}\"")]);
+        differing.push("owner".to_owned());
+    }
+    let mut settings = Vec::new();
+    if have.kind != *kind {
+        settings.push(format!("type={kind}"));
+    }
+    for (key, value) in options {
+        if have.options.get(key) != Some(value) {
+            differing.push(key.clone());
+            settings.push(format!("options:{key}={value}"));
+        }
+    }
+    if have.ofport_request != Some(number) {
+        settings.push(format!("ofport_request={number}"));
+    }
+    if let Some(mac) = mac
+        && have.mac.as_ref() != Some(mac)
+    {
+        differing.push("Ethernet address".to_owned());
+        settings.push(format!("mac=\"{mac}\""));
+    }
+    if let Some(mtu) = mtu
+        && have.mtu_request != Some(i64::from(*mtu))
+    {
+        differing.push("MTU".to_owned());
+        settings.push(format!("mtu_request={mtu}"));
+    }
+    if !settings.is_empty() {
+        let head = ["set", "Interface", name].map(str::to_owned);
+        extend(words, head.into_iter().chain(settings));
+    }
+    if fresh {
+        step.change(Action::Add, Kind::Port, name, format!("{number} of {owner}"));
+    } else if !differing.is_empty() {
+        step.change(Action::Change, Kind::Port, name, format!("{} of {owner}", differing.join(", ")));
+    }
+}
+
+fn clause(words: &mut Vec<String>, clause: &[&str]) {
+    extend(words, clause.iter().map(|word| (*word).to_owned()));
+}
+
+fn extend(words: &mut Vec<String>, clause: impl Iterator<Item = String>) {
+    words.push("--".to_owned());
+    words.extend(clause);
+}

@@ -1,0 +1,81 @@
+//! nft rulesets: replaced as one transaction each where they are not in effect.
+//!
+//! nft prints a ruleset in its own way, which differs from version to version, so the text of a
+//! file says nothing about what is loaded. What nft prints after a load is remembered instead: the
+//! ruleset is in effect as long as it prints the same.
+
+use super::change::{Action, Kind, Step};
+use super::state::Loaded;
+use crate::diagnostic::Diagnostic;
+use crate::nft::{Family, TABLE};
+use crate::system::{Command, System, Tool};
+use crate::value::NetnsName;
+
+/// A ruleset and where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// What it is called in changes.
+    pub(super) object: &'a str,
+    /// The namespace; `None` for the node's own.
+    pub(super) netns: Option<&'a NetnsName>,
+}
+
+/// What nft prints of the tables of ours; `None` where there are none.
+pub(super) fn listing(
+    system: &dyn System,
+    netns: Option<&NetnsName>,
+) -> Result<Option<Vec<u8>>, Diagnostic> {
+    let tables = system.succeed(&Command::read(Tool::Nft, ["list", "tables"]).within(netns))?;
+    let tables = String::from_utf8_lossy(&tables);
+    let mut listing = Vec::new();
+    for family in Family::ALL.map(Family::as_str) {
+        let table = format!("table {family} {TABLE}");
+        if tables.lines().any(|line| line.trim() == table) {
+            // One at a time: nft 1.0.6 doesn't find tables of several families in one go.
+            let list = ["-s", "list", "table", family, TABLE];
+            listing.extend(system.succeed(&Command::read(Tool::Nft, list).within(netns))?);
+        }
+    }
+    Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// What has to be done for `file` to be in effect.
+pub(super) fn step(
+    place: Place<'_>,
+    file: &[u8],
+    listing: Option<&[u8]>,
+    remembered: Option<&Loaded>,
+) -> Step {
+    let mut step = Step::default();
+    let in_effect = listing.zip(remembered).is_some_and(|(listing, remembered)| {
+        remembered.is(file, listing)
+    });
+    if in_effect {
+        return step;
+    }
+    let same_file = remembered.is_some_and(|remembered| remembered.is_file(file));
+    let (action, detail) = match listing {
+        None => (Action::Add, "not loaded"),
+        Some(_) if same_file => (Action::Change, "changed by hand"),
+        Some(_) => (Action::Change, "of another generation"),
+    };
+    step.change(action, Kind::Ruleset, place.object, detail);
+    step.commands.push(
+        Command::change(Tool::Nft, ["-f", "-"]).within(place.netns).stdin(file),
+    );
+    step
+}
+
+/// Removes the tables of ours, for `teardown`.
+pub(super) fn remove(listing: Option<&[u8]>) -> Step {
+    let mut step = Step::default();
+    if listing.is_some() {
+        step.change(Action::Remove, Kind::Ruleset, "node", "all tables of ringfence");
+        let commands: String = Family::ALL
+            .iter()
+            .map(|family| format!("table {0} {TABLE}\ndelete table {0} {TABLE}\n", family.as_str()))
+            .collect();
+        step.commands.push(Command::change(Tool::Nft, ["-f", "-"]).stdin(commands));
+    }
+    step
+}

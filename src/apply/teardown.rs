@@ -1,0 +1,68 @@
+//! Removes what is ringfence's from a node, and nothing else.
+
+use std::path::Path;
+
+use super::change::{Action, Change, Kind, Step};
+use super::links::{self, Links};
+use super::may_run;
+use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
+use super::rulesets;
+use super::state::Store;
+use crate::diagnostic::Diagnostic;
+use crate::system::{Command, System, Tool};
+
+/// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
+/// `check`, only tells what there is.
+pub fn teardown(
+    state: &Path,
+    check: bool,
+    system: &dyn System,
+) -> Result<Vec<Change>, Diagnostic> {
+    may_run(system)?;
+    let mut store = Store::at(state);
+    if !check {
+        store.lock()?;
+    }
+    let database = Database::read(system)?;
+    let links = Links::read(system)?;
+    let listing = rulesets::listing(system, None)?;
+    let mut steps: Vec<Step> = Vec::new();
+    for (name, bridge) in &database.bridges {
+        if bridge.external_ids.contains_key(MARK) {
+            steps.push(remove_bridge(name, bridge));
+        }
+    }
+    steps.push(links::remove(None, &links));
+    steps.push(rulesets::remove(listing.as_deref()));
+    if !check {
+        for command in steps.iter().flat_map(|step| &step.commands) {
+            system.succeed(command)?;
+        }
+        store.remove()?;
+    }
+    Ok(steps.into_iter().flat_map(|step| step.changes).collect())
+}
+
+/// A bridge of ours goes; one that was adopted stays, without our ports, flows and marks.
+fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
+    let mut step = Step::default();
+    if !bridge.external_ids.contains_key(ADOPTED) {
+        step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");
+        step.commands.push(Command::change(Tool::OvsVsctl, ["--timeout=60", "del-br", name]));
+        return step;
+    }
+    step.change(Action::Change, Kind::Bridge, name, "adopted: only ports and flows are removed");
+    let flows = ["-O", "OpenFlow14", "del-flows", name];
+    step.commands.push(Command::change(Tool::OvsOfctl, flows));
+    let mut words = vec!["--timeout=60".to_owned()];
+    for (port, found) in &bridge.ports {
+        if found.external_ids.contains_key(MARK) {
+            words.extend(["--", "--if-exists", "del-port", name, port].map(str::to_owned));
+        }
+    }
+    for mark in [MARK, ADOPTED] {
+        words.extend(["--", "remove", "Bridge", name, "external_ids", mark].map(str::to_owned));
+    }
+    step.commands.push(Command::change(Tool::OvsVsctl, words));
+    step
+}

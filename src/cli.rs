@@ -1,0 +1,170 @@
+//! The command line. Everything that prints is here; one file a command.
+
+mod apply;
+mod compile;
+mod explain;
+mod lab;
+mod lock;
+mod teardown;
+mod validate;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::diagnostic::{Report, github, human, json, sarif};
+use crate::load::Loaded;
+use crate::source::Sources;
+
+/// How a run ended. Scripts rely on the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is as it should be.
+    Done = 0,
+    /// An error; nothing was changed.
+    Error = 1,
+    /// Something differs, and was only to be checked.
+    Differs = 2,
+    /// A change failed and was taken back.
+    RolledBack = 3,
+    /// Another run is at work.
+    Locked = 4,
+    /// The command line was wrong.
+    Usage = 64,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Compiles a declarative description of multi-tenant networks for Open vSwitch, and applies it.
+#[derive(Debug, Parser)]
+#[command(name = "ringfence", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a desired state and report everything that is wrong with it
+    Validate(validate::Arguments),
+    /// Allocate what the lock file lacks, and write it
+    Lock(lock::Arguments),
+    /// Write the files of every node
+    Compile(compile::Arguments),
+    /// Make this machine match the files of its node
+    Apply(apply::Arguments),
+    /// Remove everything of ringfence's from this machine
+    Teardown(teardown::Arguments),
+    /// Bring the whole desired state up as a live network on this one machine
+    #[command(subcommand)]
+    Lab(lab::Command),
+    /// Explain a diagnostic code, or tell which object a cookie stands for
+    Explain(explain::Arguments),
+    /// Print the JSON schema of the desired state
+    Schema,
+    /// Answer and send probes in a namespace of the lab
+    #[command(hide = true)]
+    LabAgent,
+}
+
+/// Where the desired state is.
+#[derive(Debug, Args)]
+struct Input {
+    /// Files, directories (their *.yaml and *.yml), or - for standard input
+    #[arg(default_value = ".", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The lock file [default: ringfence.lock beside the desired state]
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+    /// Treat warnings as errors
+    #[arg(long)]
+    deny_warnings: bool,
+}
+
+impl Input {
+    fn read(&self) -> Loaded {
+        let mut loaded = Loaded::read(&self.paths, self.lock.as_deref(), &mut io::stdin());
+        if self.deny_warnings {
+            loaded.report.deny_warnings();
+        }
+        loaded
+    }
+}
+
+/// How diagnostics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people: the source line and a caret
+    Human,
+    /// One JSON document
+    Json,
+    /// GitHub workflow commands, which annotate a pull request
+    Github,
+    /// SARIF 2.1.0
+    Sarif,
+}
+
+/// Runs the command of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            return exit.into();
+        }
+    };
+    match cli.command {
+        Command::Validate(arguments) => validate::run(&arguments),
+        Command::Lock(arguments) => lock::run(&arguments),
+        Command::Compile(arguments) => compile::run(&arguments),
+        Command::Apply(arguments) => apply::run(&arguments),
+        Command::Teardown(arguments) => teardown::run(&arguments),
+        Command::Lab(command) => lab::run(&command),
+        Command::LabAgent => {
+            crate::lab::run_agent();
+            Exit::Done
+        }
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Schema => {
+            print(&json::pretty(&crate::schema::desired_state()));
+            Exit::Done
+        }
+    }
+    .into()
+}
+
+/// Writes to standard output. A reader that went away is no error.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Writes diagnostics for people to standard error, without the closing count where there are
+/// none.
+fn show(report: &Report, sources: &Sources) {
+    if !report.is_empty() {
+        let styled = io::stderr().is_terminal();
+        let _ = anstream::stderr().write_all(human::render(report, sources, styled).as_bytes());
+    }
+}
+
+/// Writes a line for people to standard error.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn render(format: Format, report: &Report, sources: &Sources) {
+    match format {
+        Format::Human => show(report, sources),
+        Format::Json => print(&json::render(report, sources)),
+        Format::Github => print(&github::render(report, sources)),
+        Format::Sarif => print(&sarif::render(report, sources)),
+    }
+}

@@ -1,0 +1,82 @@
+//! `ringfence explain`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{Exit, print, show};
+use crate::diagnostic::{Code, Diagnostic, nearest};
+use crate::source::Sources;
+use crate::subject::Cookie;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A code such as RF012, or a cookie such as 0x1f3a9c0d2b44aabb of a flow or nft rule
+    subject: String,
+    /// The output directory, or that of one node, whose source map to look in
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Exit {
+    let subject = arguments.subject.as_str();
+    let result = match (subject.parse::<Code>(), Cookie::parse(subject)) {
+        (Ok(code), _) => {
+            print(&format!("{code}: {}\n\n{}\n", code.title(), code.explanation()));
+            return Exit::Done;
+        }
+        (_, Some(cookie)) => find(cookie, &arguments.out),
+        _ => Err(unknown_code(subject)),
+    };
+    match result {
+        Ok(found) => {
+            print(&found);
+            Exit::Done
+        }
+        Err(diagnostic) => {
+            show(&diagnostic.into(), &Sources::default());
+            Exit::Error
+        }
+    }
+}
+
+fn unknown_code(text: &str) -> Diagnostic {
+    let codes: Vec<String> = Code::ALL.iter().map(ToString::to_string).collect();
+    let message = format!("`{text}` is neither a code nor a cookie");
+    let diagnostic = Diagnostic::new(Code::CookieUnknown, message);
+    match nearest(text, codes.iter().map(String::as_str)) {
+        Some(meant) => diagnostic.help(format!("did you mean {meant}?")),
+        None => diagnostic.help("codes are RF and three digits, cookies begin with 0x"),
+    }
+}
+
+/// The object of a cookie, from the source maps of a node's directory or of all nodes'.
+fn find(cookie: Cookie, out: &Path) -> Result<String, Diagnostic> {
+    let mut maps = vec![out.join("sourcemap.json")];
+    if let Ok(entries) = out.read_dir() {
+        maps.extend(entries.flatten().map(|entry| entry.path().join("sourcemap.json")));
+    }
+    let mut found: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut any = false;
+    for path in maps {
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        any = true;
+        let map: BTreeMap<Cookie, (String, String)> =
+            serde_json::from_slice(&bytes).map_err(|error| {
+                let message = format!("`{}` is no source map: {error}", path.display());
+                Diagnostic::new(Code::CookieUnknown, message)
+            })?;
+        found.extend(map.get(&cookie).cloned());
+    }
+    if found.is_empty() {
+        let message = if any {
+            format!("no flow or rule in `{}` has the cookie {cookie}", out.display())
+        } else {
+            format!("there is no sourcemap.json in `{}` or below", out.display())
+        };
+        return Err(Diagnostic::new(Code::CookieUnknown, message)
+            .help("name the output directory with --out, compiled from the generation in question"));
+    }
+    Ok(found.into_iter().map(|(object, at)| format!("{cookie}: {object}\n  at {at}\n")).collect())
+}

@@ -1,0 +1,207 @@
+//! The table of diagnostic codes. `codes.md` beside it explains each.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Whether a finding stops the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Nothing is written or applied.
+    Error,
+    /// Shown; the run goes on.
+    Warning,
+}
+
+macro_rules! codes {
+    ($($name:ident = $number:literal $severity:ident,)*) => {
+        /// The kind of a finding, printed as `RF` and three digits. Numbers never change their
+        /// meaning and are never given twice. Each is explained in `codes.md` under its number.
+        #[allow(missing_docs)] // explained in `codes.md`, for users and readers alike
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Code { $($name = $number,)* }
+
+        impl Code {
+            /// Every code there is, in the order of the numbers.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What the code means for the run, unless `--deny-warnings` is given.
+            #[must_use]
+            pub fn severity(self) -> Severity {
+                match self { $(Self::$name => Severity::$severity,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    // Reading the input.
+    Unreadable = 1 Error,
+    NotUtf8 = 2 Error,
+    TooLarge = 3 Error,
+    Syntax = 4 Error,
+    UnknownKey = 5 Error,
+    MissingKey = 6 Error,
+    WrongType = 7 Error,
+    BadValue = 8 Error,
+    DuplicateKey = 9 Error,
+    Version = 10 Error,
+    // Values.
+    BadName = 12 Error,
+    BadAddress = 13 Error,
+    BadCidr = 14 Error,
+    HostBits = 15 Error,
+    Ipv6 = 16 Error,
+    BadInterface = 17 Error,
+    BadMac = 18 Error,
+    BadLabel = 19 Error,
+    BadNetns = 20 Error,
+    VnidRange = 21 Error,
+    PortRange = 22 Error,
+    // Names.
+    DefinedTwice = 30 Error,
+    UnknownNode = 31 Error,
+    UnknownProject = 32 Error,
+    SelectorMatchesNothing = 33 Warning,
+    ModeCannot = 34 Error,
+    ConflictingKeys = 35 Error,
+    // Addresses.
+    NetworksOverlap = 40 Error,
+    HostPrefix = 41 Error,
+    SubnetOutsideNetworks = 42 Error,
+    SubnetsOverlap = 43 Error,
+    SubnetsExhausted = 44 Error,
+    AddressesExhausted = 45 Error,
+    PodOutsideSubnet = 46 Error,
+    PodReservedAddress = 47 Error,
+    AddressTwice = 48 Error,
+    AddressInsideCluster = 49 Error,
+    MacTwice = 50 Error,
+    InterfaceTwice = 51 Error,
+    InterfaceReserved = 52 Error,
+    NetnsTwice = 53 Error,
+    UplinkGateway = 54 Error,
+    ReservedOutside = 55 Error,
+    // Projects.
+    VnidTwice = 60 Error,
+    JoinItself = 61 Error,
+    JoinGlobal = 62 Error,
+    JoinTwice = 63 Error,
+    JoinCycle = 64 Error,
+    JoinDefault = 65 Error,
+    IsolateJoined = 66 Error,
+    IsolateDefault = 67 Error,
+    PartialMulticast = 68 Warning,
+    // Egress policies.
+    PolicyGlobal = 70 Error,
+    PolicyJoined = 71 Error,
+    PolicyTwice = 72 Error,
+    PolicyEmpty = 74 Error,
+    PolicyTooLong = 75 Error,
+    PolicyZeroHost = 76 Error,
+    RuleNeverMatches = 77 Warning,
+    RuleInsideCluster = 78 Warning,
+    RuleVerdict = 79 Error,
+    // Egress routers.
+    RouterPlatform = 80 Error,
+    RouterSourceTwice = 81 Error,
+    RouterSourceTaken = 82 Error,
+    RouterSourceOutside = 83 Error,
+    RouterGatewayOutside = 84 Error,
+    RouterGatewayIsSource = 85 Error,
+    RouterNoNode = 86 Error,
+    RouterManyNodes = 87 Error,
+    RouterReplicas = 88 Error,
+    RouterFallbackLast = 89 Error,
+    RouterPortTwice = 90 Error,
+    RouterDestination = 91 Error,
+    RouterMacFilter = 92 Warning,
+    // Lock file and output.
+    LockMissing = 100 Error,
+    LockStale = 101 Error,
+    LockUnreadable = 102 Error,
+    LockConflict = 103 Error,
+    LockRetired = 104 Error,
+    OutputForeign = 110 Error,
+    OutputLeftover = 111 Warning,
+    OutputUnwritable = 112 Error,
+    CookieUnknown = 113 Error,
+    Internal = 199 Error,
+    // A node.
+    NotRoot = 200 Error,
+    ToolMissing = 201 Error,
+    NotOutputDirectory = 202 Error,
+    Tampered = 203 Error,
+    WrongNode = 204 Error,
+    OvsNotRunning = 205 Error,
+    NotOurs = 206 Error,
+    Locked = 207 Error,
+    CommandFailed = 208 Error,
+    ReadBack = 209 Error,
+    StateUnusable = 210 Error,
+    // The lab.
+    LabSetup = 230 Error,
+    LabDiffers = 231 Error,
+    LabNotRunning = 232 Error,
+}
+
+const EXPLANATIONS: &str = include_str!("codes.md");
+
+impl Code {
+    fn section(self) -> &'static str {
+        let heading = format!("\n## {self} ");
+        let Some(start) = EXPLANATIONS.find(&heading) else { return "" };
+        let section = &EXPLANATIONS[start + heading.len()..];
+        section.find("\n## ").map_or(section, |end| &section[..end])
+    }
+
+    /// What the code is about, in a few words.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        self.section().lines().next().unwrap_or_default()
+    }
+
+    /// What it means, why it exists, how to mend it: paragraphs of Markdown.
+    #[must_use]
+    pub fn explanation(self) -> &'static str {
+        self.section().split_once('\n').map_or("", |(_, text)| text).trim()
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RF{:03}", *self as u16)
+    }
+}
+
+impl FromStr for Code {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let upper = text.to_ascii_uppercase();
+        Self::ALL.iter().copied().find(|code| code.to_string() == upper).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_explained_in_three_parts_and_nothing_else_is() {
+        for code in Code::ALL {
+            assert!(!code.title().is_empty(), "{code} has no section in codes.md");
+            for part in ["What it means.", "Why.", "How to mend it."] {
+                assert!(code.explanation().contains(part), "{code} lacks `{part}`");
+            }
+        }
+        assert_eq!(EXPLANATIONS.matches("\n## RF").count(), Code::ALL.len());
+    }
+
+    #[test]
+    fn codes_parse_as_they_print() {
+        for code in Code::ALL {
+            assert_eq!(code.to_string().to_lowercase().parse(), Ok(*code));
+        }
+        assert_eq!("RF999".parse::<Code>(), Err(()));
+    }
+}

@@ -1,0 +1,359 @@
+//! What is wrong with the structure of a text that the types refuse: every error at once, by the
+//! JSON schema, in our own words.
+
+use jsonschema::error::{TypeKind, ValidationError, ValidationErrorKind as Kind};
+use jsonschema::types::JsonType;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::positions::{At, Positions, syntax_error};
+use super::Documents;
+use crate::diagnostic::{Code, Diagnostic, Report, nearest, quoted};
+use crate::schema;
+use crate::source::Place;
+use crate::value::{self, Invalid};
+
+/// The report of a text that serde refused with `error`, and what is left of it without the
+/// parts that the report is about.
+pub(super) fn explain(
+    source: u32,
+    text: &str,
+    mut positions: Positions,
+    error: &serde_yaml::Error,
+) -> (Option<Documents>, Report) {
+    let mut report = positions.duplicate_keys();
+    let schema = schema::desired_state();
+    let Ok(validator) = validator(&schema) else {
+        return (None, from_serde(source, error).into());
+    };
+    let mut states = Vec::new();
+    let values = serde_yaml::Deserializer::from_str(text).map(Value::deserialize);
+    for (number, value) in values.enumerate() {
+        // Without a JSON form (a key that is a list, say) serde's own words have to do.
+        let (Ok(mut value), Some(top)) = (value, positions.documents().nth(number)) else { break };
+        if !value.is_null() {
+            let structure = Structure { schema: &schema, top };
+            for error in validator.iter_errors(&value) {
+                structure.explain(&error, &mut report);
+            }
+            prune(&validator, &mut value, number, &mut positions);
+        }
+        states.push(serde_json::from_value(value).unwrap_or_default());
+    }
+    if report.is_empty() {
+        report.push(from_serde(source, error));
+    }
+    (Some(Documents { states, positions }), report)
+}
+
+/// Takes out of a document what the schema refuses, and what can't be without it.
+fn prune(
+    validator: &jsonschema::Validator,
+    value: &mut Value,
+    number: usize,
+    positions: &mut Positions,
+) {
+    // Each round takes out at least one level of what is left of a spoilt object.
+    for _ in 0..64 {
+        if validator.is_valid(value) {
+            return;
+        }
+        let mut spoilt = Vec::new();
+        for error in validator.iter_errors(value) {
+            collect_spoilt(&error, &mut spoilt);
+        }
+        // Later items of a list first, so that the indices of the earlier ones stay right.
+        spoilt.sort_by_key(|pointer| pointer_order(pointer));
+        spoilt.dedup();
+        for pointer in spoilt.iter().rev() {
+            positions.remove(number, pointer);
+            remove(value, pointer);
+        }
+    }
+}
+
+fn pointer_order(pointer: &str) -> Vec<(usize, String)> {
+    pointer.split('/').map(|token| (token.parse().unwrap_or(0), token.to_owned())).collect()
+}
+
+fn collect_spoilt(error: &ValidationError<'_>, spoilt: &mut Vec<String>) {
+    let path = error.instance_path().as_str();
+    match error.kind() {
+        Kind::AdditionalProperties { unexpected } => {
+            spoilt.extend(unexpected.iter().map(|key| format!("{path}/{}", escaped(key))));
+        }
+        Kind::PropertyNames { error } => {
+            let key = error.instance().as_str().unwrap_or_default();
+            spoilt.push(format!("{path}/{}", escaped(key)));
+        }
+        Kind::AnyOf { context } => match meant(error, context) {
+            Some(branch) => branch.iter().for_each(|inner| collect_spoilt(inner, spoilt)),
+            None => spoilt.push(path.to_owned()),
+        },
+        _ => spoilt.push(path.to_owned()),
+    }
+}
+
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+fn remove(value: &mut Value, pointer: &str) {
+    let Some((parent, token)) = pointer.rsplit_once('/') else {
+        *value = Value::Object(serde_json::Map::new());
+        return;
+    };
+    match value.pointer_mut(parent) {
+        Some(Value::Object(map)) => {
+            map.remove(&token.replace("~1", "/").replace("~0", "~"));
+        }
+        Some(Value::Array(items)) => {
+            if let Ok(index) = token.parse::<usize>()
+                && index < items.len()
+            {
+                items.remove(index);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The branch of an `anyOf` that was meant: one for the type that the value has.
+fn meant<'a>(
+    error: &ValidationError<'_>,
+    context: &'a [Vec<ValidationError<'static>>],
+) -> Option<&'a [ValidationError<'static>]> {
+    let same = error.instance_path();
+    let of_other_type = |inner: &ValidationError<'_>| {
+        matches!(inner.kind(), Kind::Type { .. }) && inner.instance_path() == same
+    };
+    context.iter().map(Vec::as_slice).find(|branch| !branch.iter().any(of_other_type))
+}
+
+fn validator(schema: &Value) -> Result<jsonschema::Validator, Box<ValidationError<'static>>> {
+    let mut options = jsonschema::options().should_validate_formats(true);
+    for &(format, check) in value::FORMATS {
+        options = options.with_format(format, move |text: &str| check(text).is_ok());
+    }
+    options.build(schema).map_err(Box::new)
+}
+
+/// An error that only serde sees, at the position that it gives.
+fn from_serde(source: u32, error: &serde_yaml::Error) -> Diagnostic {
+    let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let place = error.location().map_or(
+        Place { source, line: 1, column: 1, length: 0 },
+        |location| Place {
+            source,
+            line: narrow(location.line()),
+            column: narrow(location.column()),
+            length: 0,
+        },
+    );
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or(&text);
+    if reason.contains("repetition limit") || reason.contains("recursion limit") {
+        return Diagnostic::new(Code::TooLarge, "the aliases repeat too much").at(place);
+    }
+    syntax_error(place, reason)
+}
+
+struct Structure<'a> {
+    schema: &'a Value,
+    top: At<'a>,
+}
+
+impl Structure<'_> {
+    fn explain(&self, error: &ValidationError<'_>, report: &mut Report) {
+        let at = self.top.pointer(error.instance_path().as_str());
+        let instance = error.instance().as_ref();
+        let place = at.place();
+        match error.kind() {
+            Kind::AnyOf { context } => match meant(error, context) {
+                Some(branch) => branch.iter().for_each(|inner| self.explain(inner, report)),
+                None => report.push(wrong_type(&expected_of(context), instance).at(place)),
+            },
+            Kind::OneOfNotValid { .. } | Kind::OneOfMultipleValid { .. } => {
+                report.push(rule_verdict().at(place));
+            }
+            Kind::AdditionalProperties { unexpected } => {
+                let known = self.known_keys(error);
+                for key in unexpected {
+                    report.push(unknown_key(key, &known).at(at.key(key).key_place()));
+                }
+            }
+            Kind::PropertyNames { error } => {
+                let key = error.instance().as_str().unwrap_or_default();
+                report.push(self.from_format(error, key).at(at.key(key).key_place()));
+            }
+            Kind::Required { property } => {
+                let name = property.as_str().unwrap_or_default();
+                report.push(
+                    Diagnostic::new(Code::MissingKey, format!("the key `{name}` is missing"))
+                        .at(place),
+                );
+            }
+            Kind::Type { kind } => {
+                report.push(wrong_type(&expected(kind), instance).at(place));
+            }
+            Kind::Enum { options } => report.push(not_listed(instance, options).at(place)),
+            Kind::Constant { .. } => {
+                let path = error.instance_path().as_str();
+                report.push(if path.ends_with("/replicas") {
+                    replicas(instance).at(place)
+                } else {
+                    unsupported_version(instance).at(place)
+                });
+            }
+            // Every pattern stands beside a format, which knows more.
+            Kind::Pattern { .. } => {}
+            Kind::Format { .. } => {
+                let text = instance.as_str().unwrap_or_default();
+                report.push(self.from_format(error, text).at(place));
+            }
+            Kind::Minimum { .. } | Kind::Maximum { .. } => {
+                report.push(self.out_of_range(error).at(place));
+            }
+            _ => report.push(Diagnostic::new(Code::BadValue, clipped(&error.to_string())).at(place)),
+        }
+    }
+
+    /// The part of the schema that holds the keyword which failed.
+    fn subschema(&self, error: &ValidationError<'_>) -> &Value {
+        let path = error.schema_path().as_str();
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        self.schema.pointer(parent).unwrap_or(&Value::Null)
+    }
+
+    fn known_keys(&self, error: &ValidationError<'_>) -> Vec<&str> {
+        let properties = self.subschema(error).get("properties").and_then(Value::as_object);
+        properties.into_iter().flat_map(|map| map.keys().map(String::as_str)).collect()
+    }
+
+    fn from_format(&self, error: &ValidationError<'_>, text: &str) -> Diagnostic {
+        let format = self.subschema(error).get("format").and_then(Value::as_str);
+        let check = value::FORMATS.iter().find(|(name, _)| Some(*name) == format);
+        match check.map(|(_, check)| check(text)) {
+            Some(Err(invalid)) => invalid.into(),
+            _ => Diagnostic::new(Code::BadValue, clipped(&error.to_string())),
+        }
+    }
+
+    fn out_of_range(&self, error: &ValidationError<'_>) -> Diagnostic {
+        let schema = self.subschema(error);
+        let number = error.instance().as_ref();
+        let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
+        // A negative number is as far from a port as zero is.
+        let checked: Option<Invalid> = value::check_number(format, number.as_u64().unwrap_or(0));
+        if let (Some(invalid), Some(_)) = (checked, number.as_u64()) {
+            return invalid.into();
+        }
+        let bound = |name| schema.get(name).map_or_else(String::new, ToString::to_string);
+        let message = format!("{number} is out of range");
+        Diagnostic::new(Code::BadValue, message).help(format!(
+            "choose a number from {} to {}",
+            bound("minimum"),
+            bound("maximum")
+        ))
+    }
+}
+
+/// A rule of an egress policy that is neither or both of `allow` and `deny`.
+pub(crate) fn rule_verdict() -> Diagnostic {
+    Diagnostic::new(Code::RuleVerdict, "a rule is either `allow` or `deny`")
+        .help("give each rule one of the two; a rule that does both becomes two rules")
+}
+
+/// A version of the format that this ringfence does not know.
+pub(crate) fn unsupported_version(found: &Value) -> Diagnostic {
+    Diagnostic::new(Code::Version, format!("version {} is not supported", clipped(&found.to_string())))
+        .help("this ringfence reads `version: 1`")
+}
+
+/// A number of replicas other than one.
+pub(crate) fn replicas(found: &Value) -> Diagnostic {
+    let message = format!("an egress router has one replica, not {}", clipped(&found.to_string()));
+    Diagnostic::new(Code::RouterReplicas, message)
+        .help("the source address can be in one place only; define a second router with its own")
+}
+
+fn unknown_key(key: &str, known: &[&str]) -> Diagnostic {
+    let diagnostic = Diagnostic::new(Code::UnknownKey, format!("unknown key {}", quoted(key)));
+    match nearest(key, known.iter().copied()) {
+        Some(meant) => diagnostic.help(format!("did you mean `{meant}`?")),
+        None => diagnostic.help(format!("the keys here are {}", listed(known))),
+    }
+}
+
+fn not_listed(instance: &Value, options: &Value) -> Diagnostic {
+    let options: Vec<&str> =
+        options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let Some(text) = instance.as_str() else {
+        return wrong_type(&["a string".to_owned()], instance);
+    };
+    let message = format!("{} is not one of {}", quoted(text), listed(&options));
+    let diagnostic = Diagnostic::new(Code::BadValue, message);
+    match nearest(text, options.iter().copied()) {
+        Some(meant) => diagnostic.help(format!("did you mean `{meant}`?")),
+        None => diagnostic.help("choose one of them"),
+    }
+}
+
+fn wrong_type(expected: &[String], found: &Value) -> Diagnostic {
+    let what = match found {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(value) => format!("the truth value {value}"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the string {}", quoted(text)),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "a mapping".to_owned(),
+    };
+    let message = format!("expected {}, found {what}", expected.join(" or "));
+    let diagnostic = Diagnostic::new(Code::WrongType, message);
+    match found {
+        Value::Number(_) | Value::Bool(_) if expected.iter().any(|e| e == "a string") => {
+            diagnostic.help(format!("put it in quotes: \"{found}\""))
+        }
+        Value::Null => diagnostic.help("remove the key, or give it a value"),
+        _ => diagnostic,
+    }
+}
+
+/// What the branches of an `anyOf` expect, without the `null` that every optional key takes.
+fn expected_of(context: &[Vec<ValidationError<'static>>]) -> Vec<String> {
+    let mut all = Vec::new();
+    for error in context.iter().flatten() {
+        match error.kind() {
+            Kind::Type { kind } => all.extend(expected(kind)),
+            Kind::AnyOf { context } => all.extend(expected_of(context)),
+            _ => {}
+        }
+    }
+    all.dedup();
+    all
+}
+
+fn expected(kind: &TypeKind) -> Vec<String> {
+    let types: Vec<JsonType> = match kind {
+        TypeKind::Single(single) => vec![*single],
+        TypeKind::Multiple(set) => set.iter().collect(),
+    };
+    let named = types.into_iter().filter_map(|json_type| match json_type {
+        JsonType::Array => Some("a list"),
+        JsonType::Boolean => Some("true or false"),
+        JsonType::Integer => Some("a whole number"),
+        JsonType::Null => None,
+        JsonType::Number => Some("a number"),
+        JsonType::Object => Some("a mapping"),
+        JsonType::String => Some("a string"),
+    });
+    named.map(str::to_owned).collect()
+}
+
+fn listed(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn clipped(text: &str) -> String {
+    quoted(text).trim_matches('`').to_owned()
+}

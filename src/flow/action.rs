@@ -1,0 +1,74 @@
+//! What a flow does.
+
+use std::net::Ipv4Addr;
+
+use super::matches::write_address;
+use super::{write_byte, write_hex, write_number};
+use crate::pipeline::{OfPort, Register, Table};
+
+/// The longest note that [`Action::Note`] pads to. A note's action has a header of ten bytes and
+/// a length that is a multiple of eight.
+const NOTE_BYTES: usize = 38;
+
+/// One action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Puts a number into a register.
+    Load(Register, u32),
+    /// Puts the VNI of the tunnel into reg0.
+    LoadSourceFromTunnel,
+    /// Makes reg0 the VNI of the tunnel.
+    TunnelFromSource,
+    /// Chooses the node that the tunnel leads to.
+    TunnelTo(Ipv4Addr),
+    /// Sends the packet out of a port.
+    Output(OfPort),
+    /// Sends the packet out of the port in reg2.
+    OutputRegister,
+    /// Goes on in a later table.
+    Goto(Table),
+    /// Does nothing but hold up to 38 bytes, padded with zeros.
+    Note([u8; 32]),
+}
+
+impl Action {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Load(register, value) => {
+                out.extend_from_slice(b"set_field:");
+                write_hex(out, (*value).into());
+                out.extend_from_slice(b"->reg");
+                write_number(out, register.number().into());
+            }
+            Self::LoadSourceFromTunnel => {
+                out.extend_from_slice(b"move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG0[]");
+            }
+            Self::TunnelFromSource => {
+                out.extend_from_slice(b"move:NXM_NX_REG0[]->NXM_NX_TUN_ID[0..31]");
+            }
+            Self::TunnelTo(address) => {
+                out.extend_from_slice(b"set_field:");
+                write_address(out, *address);
+                out.extend_from_slice(b"->tun_dst");
+            }
+            Self::Output(port) => {
+                out.extend_from_slice(b"output:");
+                write_number(out, port.get().into());
+            }
+            Self::OutputRegister => out.extend_from_slice(b"output:NXM_NX_REG2[]"),
+            Self::Goto(table) => {
+                out.extend_from_slice(b"goto_table:");
+                write_number(out, table.number().into());
+            }
+            Self::Note(bytes) => {
+                out.extend_from_slice(b"note:");
+                for number in 0..NOTE_BYTES {
+                    if number > 0 {
+                        out.push(b'.');
+                    }
+                    write_byte(out, bytes.get(number).copied().unwrap_or(0));
+                }
+            }
+        }
+    }
+}

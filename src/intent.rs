@@ -1,0 +1,373 @@
+//! What the desired state means: names resolved, every restriction met, nothing allocated yet.
+//!
+//! Only `resolve` builds an [`Intent`], so whoever holds one may rely on it. Objects are sorted
+//! by name and refer to each other by index, whatever order they were written in.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use ipnet::Ipv4Net;
+
+use crate::source::Place;
+use crate::spec::{Datapath, Labels, Mode, Platform, Protocol};
+use crate::value::{InterfaceName, Mac, Name, NetnsName, Port, Vnid};
+
+/// The whole of it.
+#[derive(Debug)]
+pub struct Intent {
+    pub(crate) cluster: Cluster,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) projects: Vec<Project>,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) policies: Vec<EgressPolicy>,
+    pub(crate) routers: Vec<EgressRouter>,
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $id:ident indexes $list:ident: $type:ident;)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+            pub struct $id(u32);
+
+            impl $id {
+                pub(crate) fn new(index: usize) -> Self {
+                    // An input of 256 MiB has fewer objects than that.
+                    Self(u32::try_from(index).unwrap_or(u32::MAX))
+                }
+
+                pub(crate) fn index(self) -> usize {
+                    self.0 as usize
+                }
+            }
+
+            impl std::ops::Index<$id> for Intent {
+                type Output = $type;
+
+                fn index(&self, id: $id) -> &$type {
+                    &self.$list[id.0 as usize]
+                }
+            }
+        )*
+    };
+}
+
+ids! {
+    /// A node of an [`Intent`].
+    NodeId indexes nodes: Node;
+    /// A project of an [`Intent`].
+    ProjectId indexes projects: Project;
+    /// A pod of an [`Intent`].
+    PodId indexes pods: Pod;
+    /// An egress router of an [`Intent`].
+    RouterId indexes routers: EgressRouter;
+}
+
+impl Intent {
+    /// What holds for the whole network.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The nodes by name.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(index, node)| (NodeId::new(index), node))
+    }
+
+    /// The projects by name.
+    pub fn projects(&self) -> impl ExactSizeIterator<Item = (ProjectId, &Project)> {
+        self.projects.iter().enumerate().map(|(index, project)| (ProjectId::new(index), project))
+    }
+
+    /// The pods by project and name.
+    pub fn pods(&self) -> impl ExactSizeIterator<Item = (PodId, &Pod)> {
+        self.pods.iter().enumerate().map(|(index, pod)| (PodId::new(index), pod))
+    }
+
+    /// The egress policies by project.
+    #[must_use]
+    pub fn policies(&self) -> &[EgressPolicy] {
+        &self.policies
+    }
+
+    /// The policy of a project.
+    #[must_use]
+    pub fn policy(&self, project: ProjectId) -> Option<&EgressPolicy> {
+        let found = self.policies.binary_search_by_key(&project, |policy| policy.project);
+        found.ok().map(|index| &self.policies[index])
+    }
+
+    /// The egress routers by name.
+    pub fn routers(&self) -> impl ExactSizeIterator<Item = (RouterId, &EgressRouter)> {
+        self.routers.iter().enumerate().map(|(index, router)| (RouterId::new(index), router))
+    }
+
+    /// `project/pod`, as diagnostics, comments and the lock file have it.
+    #[must_use]
+    pub fn pod_name(&self, pod: PodId) -> String {
+        let pod = &self[pod];
+        format!("{}/{}", self[pod.project].name, pod.name)
+    }
+}
+
+/// What holds for the whole network.
+#[derive(Debug)]
+pub struct Cluster {
+    /// How projects are kept apart.
+    pub mode: Mode,
+    /// Where the nodes' subnets come from; never empty.
+    pub pod_networks: Vec<PodNetwork>,
+    /// Where the services' addresses come from.
+    pub service_network: Ipv4Net,
+    /// The UDP port of the tunnels.
+    pub vxlan_port: Port,
+    /// The MTU of the pods, in bytes.
+    pub mtu: u32,
+    /// What the nodes run on.
+    pub platform: Platform,
+    /// Where the section stands, if there is one.
+    pub place: Option<Place>,
+}
+
+/// A network that is divided among the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// The whole network.
+    pub cidr: Ipv4Net,
+    /// The prefix length of one node's part, from the network's own to 30.
+    pub host_prefix: u8,
+}
+
+impl Cluster {
+    /// Whether an address belongs to pods or services, which egress rules are not about.
+    #[must_use]
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        self.networks().any(|network| network.contains(&address))
+    }
+
+    /// The pod networks and the service network.
+    pub fn networks(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.pod_networks.iter().map(|network| network.cidr).chain([self.service_network])
+    }
+}
+
+/// A value that the desired state says itself, instead of leaving it to the lock file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed<T> {
+    /// The value.
+    pub value: T,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// A machine that carries pods.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: Name,
+    /// Its VXLAN endpoint.
+    pub address: Ipv4Addr,
+    /// The datapath of its bridge.
+    pub datapath: Datapath,
+    /// For selectors.
+    pub labels: Labels,
+    /// Its part of the pod network, where the desired state says it.
+    pub fixed_subnet: Option<Fixed<Ipv4Net>>,
+    /// Its interface to the outside.
+    pub uplink: Option<Uplink>,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// A node's interface to the outside.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// Its name.
+    pub interface: InterfaceName,
+    /// The network it is in.
+    pub subnet: Ipv4Net,
+    /// The next hop to everywhere else.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// A tenant.
+#[derive(Debug)]
+pub struct Project {
+    /// Its name.
+    pub name: Name,
+    /// For selectors.
+    pub labels: Labels,
+    /// Its own VNID, where the desired state says it.
+    pub fixed_vnid: Option<Fixed<Vnid>>,
+    /// Whether its pods may send to multicast groups.
+    pub multicast: bool,
+    /// Whose network it is in.
+    pub membership: Membership,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// Whose network a project is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Its own.
+    Own,
+    /// That of another project, which is in its own.
+    Joined(ProjectId),
+    /// The global one, VNID 0.
+    Global,
+}
+
+/// A workload with one interface on the pod network.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its project.
+    pub project: ProjectId,
+    /// Its name, unique in the project.
+    pub name: Name,
+    /// The node it runs on.
+    pub node: NodeId,
+    /// How it is connected.
+    pub attachment: Attachment,
+    /// Where that is written.
+    pub attachment_place: Place,
+    /// Its address, where the desired state says it.
+    pub fixed_address: Option<Fixed<Ipv4Addr>>,
+    /// Its Ethernet address, where the desired state says it.
+    pub fixed_mac: Option<Fixed<Mac>>,
+    /// For selectors.
+    pub labels: Labels,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// How a pod is connected to its node's bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// By a veth pair that is made for it.
+    Netns(NetnsName),
+    /// By an interface that exists already.
+    Interface(InterfaceName),
+}
+
+/// What the pods of a project may reach outside of the cluster.
+#[derive(Debug)]
+pub struct EgressPolicy {
+    /// The project: in its own network, alone.
+    pub project: ProjectId,
+    /// The rules; the first that matches decides.
+    pub rules: Vec<EgressRule>,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// One rule of an egress policy.
+#[derive(Debug)]
+pub struct EgressRule {
+    /// What happens to the traffic.
+    pub verdict: Verdict,
+    /// Its destination.
+    pub cidr: Ipv4Net,
+    /// Its protocols and ports; empty for all.
+    pub ports: Vec<Ports>,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// Whether traffic passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does.
+    Allow,
+    /// It is dropped.
+    Deny,
+}
+
+/// Ports of a protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The ports; `None` for all.
+    pub range: Option<RangeInclusive<u16>>,
+}
+
+impl Ports {
+    /// Whether all of `other` are among these.
+    #[must_use]
+    pub fn cover(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && match (&self.range, &other.range) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(outer), Some(inner)) => {
+                    outer.start() <= inner.start() && inner.end() <= outer.end()
+                }
+            }
+    }
+
+    /// Whether any port is in both.
+    #[must_use]
+    pub fn overlap(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && match (&self.range, &other.range) {
+                (Some(a), Some(b)) => a.start() <= b.end() && b.start() <= a.end(),
+                _ => true,
+            }
+    }
+}
+
+impl EgressRule {
+    /// Whether every packet that `other` matches is matched by this rule too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.cidr.contains(&other.cidr)
+            && (self.ports.is_empty()
+                || (!other.ports.is_empty()
+                    && other.ports.iter().all(|b| self.ports.iter().any(|a| a.cover(b)))))
+    }
+
+    /// Whether some packet is matched by both rules.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        (self.cidr.contains(&other.cidr) || other.cidr.contains(&self.cidr))
+            && (self.ports.is_empty()
+                || other.ports.is_empty()
+                || self.ports.iter().any(|a| other.ports.iter().any(|b| a.overlap(b))))
+    }
+}
+
+/// A pod that forwards from a fixed source address to fixed destinations.
+#[derive(Debug)]
+pub struct EgressRouter {
+    /// Its name.
+    pub name: Name,
+    /// The project that may use it.
+    pub project: ProjectId,
+    /// The node that it runs on, which has an uplink.
+    pub node: NodeId,
+    /// The address that the outside sees, in the uplink's subnet.
+    pub source: Ipv4Addr,
+    /// The next hop, in the uplink's subnet.
+    pub gateway: Ipv4Addr,
+    /// Where single ports lead, by protocol and port.
+    pub destinations: Vec<Destination>,
+    /// Where all other TCP and UDP ports lead.
+    pub fallback: Option<Ipv4Addr>,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// Where one port of an egress router leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Destination {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port that the pods connect to.
+    pub port: Port,
+    /// The outside address.
+    pub to: Ipv4Addr,
+    /// The outside port.
+    pub to_port: Port,
+}

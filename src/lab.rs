@@ -1,0 +1,193 @@
+//! The whole desired state as a live network on one machine.
+//!
+//! Every node is a process with its own network, mount and process namespaces and its own Open
+//! vSwitch (userspace datapath); `apply` runs inside as it would on a real node, with the paths
+//! of a real node. An outside network with routers and hosts connects the nodes' uplinks. When
+//! the first process of a node ends, everything on it is gone: nothing is left behind, however
+//! the lab ends.
+
+mod agent;
+mod host;
+mod network;
+mod probe;
+mod state;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::compile;
+use crate::diagnostic::{Code, Diagnostic};
+use crate::intent::NodeId;
+use crate::model::Model;
+use crate::render::Renderer;
+use crate::source::Sources;
+use crate::spec::Datapath;
+
+pub use agent::run as run_agent;
+pub use host::{Hold, Host, Role};
+pub use probe::{Place, Probe, Seen, Summary, Want, plan};
+pub use state::{directory_of, down, enter, is_up};
+
+/// The name of the outside network's machine.
+pub const OUTSIDE: &str = "outside";
+
+/// A lab that is up.
+#[derive(Debug)]
+pub struct Lab {
+    model: Model,
+    /// The machines of the nodes, by the node's name.
+    nodes: BTreeMap<String, Host>,
+    outside: Host,
+    directory: PathBuf,
+}
+
+/// Programs that the lab needs beside those of `apply`, with their Debian packages.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("unshare", "util-linux"),
+    ("nsenter", "util-linux"),
+    ("setsid", "util-linux"),
+    ("mount", "mount"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ethtool", "ethtool"),
+    ("sysctl", "procps"),
+    ("ovsdb-server", "openvswitch-switch"),
+    ("ovs-vswitchd", "openvswitch-switch"),
+];
+
+/// Whether this machine can hold a lab, or what is missing.
+pub fn check_machine() -> Result<(), Diagnostic> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Diagnostic::new(Code::NotRoot, "a lab takes the rights of root")
+            .help("run it as root, or with sudo"));
+    }
+    let there = |name: &str| {
+        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+            .iter()
+            .any(|directory| Path::new(directory).join(name).is_file())
+    };
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(name, _)| !there(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = missing.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    packages.dedup();
+    let message = format!("the lab needs {}", names.join(", "));
+    Err(Diagnostic::new(Code::ToolMissing, message)
+        .help(format!("on Debian: apt-get install {}", packages.join(" "))))
+}
+
+impl Lab {
+    /// Brings up the machines and the network between them, and compiles every node. Nothing is
+    /// applied yet.
+    pub fn up(
+        model: Model,
+        sources: &Sources,
+        directory: &Path,
+        hold: Hold,
+    ) -> Result<Self, Diagnostic> {
+        check_machine()?;
+        let model = model.with_datapath(Datapath::Netdev);
+        fs::create_dir_all(directory).map_err(|error| setup(&error.to_string()))?;
+        let names = model.intent().nodes().map(|(_, node)| (node.name.as_str(), Role::Node));
+        let mut starting = Vec::new();
+        for (name, role) in names.chain([(OUTSIDE, Role::Outside)]) {
+            starting.push((name.to_owned(), Host::start(name, role, hold, directory)?));
+        }
+        let mut nodes = BTreeMap::new();
+        for (name, starting) in starting {
+            nodes.insert(name, starting.ready()?);
+        }
+        let outside = nodes.remove(OUTSIDE).ok_or_else(|| setup("the outside is missing"))?;
+        let lab = Self { model, nodes, outside, directory: directory.to_owned() };
+        lab.compile(sources)?;
+        network::connect(&lab)?;
+        if hold == Hold::Forever {
+            state::write(&lab)?;
+        }
+        Ok(lab)
+    }
+
+    /// The network that the lab shows.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The machine of a node.
+    pub fn node(&self, node: NodeId) -> Result<&Host, Diagnostic> {
+        let name = self.model.intent()[node].name.as_str();
+        self.nodes.get(name).ok_or_else(|| setup("a node is missing"))
+    }
+
+    /// The machine of the outside network.
+    #[must_use]
+    pub fn outside(&self) -> &Host {
+        &self.outside
+    }
+
+    /// The directory of a node's files.
+    #[must_use]
+    pub fn files(&self, node: NodeId) -> PathBuf {
+        self.directory.join("out").join(self.model.intent()[node].name.as_str())
+    }
+
+    /// Writes the files of every node.
+    fn compile(&self, sources: &Sources) -> Result<(), Diagnostic> {
+        let renderer = Renderer::new()?;
+        for (id, _) in self.model.intent().nodes() {
+            let files = compile::files(&renderer, &self.model, id, sources)?;
+            for (path, bytes) in files.files {
+                let path = self.files(id).join(path);
+                crate::output::write_atomically(&path, &bytes)
+                    .map_err(|error| setup(&error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the desired state: compiles every node anew. Nodes must be the same.
+    pub fn replace(&mut self, model: Model, sources: &Sources) -> Result<(), Diagnostic> {
+        self.model = model.with_datapath(Datapath::Netdev);
+        for (id, _) in self.model.intent().nodes() {
+            let _ = fs::remove_dir_all(self.files(id));
+        }
+        self.compile(sources)?;
+        network::plug(self)
+    }
+
+    /// Runs the real `ringfence apply` on a node and returns whether it changed anything.
+    pub fn apply(&self, node: NodeId) -> Result<Applied, Diagnostic> {
+        let directory = self.files(node).to_string_lossy().into_owned();
+        let arguments = ["apply", &directory, "--json", "--state", host::STATE];
+        let output = self.node(node)?.ringfence(&arguments)?;
+        let parsed: Result<Applied, _> = serde_json::from_slice(&output.stdout);
+        parsed.map_err(|_| {
+            let name = &self.model.intent()[node].name;
+            let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Diagnostic::new(Code::LabSetup, format!("`apply` failed on {name}: {reason}"))
+        })
+    }
+
+    /// Lets the machines outlast this process, where they were made to.
+    pub fn keep(mut self) {
+        for host in self.nodes.values_mut().chain([&mut self.outside]) {
+            host.keep();
+        }
+    }
+}
+
+/// What `apply --json` tells.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Applied {
+    /// Whether anything was changed.
+    pub changed: bool,
+    /// What was changed.
+    pub changes: Vec<serde_json::Value>,
+}
+
+fn setup(reason: &str) -> Diagnostic {
+    Diagnostic::new(Code::LabSetup, format!("the lab could not be set up: {reason}"))
+}

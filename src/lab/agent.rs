@@ -1,0 +1,202 @@
+//! A process in every namespace of the lab that answers probes and sends them.
+//!
+//! It reads requests as lines of JSON and answers each with a line. It ends with its input.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::host::{Host, program};
+use super::setup;
+use crate::diagnostic::Diagnostic;
+
+/// What an agent is asked to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// Answer at this address from now on.
+    Listen(Transport, SocketAddrV4),
+    /// Send a probe and tell what came back.
+    Probe { id: usize, transport: Transport, to: SocketAddrV4, milliseconds: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// It answers now.
+    Listening,
+    /// It can't.
+    CannotListen(String),
+    /// The probe was answered: who it seemed to come from, and where it arrived.
+    Answered { id: usize, from: String, at: String },
+    /// The probe was refused by whoever got it.
+    Refused { id: usize },
+    /// Nothing came back.
+    Silent { id: usize, reason: String },
+}
+
+/// The agent itself: `ringfence lab-agent`.
+pub fn run() {
+    let output = Mutex::new(io::stdout());
+    let reply = |reply: &Reply| {
+        if let (Ok(mut output), Ok(line)) = (output.lock(), serde_json::to_string(reply)) {
+            let _ = writeln!(output, "{line}");
+            let _ = output.flush();
+        }
+    };
+    thread::scope(|scope| {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            match serde_json::from_str(&line) {
+                Ok(Request::Listen(transport, at)) => reply(&match listen(transport, at) {
+                    Ok(()) => Reply::Listening,
+                    Err(error) => Reply::CannotListen(format!("{at}: {error}")),
+                }),
+                Ok(Request::Probe { id, transport, to, milliseconds }) => {
+                    let reply = &reply;
+                    scope.spawn(move || {
+                        reply(&probe(id, transport, to, Duration::from_millis(milliseconds)));
+                    });
+                }
+                Err(error) => reply(&Reply::CannotListen(error.to_string())),
+            }
+        }
+    });
+    // The threads that answer have no end of their own.
+    std::process::exit(0);
+}
+
+fn listen(transport: Transport, at: SocketAddrV4) -> io::Result<()> {
+    match transport {
+        Transport::Tcp => {
+            let listener = TcpListener::bind(at)?;
+            thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    if let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) {
+                        let _ = writeln!(stream, "{} {local}", peer.ip());
+                    }
+                }
+            });
+        }
+        Transport::Udp => {
+            let socket = UdpSocket::bind(at)?;
+            thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(format!("{} {at}\n", peer.ip()).as_bytes(), peer);
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+fn probe(id: usize, transport: Transport, to: SocketAddrV4, timeout: Duration) -> Reply {
+    let answer = match transport {
+        Transport::Tcp => probe_tcp(to, timeout),
+        Transport::Udp => probe_udp(to, timeout),
+    };
+    match answer {
+        Ok(answer) => match answer.trim().split_once(' ') {
+            Some((from, at)) => Reply::Answered { id, from: from.to_owned(), at: at.to_owned() },
+            None => Reply::Silent { id, reason: "an empty answer".to_owned() },
+        },
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Reply::Refused { id },
+        Err(error) => Reply::Silent { id, reason: error.kind().to_string() },
+    }
+}
+
+fn probe_tcp(to: SocketAddrV4, timeout: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(to), timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn probe_udp(to: SocketAddrV4, timeout: Duration) -> io::Result<String> {
+    const AGAIN: Duration = Duration::from_millis(400);
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(AGAIN))?;
+    let begin = Instant::now();
+    let mut buffer = [0; 64];
+    loop {
+        socket.send(b"probe")?;
+        match socket.recv(&mut buffer) {
+            Ok(length) => return Ok(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if begin.elapsed() >= timeout {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}
+
+/// An agent that runs somewhere in the lab.
+#[derive(Debug)]
+pub(super) struct Agent {
+    requests: Option<std::io::PipeWriter>,
+    replies: BufReader<std::io::PipeReader>,
+    handle: duct::Handle,
+}
+
+impl Agent {
+    /// Starts an agent on a machine, or in a named namespace of it.
+    pub(super) fn start(host: &Host, netns: Option<&str>) -> Result<Self, Diagnostic> {
+        let failed = |error: io::Error| setup(&format!("an agent: {error}"));
+        let program = program()?;
+        let (input, requests) = io::pipe().map_err(failed)?;
+        let (replies, output) = io::pipe().map_err(failed)?;
+        let handle = host
+            .command(netns, &[&program, "lab-agent"])
+            .stdin_file(OwnedFd::from(input))
+            .stdout_file(OwnedFd::from(output))
+            .unchecked()
+            .start()
+            .map_err(failed)?;
+        Ok(Self { requests: Some(requests), replies: BufReader::new(replies), handle })
+    }
+
+    pub(super) fn send(&mut self, request: &Request) -> Result<(), Diagnostic> {
+        let failed = |error: io::Error| setup(&format!("an agent: {error}"));
+        let line = serde_json::to_string(request).map_err(|error| setup(&error.to_string()))?;
+        let requests = self.requests.as_mut().ok_or_else(|| setup("an agent has ended"))?;
+        writeln!(requests, "{line}").map_err(failed)
+    }
+
+    pub(super) fn receive(&mut self) -> Result<Reply, Diagnostic> {
+        let mut line = String::new();
+        self.replies
+            .read_line(&mut line)
+            .map_err(|error| setup(&format!("an agent: {error}")))?;
+        serde_json::from_str(&line).map_err(|_| setup("an agent ended early"))
+    }
+
+    /// Makes the agent answer at an address.
+    pub(super) fn listen(&mut self, transport: Transport, at: SocketAddrV4) -> Result<(), Diagnostic> {
+        self.send(&Request::Listen(transport, at))?;
+        match self.receive()? {
+            Reply::Listening => Ok(()),
+            Reply::CannotListen(reason) => Err(setup(&format!("an agent can't listen: {reason}"))),
+            other => Err(setup(&format!("an agent answers out of turn: {other:?}"))),
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.requests = None;
+        let _ = self.handle.wait();
+    }
+}

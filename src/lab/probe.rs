@@ -1,0 +1,522 @@
+//! Probes: what the intent says about a packet, and what a real packet does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use super::agent::{Agent, Reply, Request, Transport};
+use super::network::stand_in;
+use super::{Lab, setup};
+use crate::diagnostic::Diagnostic;
+use crate::intent::{Attachment, EgressRule, NodeId, RouterId};
+use crate::model::{Model, Tenant, rule_name};
+use crate::pipeline::ROUTER_NETNS_PREFIX;
+use crate::reach::{From, Packet, To, reach};
+use crate::spec::Protocol;
+use crate::value::Port;
+
+/// The port that pods and nodes answer at.
+const POD_PORT: u64 = 8080;
+/// The port that the outside answers at where a rule is about none.
+const OUTSIDE_PORT: u64 = 80;
+/// A port that no test configuration lists.
+const ODD_PORT: u64 = 40_007;
+/// How long a probe waits: a lost SYN is sent again after one second.
+const PATIENCE: Duration = Duration::from_millis(2500);
+/// How long the tunnels have to come up.
+const WARM_UP: Duration = Duration::from_secs(20);
+
+/// One probe with what is expected of it.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// What it shows, for the table.
+    pub title: String,
+    /// The sender.
+    pub from: Place,
+    /// The address it is sent to.
+    pub to: SocketAddrV4,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// What should happen.
+    pub want: Want,
+    /// Why.
+    pub because: String,
+}
+
+/// Somewhere in the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A pod or egress router.
+    Tenant(Tenant),
+    /// A node.
+    Node(NodeId),
+    /// The outside network.
+    Outside,
+}
+
+/// What should happen to a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// It is answered.
+    Answer {
+        /// The source address that the receiver sees.
+        seen_as: Option<Ipv4Addr>,
+        /// The address that it arrives at.
+        at: Option<SocketAddrV4>,
+    },
+    /// Whoever gets it refuses it.
+    Refusal,
+    /// It vanishes.
+    Silence,
+}
+
+/// What happened to a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It was answered.
+    Answer {
+        /// The source address that the receiver saw.
+        seen_as: String,
+        /// The address that it arrived at.
+        at: String,
+    },
+    /// Whoever got it refused it.
+    Refusal,
+    /// It vanished.
+    Silence,
+}
+
+impl Seen {
+    /// Whether it is what was wanted.
+    #[must_use]
+    pub fn is(&self, want: &Want) -> bool {
+        match (self, want) {
+            (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
+            (Self::Answer { seen_as, at }, Want::Answer { seen_as: want_seen, at: want_at }) => {
+                want_seen.is_none_or(|want| want.to_string() == *seen_as)
+                    && want_at.is_none_or(|want| want.to_string() == *at)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Want {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Answer { seen_as: Some(seen_as), .. } => write!(f, "answered to {seen_as}"),
+            Self::Answer { .. } => f.write_str("answered"),
+            Self::Refusal => f.write_str("refused"),
+            Self::Silence => f.write_str("dropped"),
+        }
+    }
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Answer { seen_as, at } => write!(f, "answered to {seen_as} by {at}"),
+            Self::Refusal => f.write_str("refused"),
+            Self::Silence => f.write_str("dropped"),
+        }
+    }
+}
+
+/// All probes of a run with what happened.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Each probe, in the order of the table.
+    pub results: Vec<(Probe, Seen)>,
+}
+
+impl Summary {
+    /// How many did what was expected, and how many didn't.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let good = self.results.iter().filter(|(probe, seen)| seen.is(&probe.want)).count();
+        (good, self.results.len() - good)
+    }
+
+    /// The table of what was expected and what happened.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut rows = vec![["probe", "expected", "happened", ""].map(str::to_owned)];
+        for (probe, seen) in &self.results {
+            let good = seen.is(&probe.want);
+            let happened = if good { probe.want.to_string() } else { seen.to_string() };
+            let mark = if good { "ok".to_owned() } else { format!("WRONG: {}", probe.because) };
+            rows.push([probe.title.clone(), probe.want.to_string(), happened, mark]);
+        }
+        let width = |column: usize| {
+            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+        };
+        let widths = [width(0), width(1), width(2)];
+        let line = |row: &[String; 4]| {
+            let [probe, expected, happened, mark] = row;
+            let [a, b, c] = widths;
+            format!("{probe:a$}  {expected:b$}  {happened:c$}  {mark}").trim_end().to_owned()
+        };
+        rows.iter().map(|row| line(row) + "\n").collect()
+    }
+}
+
+/// The probes that show the desired state: every pair of projects on one node and across nodes,
+/// every egress rule, every egress router.
+#[must_use]
+pub fn plan(model: &Model) -> Vec<Probe> {
+    let mut planner = Planner { model, probes: Vec::new() };
+    planner.projects();
+    planner.egress();
+    for (id, _) in model.intent().routers() {
+        planner.router(id);
+    }
+    planner.probes
+}
+
+struct Planner<'m> {
+    model: &'m Model,
+    probes: Vec<Probe>,
+}
+
+impl Planner<'_> {
+    fn name(&self, tenant: Tenant) -> String {
+        match tenant {
+            Tenant::Pod(id) => self.model.intent().pod_name(id),
+            Tenant::Router(id) => self.model.intent()[id].name.to_string(),
+        }
+    }
+
+    fn push(&mut self, from: Tenant, to: To, address: SocketAddrV4, protocol: Protocol, title: String) {
+        let Ok(port) = Port::new(address.port().into()) else { return };
+        let packet = Packet { from: From::Tenant(from), to, protocol, port };
+        let reach = reach(self.model, &packet);
+        let seen_as = match to {
+            // The node's own address stands for the pod's.
+            To::Outside(_) => self.model.intent()[self.model.node(from)].address,
+            _ => self.model.endpoint(from).address,
+        };
+        let want = if reach.allowed() {
+            Want::Answer { seen_as: Some(seen_as), at: Some(address) }
+        } else {
+            Want::Silence
+        };
+        let from = Place::Tenant(from);
+        self.probes.push(Probe { title, from, to: address, protocol, want, because: reach.because });
+    }
+
+    /// One pair of pods of every two projects on one node, and one across nodes.
+    fn projects(&mut self) {
+        let intent = self.model.intent();
+        let mut pods: Vec<Vec<Tenant>> = vec![Vec::new(); intent.projects().len()];
+        for (id, pod) in intent.pods() {
+            pods[pod.project.index()].push(Tenant::Pod(id));
+        }
+        for sources in &pods {
+            for destinations in &pods {
+                let pairs = || {
+                    let pairs = sources.iter().flat_map(|a| destinations.iter().map(move |b| (*a, *b)));
+                    pairs.filter(|(a, b)| a != b)
+                };
+                let same = |(a, b): &(Tenant, Tenant)| self.model.node(*a) == self.model.node(*b);
+                let local = pairs().find(same);
+                let remote = pairs().find(|pair| !same(pair));
+                for (source, destination) in local.into_iter().chain(remote) {
+                    let address = self.model.endpoint(destination).address;
+                    let to = SocketAddrV4::new(address, port(POD_PORT));
+                    let where_ = if same(&(source, destination)) { "same node" } else { "across" };
+                    let (a, b) = (self.name(source), self.name(destination));
+                    let title = format!("{a} to {b}, {where_}");
+                    self.push(source, To::Tenant(destination), to, Protocol::Tcp, title);
+                }
+            }
+        }
+    }
+
+    /// Every rule of every policy, from every node that has pods of the project; what no rule
+    /// matches; and one address outside for projects without a policy.
+    fn egress(&mut self) {
+        let intent = self.model.intent();
+        let mut first: BTreeMap<(usize, usize), Tenant> = BTreeMap::new();
+        for (id, pod) in intent.pods() {
+            first.entry((pod.project.index(), pod.node.index())).or_insert(Tenant::Pod(id));
+        }
+        for tenant in first.into_values() {
+            let project = self.model.project(tenant);
+            let name = self.name(tenant);
+            let rules: Vec<&EgressRule> =
+                self.model.ranked_rules(project).map(|(rule, _, _)| rule).collect();
+            for (index, rule) in rules.iter().enumerate() {
+                let Some((address, protocol)) = self.example(rule, &rules[..index]) else { continue };
+                let title = format!("{name} to {address}/{protocol}: {}", rule_name(rule));
+                self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
+            }
+            let (address, what) = match rules.last() {
+                None => (Some(OUTSIDE_EXAMPLE), "no policy"),
+                Some(_) => (self.unmatched(&rules), "no rule matches"),
+            };
+            if let Some(address) = address {
+                let address = SocketAddrV4::new(address, port(OUTSIDE_PORT));
+                let title = format!("{name} to {address}/tcp: {what}");
+                self.push(tenant, To::Outside(*address.ip()), address, Protocol::Tcp, title);
+            }
+        }
+    }
+
+    /// An address, port and protocol that a rule is the first to match.
+    fn example(&self, rule: &EgressRule, earlier: &[&EgressRule]) -> Option<(SocketAddrV4, Protocol)> {
+        let mut ports: Vec<(Protocol, u16)> = rule
+            .ports
+            .iter()
+            .filter(|ports| ports.protocol != Protocol::Sctp)
+            .map(|ports| {
+                let first = ports.range.as_ref().map_or(port(OUTSIDE_PORT), |range| *range.start());
+                (ports.protocol, first)
+            })
+            .collect();
+        if rule.ports.is_empty() {
+            ports.extend([port(OUTSIDE_PORT), port(ODD_PORT)].map(|port| (Protocol::Tcp, port)));
+        }
+        let inside = rule.cidr.hosts().take(3).chain([rule.cidr.broadcast(), OUTSIDE_EXAMPLE]);
+        let spread = (1..64).filter_map(|n| {
+            let size = u64::from(u32::from(rule.cidr.broadcast()) - u32::from(rule.cidr.network()));
+            u32::try_from(size * n / 64).ok().map(|offset| {
+                Ipv4Addr::from(u32::from(rule.cidr.network()) + offset)
+            })
+        });
+        let addresses = inside.chain(spread).filter(|address| {
+            rule.cidr.contains(address) && self.can_be_outside(*address)
+        });
+        addresses
+            .flat_map(|address| ports.iter().map(move |(protocol, port)| (address, *protocol, *port)))
+            .find(|(address, protocol, port)| {
+                !earlier.iter().any(|earlier| matches(earlier, *address, *protocol, *port))
+            })
+            .map(|(address, protocol, port)| (SocketAddrV4::new(address, port), protocol))
+    }
+
+    /// An address that no rule matches at the usual port.
+    fn unmatched(&self, rules: &[&EgressRule]) -> Option<Ipv4Addr> {
+        let candidates = (1..=223).map(|octet| Ipv4Addr::new(octet, 7, 7, 7));
+        candidates.filter(|address| self.can_be_outside(*address)).find(|address| {
+            !rules.iter().any(|rule| matches(rule, *address, Protocol::Tcp, port(OUTSIDE_PORT)))
+        })
+    }
+
+    /// Whether a host of the outside can have the address: nobody else does.
+    fn can_be_outside(&self, address: Ipv4Addr) -> bool {
+        let intent = self.model.intent();
+        let octets = address.octets();
+        let special = octets[0] == 0 || octets[0] == 127 || octets[0] >= 224;
+        let link_local = octets[0] == 169 && octets[1] == 254;
+        // In the nodes' own networks, other machines could have it.
+        let near = intent.nodes().any(|(_, node)| {
+            node.address == address
+                || node.uplink.as_ref().is_some_and(|uplink| uplink.subnet.contains(&address))
+        });
+        !special && !link_local && !near && !intent.cluster().contains(address)
+    }
+
+    /// An egress router: from every node with pods of its project, and from a project that may
+    /// not use it.
+    fn router(&mut self, id: RouterId) {
+        let intent = self.model.intent();
+        let router = &intent[id];
+        let tenant = Tenant::Router(id);
+        let address = self.model.endpoint(tenant).address;
+        let mut entries: Vec<(Protocol, u16, Want, &str)> = Vec::new();
+        let through = |to: Ipv4Addr, port: u16| Want::Answer {
+            seen_as: Some(router.source),
+            at: Some(SocketAddrV4::new(to, port)),
+        };
+        for destination in router.destinations.iter().filter(|d| d.protocol != Protocol::Sctp) {
+            let want = through(destination.to, destination.to_port.get());
+            entries.push((destination.protocol, destination.port.get(), want, "listed port"));
+        }
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            match router.fallback {
+                Some(to) => {
+                    let port = port(ODD_PORT);
+                    entries.push((protocol, port, through(to, port), "any other port"));
+                }
+                None => entries.push((protocol, port(ODD_PORT), Want::Refusal, "unlisted port")),
+            }
+        }
+        let mut seen: BTreeSet<(bool, usize)> = BTreeSet::new();
+        for (pod, found) in intent.pods() {
+            let source = Tenant::Pod(pod);
+            let packet = Packet {
+                from: From::Tenant(source),
+                to: To::Tenant(tenant),
+                protocol: Protocol::Tcp,
+                port: Port::DNS,
+            };
+            let reach = reach(self.model, &packet);
+            let global = self.model.vnid(found.project).get() == 0;
+            if global || !seen.insert((reach.allowed(), found.node.index())) {
+                continue;
+            }
+            for (protocol, port, want, what) in &entries {
+                let want = if reach.allowed() { want.clone() } else { Want::Silence };
+                let name = self.name(source);
+                self.probes.push(Probe {
+                    title: format!("{name} to router {}/{port}/{protocol}: {what}", router.name),
+                    from: Place::Tenant(source),
+                    to: SocketAddrV4::new(address, *port),
+                    protocol: *protocol,
+                    want,
+                    because: reach.because.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// TEST-NET-3 (RFC 5737).
+const OUTSIDE_EXAMPLE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+fn port(number: u64) -> u16 {
+    u16::try_from(number).unwrap_or_default()
+}
+
+fn matches(rule: &EgressRule, address: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
+    rule.cidr.contains(&address)
+        && (rule.ports.is_empty()
+            || rule.ports.iter().any(|ports| {
+                ports.protocol == protocol
+                    && ports.range.as_ref().is_none_or(|range| range.contains(&port))
+            }))
+}
+
+
+impl Lab {
+    /// Sends every probe at once and waits for what comes back.
+    pub fn probe(&self, probes: Vec<Probe>) -> Result<Summary, Diagnostic> {
+        let mut agents = self.agents(&probes)?;
+        self.listen(&probes, &mut agents)?;
+        self.warm_up(&mut agents)?;
+        for (id, probe) in probes.iter().enumerate() {
+            let agent = agents.get_mut(&probe.from).ok_or_else(|| setup("an agent is missing"))?;
+            agent.send(&request(id, transport(probe.protocol), probe.to, PATIENCE))?;
+        }
+        let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
+        for probe in &probes {
+            let agent = agents.get_mut(&probe.from).ok_or_else(|| setup("an agent is missing"))?;
+            match agent.receive()? {
+                Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },
+                Reply::Refused { id } => seen[id] = Seen::Refusal,
+                Reply::Silent { id, .. } => seen[id] = Seen::Silence,
+                other => return Err(setup(&format!("an agent answers out of turn: {other:?}"))),
+            }
+        }
+        Ok(Summary { results: probes.into_iter().zip(seen).collect() })
+    }
+
+    /// The machine and namespace of a place.
+    pub fn place(&self, place: Place) -> Result<(&super::Host, Option<String>), Diagnostic> {
+        let intent = self.model.intent();
+        Ok(match place {
+            Place::Outside => (&self.outside, None),
+            Place::Node(id) => (self.node(id)?, None),
+            Place::Tenant(tenant) => {
+                let netns = match tenant {
+                    Tenant::Pod(id) => match &intent[id].attachment {
+                        Attachment::Netns(netns) => netns.to_string(),
+                        Attachment::Interface(interface) => stand_in(interface.as_str()),
+                    },
+                    Tenant::Router(id) => format!("{ROUTER_NETNS_PREFIX}{}", intent[id].name),
+                };
+                (self.node(self.model.node(tenant))?, Some(netns))
+            }
+        })
+    }
+
+    /// An agent in every namespace that sends or receives.
+    fn agents(&self, probes: &[Probe]) -> Result<BTreeMap<Place, Agent>, Diagnostic> {
+        let mut places: BTreeSet<Place> = probes.iter().map(|probe| probe.from).collect();
+        places.insert(Place::Outside);
+        places.extend(self.model.intent().nodes().map(|(id, _)| Place::Node(id)));
+        places.extend(self.model.intent().pods().map(|(id, _)| Place::Tenant(Tenant::Pod(id))));
+        let mut agents = BTreeMap::new();
+        for place in places {
+            let (host, netns) = self.place(place)?;
+            agents.insert(place, Agent::start(host, netns.as_deref())?);
+        }
+        Ok(agents)
+    }
+
+    /// Makes the pods answer, the nodes, and the outside at every address that a probe may reach.
+    fn listen(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+    ) -> Result<(), Diagnostic> {
+        let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+        for (place, agent) in agents.iter_mut() {
+            if *place != Place::Outside {
+                agent.listen(Transport::Tcp, any(port(POD_PORT)))?;
+                agent.listen(Transport::Udp, any(port(POD_PORT)))?;
+            }
+        }
+        let intent = self.model.intent();
+        let known = |address: &Ipv4Addr| {
+            intent.cluster().contains(*address)
+                || intent.nodes().any(|(_, node)| node.address == *address)
+        };
+        let targets = probes.iter().flat_map(|probe| {
+            let at = match &probe.want {
+                Want::Answer { at, .. } => *at,
+                _ => None,
+            };
+            [Some(probe.to), at].into_iter().flatten().map(|at| (transport(probe.protocol), at))
+        });
+        let targets: BTreeSet<(Transport, SocketAddrV4)> =
+            targets.filter(|(_, at)| !known(at.ip())).collect();
+        let addresses: BTreeSet<Ipv4Addr> = targets.iter().map(|(_, at)| *at.ip()).collect();
+        let lines: String =
+            addresses.iter().map(|a| format!("route replace local {a}/32 dev lo\n")).collect();
+        self.outside.feed(None, &["ip", "-batch", "-"], lines)?;
+        let outside = agents.get_mut(&Place::Outside).ok_or_else(|| setup("an agent is missing"))?;
+        for (transport, at) in targets {
+            outside.listen(transport, at)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every tunnel carries packets: the first takes about a second.
+    fn warm_up(&self, agents: &mut BTreeMap<Place, Agent>) -> Result<(), Diagnostic> {
+        let begin = Instant::now();
+        let nodes: Vec<NodeId> = self.model.intent().nodes().map(|(id, _)| id).collect();
+        for from in &nodes {
+            for to in nodes.iter().filter(|to| *to != from) {
+                let address = SocketAddrV4::new(self.model.gateway(*to), port(POD_PORT));
+                let agent = agents
+                    .get_mut(&Place::Node(*from))
+                    .ok_or_else(|| setup("an agent is missing"))?;
+                loop {
+                    agent.send(&request(0, Transport::Tcp, address, Duration::from_secs(3)))?;
+                    if let Reply::Answered { .. } = agent.receive()? {
+                        break;
+                    }
+                    if begin.elapsed() > WARM_UP {
+                        let (from, to) = (&self.model.intent()[*from], &self.model.intent()[*to]);
+                        let (from, to) = (&from.name, &to.name);
+                        return Err(setup(&format!("no tunnel from {from} to {to}")));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn request(id: usize, transport: Transport, to: SocketAddrV4, patience: Duration) -> Request {
+    let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    Request::Probe { id, transport, to, milliseconds }
+}
+
+fn transport(protocol: Protocol) -> Transport {
+    match protocol {
+        Protocol::Udp => Transport::Udp,
+        Protocol::Tcp | Protocol::Sctp => Transport::Tcp,
+    }
+}

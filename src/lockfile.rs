@@ -1,0 +1,289 @@
+//! `ringfence.lock`: what was allocated and must not move.
+//!
+//! YAML, sorted, one line an entry, so that a change of one object changes one line and a merge
+//! conflict is solved by keeping lines. `ringfence lock` writes it and nothing else does.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::str::FromStr;
+
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+use serde::de::{self, MapAccess, Visitor};
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::source::{Place, Source, Sources};
+use crate::value::{Mac, Name, StringValue};
+
+/// The name of the file.
+pub const FILE_NAME: &str = "ringfence.lock";
+
+const VERSION: u64 = 1;
+
+/// The content of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// The VNID of each project.
+    pub vnids: BTreeMap<String, u32>,
+    /// VNIDs of projects that are gone, with the last project that had them.
+    pub retired: BTreeMap<u32, String>,
+    /// The pod subnet of each node.
+    pub subnets: BTreeMap<String, Ipv4Net>,
+    /// Each pod, as `project/pod`.
+    pub pods: BTreeMap<String, Entry>,
+    /// Each egress router.
+    pub routers: BTreeMap<String, Entry>,
+}
+
+/// What was allocated for one pod or egress router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The node that the rest is valid for.
+    pub node: Name,
+    /// The address in the node's subnet.
+    pub address: Ipv4Addr,
+    /// The Ethernet address on the pod network.
+    pub mac: Mac,
+    /// The port number on the node's bridge.
+    pub ofport: u16,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {}", self.node, self.address, self.mac, self.ofport)
+    }
+}
+
+impl FromStr for Entry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split(' ');
+        let mut next = || words.next().ok_or("expected `node address mac ofport`".to_owned());
+        let entry = Self {
+            node: Name::parse(next()?).map_err(|invalid| invalid.message)?,
+            address: next()?.parse().map_err(|_| "the second word is not an IPv4 address")?,
+            mac: Mac::parse(next()?).map_err(|invalid| invalid.message)?,
+            ofport: next()?.parse().map_err(|_| "the fourth word is not a port number")?,
+        };
+        match words.next() {
+            None => Ok(entry),
+            Some(_) => Err("more than `node address mac ofport`".to_owned()),
+        }
+    }
+}
+
+/// The text of a lock file, with the lock in it or what is wrong with it.
+#[derive(Debug)]
+pub struct LockText {
+    text: String,
+    parsed: Result<Lock, (u32, u32, String)>,
+}
+
+/// Reads the lock file at `path`, or `None` where there is none.
+pub fn read(path: &Path) -> Result<Option<LockText>, Diagnostic> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(LockText { parsed: parse(&text), text })),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let message = format!("cannot read `{}`: {error}", path.display());
+            Err(Diagnostic::new(Code::LockUnreadable, message))
+        }
+    }
+}
+
+impl LockText {
+    /// Puts the text among the sources, where diagnostics find it, and gives out the lock with
+    /// the index of its source.
+    pub fn store(self, path: &Path, sources: &mut Sources) -> Result<(Lock, u32), Diagnostic> {
+        let display = path.to_string_lossy().into_owned();
+        let source = sources.add(Source::new(display, FILE_NAME, self.text));
+        self.parsed.map(|lock| (lock, source)).map_err(|(line, column, message)| {
+            Diagnostic::new(Code::LockUnreadable, message)
+                .at(Place { source, line, column, length: 0 })
+                .help(
+                    "after a merge, keep the lines of both sides and run `ringfence lock`; \
+                     otherwise restore the file from the repository",
+                )
+        })
+    }
+}
+
+/// The lock in a text, or line, column and message of what is wrong with it.
+pub fn parse(text: &str) -> Result<Lock, (u32, u32, String)> {
+    let wire: Wire = serde_yaml::from_str(text).map_err(|error| {
+        let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let at = error.location();
+        let (line, column) = at.map_or((1, 1), |at| (narrow(at.line()), narrow(at.column())));
+        let text = error.to_string();
+        let reason = text.split(" at line ").next().unwrap_or_default().to_owned();
+        (line, column, format!("the lock file is not readable: {reason}"))
+    })?;
+    if wire.version != VERSION {
+        return Err((1, 1, format!("the lock file has version {}, not {VERSION}", wire.version)));
+    }
+    Ok(Lock {
+        vnids: wire.vnids.0,
+        retired: wire.retired.0,
+        subnets: wire.subnets.0,
+        pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
+        routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
+    })
+}
+
+/// The names of the entries that differ between two locks, with their sections.
+#[must_use]
+pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
+    fn differing<K: Ord + fmt::Display, V: PartialEq>(
+        section: &str,
+        old: &BTreeMap<K, V>,
+        new: &BTreeMap<K, V>,
+        out: &mut Vec<String>,
+    ) {
+        let removed = old.keys().filter(|key| !new.contains_key(key));
+        let changed = new.iter().filter(|(key, value)| old.get(key) != Some(value));
+        let mut names: Vec<&K> = removed.chain(changed.map(|(key, _)| key)).collect();
+        names.sort();
+        out.extend(names.into_iter().map(|name| format!("{section} {name}")));
+    }
+    let mut out = Vec::new();
+    differing("project", &old.vnids, &new.vnids, &mut out);
+    differing("retired VNID", &old.retired, &new.retired, &mut out);
+    differing("node", &old.subnets, &new.subnets, &mut out);
+    differing("pod", &old.pods, &new.pods, &mut out);
+    differing("router", &old.routers, &new.routers, &mut out);
+    out
+}
+
+/// Where the entry of `key` stands in a lock file's text.
+#[must_use]
+pub fn place_of(sources: &Sources, source: u32, section: &str, key: &str) -> Place {
+    let text = sources.iter().nth(source as usize).map_or("", Source::text);
+    let mut inside = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        if let Some(entry) = line.strip_prefix("  ") {
+            let found = inside && entry.split(':').next() == Some(key);
+            if found {
+                let length = u32::try_from(key.len()).unwrap_or_default();
+                return Place { source, line: number, column: 3, length };
+            }
+        } else if !line.starts_with('#') {
+            inside = line.strip_suffix(':') == Some(section);
+        }
+    }
+    Place { source, line: 1, column: 1, length: 0 }
+}
+
+impl Lock {
+    /// The text of the file.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = String::from(
+            "# What ringfence allocated. Written by `ringfence lock`; commit it.\nversion: 1\n",
+        );
+        section(&mut out, "vnids", "project: VNID", &self.vnids);
+        let comment = "VNIDs of projects that are gone, until `ringfence lock --prune`";
+        section(&mut out, "retired", comment, &self.retired);
+        section(&mut out, "subnets", "node: pod subnet", &self.subnets);
+        section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
+        section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
+        out
+    }
+}
+
+fn section<K: fmt::Display, V: fmt::Display>(
+    out: &mut String,
+    name: &str,
+    comment: &str,
+    entries: &BTreeMap<K, V>,
+) {
+    if entries.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "# {comment}\n{name}:");
+    for (key, value) in entries {
+        let _ = writeln!(out, "  {key}: {value}");
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    version: u64,
+    #[serde(default)]
+    vnids: Entries<String, u32>,
+    #[serde(default)]
+    retired: Entries<u32, String>,
+    #[serde(default)]
+    subnets: Entries<String, Ipv4Net>,
+    #[serde(default)]
+    pods: Entries<String, EntryText>,
+    #[serde(default)]
+    routers: Entries<String, EntryText>,
+}
+
+struct EntryText(Entry);
+
+impl<'de> Deserialize<'de> for EntryText {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = EntryText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`node address mac ofport`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<EntryText, E> {
+                text.parse().map(EntryText).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// A mapping that refuses a key that stands twice, as it does after a careless merge.
+struct Entries<K, V>(BTreeMap<K, V>);
+
+impl<K, V> Default for Entries<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<'de, K, V> Deserialize<'de> for Entries<K, V>
+where
+    K: Deserialize<'de> + Ord + fmt::Display,
+    V: Deserialize<'de>,
+{
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor<K, V>(std::marker::PhantomData<(K, V)>);
+
+        impl<'de, K, V> Visitor<'de> for EntriesVisitor<K, V>
+        where
+            K: Deserialize<'de> + Ord + fmt::Display,
+            V: Deserialize<'de>,
+        {
+            type Value = Entries<K, V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some(key) = map.next_key::<K>()? {
+                    if entries.contains_key(&key) {
+                        return Err(de::Error::custom(format!("`{key}` stands twice")));
+                    }
+                    entries.insert(key, map.next_value()?);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(EntriesVisitor(std::marker::PhantomData))
+    }
+}

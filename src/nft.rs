@@ -1,0 +1,214 @@
+//! nft rulesets as types. Rules print themselves; `render` puts them into a file.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::spec::Protocol;
+use crate::subject::Subject;
+use crate::value::{InterfaceName, Port};
+
+/// The name of every table of ours, in whatever family.
+pub const TABLE: &str = "ringfence";
+
+/// The tables of one network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset<'m> {
+    /// The tables, one a family.
+    pub tables: Vec<Table<'m>>,
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table<'m> {
+    /// Its family.
+    pub family: Family,
+    /// Its maps.
+    pub maps: Vec<PortMap>,
+    /// Its base chains.
+    pub chains: Vec<Chain<'m>>,
+}
+
+/// The packets that a table sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet,
+    /// ARP.
+    Arp,
+    /// What enters or leaves single devices, before all else.
+    Netdev,
+}
+
+impl Family {
+    /// All families that ringfence has tables in.
+    pub const ALL: [Self; 3] = [Self::Inet, Self::Arp, Self::Netdev];
+
+    /// The name in nft.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Arp => "arp",
+            Self::Netdev => "netdev",
+        }
+    }
+}
+
+/// A map from protocol and port to address and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMap {
+    /// Its name.
+    pub name: &'static str,
+    /// Its elements, sorted.
+    pub elements: Vec<((Protocol, Port), (Ipv4Addr, Port))>,
+}
+
+/// A base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain<'m> {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does with packets: `filter` or `nat`.
+    pub kind: &'static str,
+    /// Where it sees them.
+    pub hook: Hook,
+    /// When it sees them, as nft's own name or a number.
+    pub priority: &'static str,
+    /// What happens to packets that no rule decides: `accept` or `drop`.
+    pub policy: &'static str,
+    /// Its rules.
+    pub rules: Vec<Rule<'m>>,
+}
+
+/// Where a base chain sees packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// One of the IP stack's.
+    Stack(&'static str),
+    /// As they enter these devices.
+    Ingress(Vec<InterfaceName>),
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule<'m> {
+    /// Its conditions, all of which must hold.
+    pub conditions: Vec<Condition>,
+    /// What it does.
+    pub statement: Statement,
+    /// The object that it stands for.
+    pub subject: &'m Subject,
+}
+
+/// A condition of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It came in by this interface.
+    Iif(InterfaceName),
+    /// It came in by another interface.
+    NotIif(InterfaceName),
+    /// It goes out by this interface.
+    Oif(InterfaceName),
+    /// It goes out by another interface.
+    NotOif(InterfaceName),
+    /// Its source is in this network.
+    Source(Ipv4Net),
+    /// Its destination is in this network.
+    Destination(Ipv4Net),
+    /// It opens a connection.
+    CtNew,
+    /// It belongs to a connection that was let through, or relates to one.
+    CtKnown,
+    /// Its connection has its destination translated.
+    CtDnat,
+    /// It is TCP or UDP.
+    TcpOrUdp,
+}
+
+/// What a rule does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// Lets the packet through this chain.
+    Accept,
+    /// Drops it.
+    Drop,
+    /// Gives it the address of the interface by which it leaves.
+    Masquerade,
+    /// Gives it this source address.
+    Snat(Ipv4Addr),
+    /// Gives it this destination address.
+    Dnat(Ipv4Addr),
+    /// Gives it the destination that a map has for its protocol and port.
+    DnatByMap(&'static str),
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Iif(name) => write!(f, "iifname \"{name}\""),
+            Self::NotIif(name) => write!(f, "iifname != \"{name}\""),
+            Self::Oif(name) => write!(f, "oifname \"{name}\""),
+            Self::NotOif(name) => write!(f, "oifname != \"{name}\""),
+            Self::Source(network) => write!(f, "ip saddr {}", Network(*network)),
+            Self::Destination(network) => write!(f, "ip daddr {}", Network(*network)),
+            Self::CtNew => f.write_str("ct state new"),
+            Self::CtKnown => f.write_str("ct state established,related"),
+            Self::CtDnat => f.write_str("ct status dnat"),
+            Self::TcpOrUdp => f.write_str("meta l4proto { tcp, udp }"),
+        }
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::Snat(address) => write!(f, "snat ip to {address}"),
+            Self::Dnat(address) => write!(f, "dnat ip to {address}"),
+            Self::DnatByMap(map) => write!(f, "dnat ip to meta l4proto . th dport map @{map}"),
+        }
+    }
+}
+
+impl fmt::Display for Rule<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for condition in &self.conditions {
+            write!(f, "{condition} ")?;
+        }
+        write!(f, "{} comment \"{}\"", self.statement, self.subject.cookie)
+    }
+}
+
+impl fmt::Display for Chain<'_> {
+    /// The line that makes it a base chain, without its policy.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "type {} hook ", self.kind)?;
+        match &self.hook {
+            Hook::Stack(hook) => f.write_str(hook)?,
+            Hook::Ingress(devices) => {
+                f.write_str("ingress devices = { ")?;
+                for (number, device) in devices.iter().enumerate() {
+                    write!(f, "{}\"{device}\"", if number > 0 { ", " } else { "" })?;
+                }
+                f.write_str(" }")?;
+            }
+        }
+        write!(f, " priority {};", self.priority)
+    }
+}
+
+/// A network as nft prints it: a single address without its length.
+struct Network(Ipv4Net);
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.prefix_len() {
+            32 => self.0.addr().fmt(f),
+            _ => self.0.fmt(f),
+        }
+    }
+}

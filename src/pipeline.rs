@@ -1,0 +1,167 @@
+//! The walk of a packet through the bridge: table numbers, registers and port numbers.
+//!
+//! A bridge `br0` on every node connects the pods' ports, `tun0` (the node's own port, gateway of
+//! its pods) and `vxlan0` (tunnels to all other nodes). A packet's source project is its VNID in
+//! `reg0`, given at the port where it enters and carried between nodes as the VXLAN VNI. The
+//! node of the destination loads the VNID of the destination into `reg1` and its port into
+//! `reg2`, and table 80 compares. So isolation is checked exactly once, where the destination is,
+//! for IP and for ARP alike.
+//!
+//! ```text
+//!            ┌ vxlan0 ─→ 10 known node? reg0 := VNI ─→ 31 to a local pod or tun0, else drop
+//! 0 classify ┤ tun0 ───→ 25 from the host, reg0 = 0 ┐
+//!            └ pod ────→ 20 port, MAC, IP agree?     ├→ 30 route
+//!                           reg0 := VNID ─→ 27 ──────┘   │
+//!    ┌───────────┬───────────┬──────────┬────────────┬───┴────────┬──────────────┐
+//!   40 ARP      50 ARP      60 service 70 IP to     90 IP to     110 multicast  99 leaves the
+//!   local pod   other node     │       local pod    other node       │          cluster
+//!    └─────┬─────┘ vxlan0      drop     └──┬──┘      vxlan0          drop         │
+//!          └──────────→ 80 reg0 = reg1? ←──┘                               100 egress policy
+//!                          output reg2                                            │
+//!                                                                          101 tun0
+//! ```
+//!
+//! The numbers are openshift-sdn's wherever the role is the same. Every table ends in an explicit
+//! drop at priority 0, so that what nobody wanted is counted and can be seen.
+
+use serde::{Deserialize, Serialize};
+
+/// The bridge.
+pub const BRIDGE: &str = "br0";
+/// The node's own port on the bridge, gateway of its pods.
+pub const TUN: &str = "tun0";
+/// The tunnels' port.
+pub const VXLAN: &str = "vxlan0";
+/// The name of the interface that a pod sees.
+pub const POD_INTERFACE: &str = "eth0";
+/// The name of the macvlan interface that an egress router sees.
+pub const ROUTER_INTERFACE: &str = "net1";
+/// Begins the names of the veths on the node's side.
+pub const VETH_PREFIX: &str = "rf-";
+
+/// Begins the names of the egress routers' network namespaces.
+pub const ROUTER_NETNS_PREFIX: &str = "router_";
+
+/// Whether a node has, or may get, an interface of this name from ringfence or the kernel.
+#[must_use]
+pub fn is_reserved_interface(name: &str) -> bool {
+    [BRIDGE, TUN, VXLAN, "lo"].contains(&name) || name.starts_with(VETH_PREFIX)
+}
+
+/// An OpenFlow port number of the bridge, fixed by `ofport_request`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OfPort(u16);
+
+impl OfPort {
+    /// `vxlan0`.
+    pub const VXLAN: Self = Self(1);
+    /// `tun0`.
+    pub const TUN: Self = Self(2);
+    /// The first of a pod; those before are kept for ports of the bridge itself.
+    pub const FIRST_POD: u16 = 10;
+    /// The last that OpenFlow leaves for real ports (`OFPP_MAX` is 0xff00).
+    pub const LAST: u16 = 0xfeff;
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    /// A pod's port number.
+    #[must_use]
+    pub fn pod(number: u16) -> Option<Self> {
+        (Self::FIRST_POD..=Self::LAST).contains(&number).then_some(Self(number))
+    }
+}
+
+macro_rules! tables {
+    ($($(#[doc = $doc:literal])* $table:ident = $number:literal,)*) => {
+        /// The tables of the pipeline, by what they decide.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Table { $($(#[doc = $doc])* $table = $number,)* }
+
+        impl Table {
+            /// All tables, in the order in which packets meet them.
+            pub const ALL: &[Self] = &[$(Self::$table,)*];
+
+            /// The table's purpose, for the documentation that is made from here.
+            #[must_use]
+            pub fn purpose(self) -> &'static str {
+                match self { $(Self::$table => concat!($($doc,)*).trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+tables! {
+    /// Classifies by the port of entry.
+    Classify = 0,
+    /// From the tunnels: takes only known nodes and loads the VNI into reg0.
+    FromVxlan = 10,
+    /// From a pod: port, Ethernet and IP address must agree; loads the project's VNID into reg0.
+    FromPod = 20,
+    /// From the host by tun0: replies from outside and the node's own traffic, reg0 = 0.
+    FromHost = 25,
+    /// What a pod's network policies let out (mode networkpolicy).
+    PolicyEgress = 27,
+    /// Routes what enters the network on this node.
+    Route = 30,
+    /// Routes what comes from another node: only to this node's pods and to tun0.
+    RouteFromVxlan = 31,
+    /// ARP for a pod of this node: loads its VNID into reg1 and its port into reg2.
+    ArpLocal = 40,
+    /// ARP for a pod of another node.
+    ArpRemote = 50,
+    /// IP to a service.
+    Service = 60,
+    /// IP to a pod of this node: loads its VNID into reg1 and its port into reg2.
+    LocalPod = 70,
+    /// Isolation: the VNIDs of source and destination are equal, or one of them is 0.
+    Isolation = 80,
+    /// IP to a pod of another node.
+    RemotePod = 90,
+    /// Leaves the cluster: what no egress policy can change.
+    Leave = 99,
+    /// Leaves the cluster: the egress policy of the project, first match first.
+    EgressPolicy = 100,
+    /// Leaves the cluster by tun0.
+    EgressOut = 101,
+    /// Multicast from this node.
+    Multicast = 110,
+    /// Holds the generation of these flows as a note; no packet comes here.
+    Generation = 253,
+}
+
+impl Table {
+    /// The number in OpenFlow.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A register of the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Register {
+    /// reg0: the VNID of the source.
+    Source,
+    /// reg1: the VNID of the destination.
+    Destination,
+    /// reg2: the port of the destination.
+    Port,
+}
+
+impl Register {
+    /// The number in Open vSwitch.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Source => 0,
+            Self::Destination => 1,
+            Self::Port => 2,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Tables 99 to 101: what leaves the cluster.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{Builder, host, ip, ip_to};
+use crate::flow::{Action, Fragment, IpMatch, L4, MaskedPort, Match, port_masks};
+use crate::intent::{EgressRule, Verdict};
+use crate::pipeline::{OfPort, Table};
+use crate::spec::Protocol;
+use crate::value::Port;
+
+/// RFC 1112, section 4, with the limited broadcast address of RFC 919.
+const RESERVED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4);
+
+pub(super) fn lower(builder: &mut Builder<'_>) {
+    leave(builder);
+    policies(builder);
+    builder.default(Table::EgressOut, vec![Action::Output(OfPort::TUN)]);
+}
+
+/// What no policy can open or close.
+fn leave(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let cluster = model.cluster_subject();
+    let own = model.node_subject(builder.node);
+    let vxlan = MaskedPort::exact(model.intent().cluster().vxlan_port.get());
+    // A node would take it for a tunnel's: it carries the address of this one.
+    let matches = ip(IpMatch { l4: L4::Udp(Some(vxlan)), ..IpMatch::default() });
+    builder.flow(cluster, Table::Leave, 300, matches, vec![]);
+    builder.flow(cluster, Table::Leave, 200, ip_to(RESERVED), vec![]);
+    let dns = Some(MaskedPort::exact(Port::DNS.get()));
+    let node = Some(host(model.intent()[builder.node].address));
+    for l4 in [L4::Tcp(dns), L4::Udp(dns)] {
+        let matches = ip(IpMatch { dst: node, l4, ..IpMatch::default() });
+        builder.flow(own, Table::Leave, 100, matches, vec![Action::Goto(Table::EgressOut)]);
+    }
+    builder.default(Table::Leave, vec![Action::Goto(Table::EgressPolicy)]);
+}
+
+/// The policies of the projects that have pods on this node.
+fn policies(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let tenants = model.tenants(builder.node);
+    let projects: BTreeSet<_> = tenants.map(|tenant| model.project(tenant)).collect();
+    for project in projects {
+        let vnid = model.vnid(project).get();
+        for (rule, subject, rank) in model.ranked_rules(project) {
+            for conditions in rule_matches(rule) {
+                let matches = Match { source: Some(vnid), ..ip(conditions) };
+                let actions = match rule.verdict {
+                    Verdict::Allow => vec![Action::Goto(Table::EgressOut)],
+                    Verdict::Deny => vec![],
+                };
+                builder.flow(subject, Table::EgressPolicy, rank, matches, actions);
+            }
+        }
+    }
+    builder.default(Table::EgressPolicy, vec![Action::Goto(Table::EgressOut)]);
+}
+
+/// The packets that a rule is about. Fragments behind the first have no ports: they pass where
+/// an allowed first one may have gone, and are useless to anybody who never got a first.
+fn rule_matches(rule: &EgressRule) -> Vec<IpMatch> {
+    let dst = Some(rule.cidr).filter(|cidr| cidr.prefix_len() > 0);
+    let any = IpMatch { dst, ..IpMatch::default() };
+    if rule.ports.is_empty() {
+        return vec![any];
+    }
+    // A set, since the ranges that a user lists may meet.
+    let mut matches = BTreeSet::new();
+    for ports in &rule.ports {
+        let l4 = |port| match ports.protocol {
+            Protocol::Tcp => L4::Tcp(port),
+            Protocol::Udp => L4::Udp(port),
+            Protocol::Sctp => L4::Sctp(port),
+        };
+        let Some(range) = &ports.range else {
+            matches.insert(IpMatch { l4: l4(None), ..any.clone() });
+            continue;
+        };
+        for mask in port_masks(range) {
+            matches.insert(IpMatch { l4: l4(Some(mask)), ..any.clone() });
+        }
+        if rule.verdict == Verdict::Allow {
+            let fragment = Some(Fragment::Later);
+            matches.insert(IpMatch { l4: l4(None), fragment, ..any.clone() });
+        }
+    }
+    matches.into_iter().collect()
+}

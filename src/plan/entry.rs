@@ -1,0 +1,87 @@
+//! Tables 0 to 25: who may send, and as whom.
+
+use super::{Builder, arp, host, ip, ip_to};
+use crate::flow::{Action, ArpMatch, IpMatch, Match};
+use crate::pipeline::{OfPort, Register, Table};
+
+pub(super) fn lower(builder: &mut Builder<'_>) {
+    classify(builder);
+    from_vxlan(builder);
+    from_pods(builder);
+    from_host(builder);
+}
+
+fn classify(builder: &mut Builder<'_>) {
+    let cluster = builder.model.cluster_subject();
+    let protocols = || [ip(IpMatch::default()), arp(ArpMatch::default())];
+    for (port, table) in [(OfPort::VXLAN, Table::FromVxlan), (OfPort::TUN, Table::FromHost)] {
+        for matches in protocols() {
+            let matches = Match { in_port: Some(port), ..matches };
+            builder.flow(cluster, Table::Classify, 200, matches, vec![Action::Goto(table)]);
+        }
+    }
+    for matches in protocols() {
+        let actions = vec![Action::Goto(Table::FromPod)];
+        builder.flow(cluster, Table::Classify, 100, matches, actions);
+    }
+    builder.default(Table::Classify, vec![]);
+}
+
+/// A tunnel's other end is a node that is known.
+fn from_vxlan(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    for (id, node) in model.intent().nodes() {
+        if id == builder.node {
+            continue;
+        }
+        let matches = Match { tunnel_source: Some(node.address), ..Match::default() };
+        let actions = vec![Action::LoadSourceFromTunnel, Action::Goto(Table::RouteFromVxlan)];
+        builder.flow(model.node_subject(id), Table::FromVxlan, 100, matches, actions);
+    }
+    builder.default(Table::FromVxlan, vec![]);
+}
+
+/// A pod sends with its own port, Ethernet and IP address only.
+fn from_pods(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    for tenant in model.tenants(builder.node) {
+        let endpoint = model.endpoint(tenant);
+        let subject = model.tenant_subject(tenant);
+        let vnid = model.vnid(model.project(tenant)).get();
+        let mut actions = Vec::with_capacity(2);
+        if vnid != 0 && model.isolates() {
+            actions.push(Action::Load(Register::Source, vnid));
+        }
+        actions.push(Action::Goto(Table::Route));
+        let address = Some(host(endpoint.address));
+        for matches in [
+            ip(IpMatch { src: address, ..IpMatch::default() }),
+            arp(ArpMatch { spa: address, sha: Some(endpoint.mac), ..ArpMatch::default() }),
+        ] {
+            let matches =
+                Match { in_port: Some(endpoint.port), dl_src: Some(endpoint.mac), ..matches };
+            builder.flow(subject, Table::FromPod, 100, matches, actions.clone());
+        }
+    }
+    builder.default(Table::FromPod, vec![]);
+}
+
+/// The host speaks as the gateway; it passes on replies from outside, but nothing that claims to
+/// come from a pod.
+fn from_host(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let cluster = model.cluster_subject();
+    let own = model.node_subject(builder.node);
+    let gateway = Some(host(model.gateway(builder.node)));
+    let route = || vec![Action::Goto(Table::Route)];
+    let matches = arp(ArpMatch { spa: gateway, ..ArpMatch::default() });
+    builder.flow(own, Table::FromHost, 300, matches, route());
+    let matches = ip(IpMatch { src: gateway, ..IpMatch::default() });
+    builder.flow(own, Table::FromHost, 300, matches, route());
+    for network in &model.intent().cluster().pod_networks {
+        let matches = ip(IpMatch { src: Some(network.cidr), ..IpMatch::default() });
+        builder.flow(cluster, Table::FromHost, 200, matches, vec![]);
+    }
+    builder.flow(own, Table::FromHost, 100, ip_to(model.subnet(builder.node)), route());
+    builder.default(Table::FromHost, vec![]);
+}

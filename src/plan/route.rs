@@ -1,0 +1,100 @@
+//! Tables 30 to 70 and 90: where a packet goes.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{Builder, arp_to, host, ip, ip_to};
+use crate::flow::{Action, IpMatch, L4, MaskedPort, Match};
+use crate::pipeline::{OfPort, Register, Table};
+
+/// RFC 1112.
+const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
+
+pub(super) fn lower(builder: &mut Builder<'_>) {
+    to_this_node(builder, Table::Route);
+    onwards(builder);
+    builder.default(Table::Route, vec![]);
+    // Nothing that another node sends may leave this one again.
+    to_this_node(builder, Table::RouteFromVxlan);
+    builder.default(Table::RouteFromVxlan, vec![]);
+    local_pods(builder);
+    other_nodes(builder);
+    builder.default(Table::Service, vec![]);
+}
+
+fn to_this_node(builder: &mut Builder<'_>, table: Table) {
+    let model = builder.model;
+    let cluster = model.cluster_subject();
+    let own = model.node_subject(builder.node);
+    let gateway = host(model.gateway(builder.node));
+    let subnet = model.subnet(builder.node);
+    let vxlan = MaskedPort::exact(model.intent().cluster().vxlan_port.get());
+    let tun = || vec![Action::Output(OfPort::TUN)];
+    builder.flow(own, table, 300, arp_to(gateway), tun());
+    builder.flow(own, table, 200, arp_to(subnet), vec![Action::Goto(Table::ArpLocal)]);
+    // Encapsulated by a pod, a frame would come out of the node's tunnel as anybody's.
+    let matches = IpMatch { dst: Some(gateway), l4: L4::Udp(Some(vxlan)), ..IpMatch::default() };
+    builder.flow(cluster, table, 310, ip(matches), vec![]);
+    builder.flow(own, table, 300, ip_to(gateway), tun());
+    builder.flow(own, table, 200, ip_to(subnet), vec![Action::Goto(Table::LocalPod)]);
+}
+
+fn onwards(builder: &mut Builder<'_>) {
+    let cluster = builder.model.cluster_subject();
+    let intent = builder.model.intent();
+    let table = Table::Route;
+    for network in &intent.cluster().pod_networks {
+        let actions = vec![Action::Goto(Table::ArpRemote)];
+        builder.flow(cluster, table, 100, arp_to(network.cidr), actions);
+    }
+    let service = intent.cluster().service_network;
+    builder.flow(cluster, table, 150, ip_to(service), vec![Action::Goto(Table::Service)]);
+    for network in &intent.cluster().pod_networks {
+        let actions = vec![Action::Goto(Table::RemotePod)];
+        builder.flow(cluster, table, 100, ip_to(network.cidr), actions);
+    }
+    builder.flow(cluster, table, 50, ip_to(MULTICAST), vec![Action::Goto(Table::Multicast)]);
+    builder.flow(cluster, table, 10, ip(IpMatch::default()), vec![Action::Goto(Table::Leave)]);
+}
+
+fn local_pods(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let forms: [(Table, fn(Ipv4Net) -> Match); 2] =
+        [(Table::ArpLocal, arp_to), (Table::LocalPod, ip_to)];
+    for (table, to) in forms {
+        for tenant in model.tenants(builder.node) {
+            let endpoint = model.endpoint(tenant);
+            let vnid = model.vnid(model.project(tenant)).get();
+            let mut actions = Vec::with_capacity(3);
+            if vnid != 0 && model.isolates() {
+                actions.push(Action::Load(Register::Destination, vnid));
+            }
+            actions.push(Action::Load(Register::Port, endpoint.port.get().into()));
+            actions.push(Action::Goto(Table::Isolation));
+            let subject = model.tenant_subject(tenant);
+            builder.flow(subject, table, 100, to(host(endpoint.address)), actions);
+        }
+        builder.default(table, vec![]);
+    }
+}
+
+fn other_nodes(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let forms: [(Table, fn(Ipv4Net) -> Match); 2] =
+        [(Table::ArpRemote, arp_to), (Table::RemotePod, ip_to)];
+    for (table, to) in forms {
+        for (id, node) in model.intent().nodes() {
+            if id == builder.node {
+                continue;
+            }
+            let actions = vec![
+                Action::TunnelFromSource,
+                Action::TunnelTo(node.address),
+                Action::Output(OfPort::VXLAN),
+            ];
+            builder.flow(model.node_subject(id), table, 100, to(model.subnet(id)), actions);
+        }
+        builder.default(table, vec![]);
+    }
+}

@@ -1,0 +1,223 @@
+//! Ports, links and addresses of a node, and the form of them that `apply` reads: `node.json`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::intent::{Attachment, NodeId};
+use crate::model::{Model, Tenant, veth_name};
+use crate::pipeline::{self, OfPort};
+use crate::spec::Datapath;
+use crate::subject::Cookie;
+use crate::value::{InterfaceName, Mac, Name, NetnsName, StringValue};
+
+/// Everything on a node that isn't a flow or a ruleset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Wiring {
+    /// The version of this format.
+    pub version: u32,
+    /// The node's name.
+    pub node: Name,
+    /// Its VXLAN endpoint, by which `apply` knows the node.
+    pub address: Ipv4Addr,
+    /// The MTU of the pods and of `tun0`, in bytes.
+    pub mtu: u32,
+    /// The pod networks, which `tun0` and every pod reach directly.
+    pub pod_networks: Vec<Ipv4Net>,
+    /// The bridge and its tunnel port.
+    pub bridge: Bridge,
+    /// The node's own port.
+    pub tun: Tun,
+    /// The ports of pods and egress routers, by port number.
+    pub ports: Vec<Port>,
+    /// The network namespaces of pods and egress routers, by name.
+    pub netns: Vec<Netns>,
+    /// The egress routers, by name.
+    pub routers: Vec<Router>,
+    /// Kernel settings of the node, by name.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// The bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bridge {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its datapath.
+    pub datapath: Datapath,
+    /// The UDP port of its tunnels.
+    pub vxlan_port: u16,
+}
+
+/// The node's own port on the bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tun {
+    /// Its Ethernet address, fixed so that pods keep it in their ARP tables.
+    pub mac: Mac,
+    /// Its address with the length of the node's subnet.
+    pub address: Ipv4Net,
+}
+
+/// A port of a pod or egress router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    /// The interface.
+    pub interface: InterfaceName,
+    /// Its port number.
+    pub ofport: OfPort,
+    /// Whose it is: `pod shop/web-0`.
+    pub owner: String,
+    /// The owner's cookie.
+    pub cookie: Cookie,
+}
+
+/// A network namespace with a veth on the bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Netns {
+    /// Its name.
+    pub name: NetnsName,
+    /// The veth on the node's side.
+    pub host: InterfaceName,
+    /// The Ethernet address on the inside.
+    pub mac: Mac,
+    /// The address on the inside, with the length of the node's subnet.
+    pub address: Ipv4Net,
+    /// The default route, which an egress router doesn't have on the pod network.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whose it is: `pod shop/web-0`.
+    pub owner: String,
+    /// The owner's cookie.
+    pub cookie: Cookie,
+}
+
+/// An egress router: a namespace with a second interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Router {
+    /// Its name, and that of its directory in the output.
+    pub name: Name,
+    /// Its namespace, one of the node's.
+    pub netns: NetnsName,
+    /// The second interface.
+    pub macvlan: Macvlan,
+    /// The router's cookie.
+    pub cookie: Cookie,
+}
+
+/// A macvlan interface (mode private) on the node's uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Macvlan {
+    /// The uplink.
+    pub parent: InterfaceName,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its address, which the outside sees.
+    pub source: Ipv4Addr,
+    /// The next hop to everywhere.
+    pub gateway: Ipv4Addr,
+}
+
+impl Wiring {
+    /// The version of the format that this ringfence writes and reads.
+    pub const VERSION: u32 = 1;
+}
+
+pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
+    let intent = model.intent();
+    let cluster = intent.cluster();
+    let subnet = model.subnet(node);
+    let gateway = model.gateway(node);
+    let mut ports = Vec::new();
+    let mut netns = Vec::new();
+    for tenant in model.tenants(node) {
+        let endpoint = model.endpoint(tenant);
+        let subject = model.tenant_subject(tenant);
+        let namespace = namespace(model, tenant)?;
+        let interface = match (&namespace, tenant) {
+            (None, Tenant::Pod(id)) => match &intent[id].attachment {
+                Attachment::Interface(interface) => interface.clone(),
+                Attachment::Netns(_) => return Err(internal("a pod without interface")),
+            },
+            _ => veth_name(subject.cookie).ok_or_else(|| internal("a veth without a name"))?,
+        };
+        ports.push(Port {
+            interface: interface.clone(),
+            ofport: endpoint.port,
+            owner: subject.name.to_string(),
+            cookie: subject.cookie,
+        });
+        if let Some(name) = namespace {
+            netns.push(Netns {
+                name,
+                host: interface,
+                mac: endpoint.mac,
+                address: with_length(endpoint.address, subnet),
+                gateway: matches!(tenant, Tenant::Pod(_)).then_some(gateway),
+                owner: subject.name.to_string(),
+                cookie: subject.cookie,
+            });
+        }
+    }
+    ports.sort_by_key(|port| port.ofport);
+    netns.sort_by(|a, b| a.name.cmp(&b.name));
+    let interfaces: BTreeSet<&InterfaceName> = ports.iter().map(|port| &port.interface).collect();
+    if interfaces.len() != ports.len() {
+        return Err(internal("two veths with one name"));
+    }
+    Ok(Wiring {
+        version: Wiring::VERSION,
+        node: intent[node].name.clone(),
+        address: intent[node].address,
+        mtu: cluster.mtu,
+        pod_networks: cluster.pod_networks.iter().map(|network| network.cidr).collect(),
+        bridge: Bridge {
+            name: interface(pipeline::BRIDGE)?,
+            datapath: model.datapath(node),
+            vxlan_port: cluster.vxlan_port.get(),
+        },
+        tun: Tun { mac: Mac::of_ipv4(gateway), address: with_length(gateway, subnet) },
+        ports,
+        netns,
+        routers: super::router::wiring(model, node)?,
+        sysctls: BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]),
+    })
+}
+
+/// The namespace of a pod or egress router, unless it brings its own interface.
+pub(super) fn namespace(model: &Model, tenant: Tenant) -> Result<Option<NetnsName>, Diagnostic> {
+    match tenant {
+        Tenant::Pod(id) => Ok(match &model.intent()[id].attachment {
+            Attachment::Netns(name) => Some(name.clone()),
+            Attachment::Interface(_) => None,
+        }),
+        Tenant::Router(id) => NetnsName::parse(&format!(
+            "{}{}",
+            pipeline::ROUTER_NETNS_PREFIX,
+            model.intent()[id].name
+        ))
+            .map(Some)
+            .map_err(|_| internal("a router's namespace has no name")),
+    }
+}
+
+pub(super) fn interface(name: &str) -> Result<InterfaceName, Diagnostic> {
+    InterfaceName::parse(name).map_err(|_| internal("an interface of ours has no name"))
+}
+
+pub(super) fn internal(what: &str) -> Diagnostic {
+    Diagnostic::new(Code::Internal, format!("the plan has {what}"))
+}
+
+/// An address with the prefix length of its network.
+fn with_length(address: Ipv4Addr, network: Ipv4Net) -> Ipv4Net {
+    Ipv4Net::new(address, network.prefix_len()).unwrap_or_else(|_| Ipv4Net::from(address))
+}

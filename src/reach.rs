@@ -1,0 +1,138 @@
+//! Who reaches whom, read off the intent alone.
+//!
+//! This is the meaning that flows and rulesets must have. It knows nothing of them: the lab and
+//! the tests compare what it says with what packets do.
+
+use std::net::Ipv4Addr;
+
+use crate::intent::{NodeId, Verdict};
+use crate::model::{Model, Tenant};
+use crate::source::Place;
+use crate::spec::Protocol;
+use crate::value::Port;
+
+/// A first packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Who sends it.
+    pub from: From,
+    /// Whom it is for.
+    pub to: To,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its destination port.
+    pub port: Port,
+}
+
+/// A sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// A pod or egress router.
+    Tenant(Tenant),
+    /// A process of a node, by its `tun0`.
+    Node(NodeId),
+}
+
+/// A receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// A pod or egress router.
+    Tenant(Tenant),
+    /// A node, at the address of its `tun0`.
+    Node(NodeId),
+    /// An address that is neither a pod's nor a service's.
+    Outside(Ipv4Addr),
+}
+
+/// Whether a packet arrives, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether it arrives.
+    pub verdict: Verdict,
+    /// What decides about it, in words.
+    pub because: String,
+    /// Where that is written, if it is.
+    pub place: Option<Place>,
+}
+
+impl Reach {
+    fn new(verdict: Verdict, because: impl Into<String>, place: Option<Place>) -> Self {
+        Self { verdict, because: because.into(), place }
+    }
+
+    /// Whether the packet arrives.
+    #[must_use]
+    pub fn allowed(&self) -> bool {
+        self.verdict == Verdict::Allow
+    }
+}
+
+/// What the intent says about a packet.
+#[must_use]
+pub fn reach(model: &Model, packet: &Packet) -> Reach {
+    match (packet.from, packet.to) {
+        (From::Node(_), To::Tenant(_) | To::Node(_)) => {
+            Reach::new(Verdict::Allow, "nodes reach all pods", None)
+        }
+        (From::Node(_), To::Outside(_)) => {
+            Reach::new(Verdict::Allow, "nodes are not restricted", None)
+        }
+        (From::Tenant(from), To::Tenant(to)) => between(model, from, to),
+        (From::Tenant(_), To::Node(_)) => {
+            if is_vxlan(model, packet) {
+                Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None)
+            } else {
+                Reach::new(Verdict::Allow, "pods reach their gateways", None)
+            }
+        }
+        (From::Tenant(from), To::Outside(address)) => outwards(model, from, address, packet),
+    }
+}
+
+fn is_vxlan(model: &Model, packet: &Packet) -> bool {
+    packet.protocol == Protocol::Udp && packet.port == model.intent().cluster().vxlan_port
+}
+
+fn between(model: &Model, from: Tenant, to: Tenant) -> Reach {
+    if !model.isolates() {
+        return Reach::new(Verdict::Allow, "the network is flat", None);
+    }
+    let (source, destination) = (model.project(from), model.project(to));
+    let intent = model.intent();
+    let (from, to) = (model.vnid(source), model.vnid(destination));
+    let (source, destination) = (&intent[source], &intent[destination]);
+    if from.get() == 0 {
+        Reach::new(Verdict::Allow, format!("{} is global", source.name), Some(source.place))
+    } else if to.get() == 0 {
+        let because = format!("{} is global", destination.name);
+        Reach::new(Verdict::Allow, because, Some(destination.place))
+    } else if from == to {
+        Reach::new(Verdict::Allow, format!("both have VNID {from}"), Some(source.place))
+    } else {
+        let because = format!("VNID {from} and VNID {to} are apart");
+        Reach::new(Verdict::Deny, because, Some(destination.place))
+    }
+}
+
+fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+    if is_vxlan(model, packet) {
+        return Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None);
+    }
+    if address.octets()[0] >= 224 {
+        return Reach::new(Verdict::Deny, "groups and reserved addresses are not outside", None);
+    }
+    let dns = packet.port == Port::DNS && packet.protocol != Protocol::Sctp;
+    if dns && address == model.intent()[model.node(from)].address {
+        return Reach::new(Verdict::Allow, "DNS of the pod's own node stays open", None);
+    }
+    for (rule, subject, _) in model.ranked_rules(model.project(from)) {
+        let ports = rule.ports.iter().any(|ports| {
+            ports.protocol == packet.protocol
+                && ports.range.as_ref().is_none_or(|range| range.contains(&packet.port.get()))
+        });
+        if rule.cidr.contains(&address) && (rule.ports.is_empty() || ports) {
+            return Reach::new(rule.verdict, subject.name.as_ref(), Some(rule.place));
+        }
+    }
+    Reach::new(Verdict::Allow, "no rule matches", None)
+}

@@ -1,0 +1,132 @@
+//! Addresses that the desired state fixes: no two alike, each where it belongs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{Context, Nodes};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::intent::{Cluster, Fixed, Pod};
+use crate::source::Place;
+
+pub(super) fn check(cluster: &Cluster, nodes: &Nodes<'_>, pods: &[Pod], context: &mut Context) {
+    subnets_overlap(nodes, context);
+    pod_outside_subnet(cluster, nodes, pods, context);
+    let help = "give each its own address, or leave one out to be allocated";
+    twice(Code::AddressTwice, "address", help, pods.iter().filter_map(|p| p.fixed_address), context);
+    let help = "give each its own, or leave one out: it follows from the IP address";
+    twice(Code::MacTwice, "Ethernet address", help, pods.iter().filter_map(|p| p.fixed_mac), context);
+}
+
+/// RF043: the subnets of nodes are disjoint.
+fn subnets_overlap(nodes: &Nodes<'_>, context: &mut Context) {
+    let fixed = |(index, node): (usize, &crate::intent::Node)| {
+        node.fixed_subnet.map(|fixed| (fixed.value, fixed.place, index))
+    };
+    let mut subnets: Vec<(Ipv4Net, Place, usize)> =
+        nodes.list.iter().enumerate().filter_map(fixed).collect();
+    subnets.sort();
+    // Networks that overlap contain each other, and sort right behind the one that contains them.
+    let mut widest: Option<(Ipv4Net, Place, usize)> = None;
+    for (subnet, place, index) in subnets {
+        match widest {
+            Some((outer, first, other)) if outer.contains(&subnet) => context.push(
+                Diagnostic::new(
+                    Code::SubnetsOverlap,
+                    format!(
+                        "the subnet {subnet} of node `{}` overlaps {outer} of node `{}`",
+                        nodes.list[index].name, nodes.list[other].name
+                    ),
+                )
+                .at(place)
+                .related(first, "the other subnet")
+                .help("give each node a part of the pod network of its own"),
+            ),
+            _ => widest = Some((subnet, place, index)),
+        }
+    }
+}
+
+/// RF046 and RF047 as far as they don't depend on the lock file: where the node's subnet is
+/// allocated, the address must at least be in a pod network.
+fn pod_outside_subnet(
+    cluster: &Cluster,
+    nodes: &Nodes<'_>,
+    pods: &[Pod],
+    context: &mut Context,
+) {
+    for pod in pods {
+        let Some(Fixed { value: address, place }) = pod.fixed_address else { continue };
+        let node = &nodes.list[pod.node.index()];
+        if let Some(subnet) = node.fixed_subnet {
+            if let Some(diagnostic) = outside_subnet(address, subnet.value, node.name.as_str()) {
+                context.push(diagnostic.at(place));
+            }
+        } else if !cluster.pod_networks.iter().any(|network| network.cidr.contains(&address)) {
+            let message = format!("the pod address {address} is outside of the pod networks");
+            context.push(
+                Diagnostic::new(Code::PodOutsideSubnet, message)
+                    .at(place)
+                    .help("leave `address` out, or choose one of the node's subnet"),
+            );
+        }
+    }
+}
+
+/// What is wrong with a pod's address on a node with this subnet, if anything.
+pub(crate) fn outside_subnet(
+    address: Ipv4Addr,
+    subnet: Ipv4Net,
+    node: &str,
+) -> Option<Diagnostic> {
+    if !subnet.contains(&address) {
+        return Some(
+            Diagnostic::new(
+                Code::PodOutsideSubnet,
+                format!("the pod address {address} is outside of {subnet}, the subnet of `{node}`"),
+            )
+            .help("leave `address` out, choose one of the node's subnet, or move the pod"),
+        );
+    }
+    let what = if address == subnet.network() {
+        "network address"
+    } else if address == subnet.broadcast() {
+        "broadcast address"
+    } else if Some(address) == subnet.hosts().next() {
+        "gateway"
+    } else {
+        return None;
+    };
+    Some(
+        Diagnostic::new(
+            Code::PodReservedAddress,
+            format!("the pod address {address} is the {what} of {subnet}"),
+        )
+        .help("choose another address of the subnet"),
+    )
+}
+
+/// RF048 and RF050: what the desired state fixes for pods, it fixes for one pod.
+fn twice<T: Ord + fmt::Display>(
+    code: Code,
+    what: &str,
+    help: &str,
+    values: impl Iterator<Item = Fixed<T>>,
+    context: &mut Context,
+) {
+    let mut taken: BTreeMap<T, Place> = BTreeMap::new();
+    for Fixed { value, place } in values {
+        if let Some(first) = taken.get(&value) {
+            context.push(
+                Diagnostic::new(code, format!("two pods have the {what} {value}"))
+                    .at(place)
+                    .related(*first, "the other")
+                    .help(help),
+            );
+        } else {
+            taken.insert(value, place);
+        }
+    }
+}

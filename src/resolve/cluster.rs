@@ -1,0 +1,165 @@
+//! The `cluster` section: parts of several documents unite, and everything has a default.
+
+use ipnet::Ipv4Net;
+
+use super::{Context, Wire};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::document::At;
+use crate::intent::{Cluster, PodNetwork};
+use crate::source::Place;
+use crate::spec::{self, Mode};
+use crate::value::{Port, ipv4};
+
+const DEFAULT_POD_NETWORK: ([u8; 4], u8, u8) = ([10, 128, 0, 0], 14, 23);
+const DEFAULT_SERVICE_NETWORK: ([u8; 4], u8) = ([172, 30, 0, 0], 16);
+const DEFAULT_VXLAN_PORT: u64 = 4789;
+const DEFAULT_MTU: u32 = 1450;
+/// The smallest MTU that every IPv4 host must take (RFC 791), and what VXLAN leaves of 65535.
+const MTU: std::ops::RangeInclusive<u32> = 576..=65485;
+
+type Sections<'a> = Vec<(At<'a>, &'a spec::Cluster)>;
+
+pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
+    let sections: Sections<'_> =
+        wire.values("cluster", |state| state.cluster.as_ref()).collect();
+    let mut networks = pod_networks(&sections, context);
+    let service = one(&sections, "serviceNetwork", |c| c.service_network.as_ref(), context)
+        .and_then(|(place, cidr)| context.take(ipv4(cidr), place).map(|net| (net, place)));
+    let (address, prefix) = DEFAULT_SERVICE_NETWORK;
+    let (service_network, service_place) = match service {
+        Some((network, place)) => (network, Some(place)),
+        None => (net(address, prefix), None),
+    };
+    if networks.is_empty() {
+        let (address, prefix, host_prefix) = DEFAULT_POD_NETWORK;
+        networks.push((PodNetwork { cidr: net(address, prefix), host_prefix }, None));
+    }
+    networks_overlap(&networks, service_network, service_place, context);
+    let mtu = one(&sections, "mtu", |c| c.mtu.as_ref(), context);
+    if let Some((place, mtu)) = mtu
+        && !MTU.contains(mtu)
+    {
+        context.push(
+            Diagnostic::new(Code::BadValue, format!("{mtu} is out of range"))
+                .at(place)
+                .help(format!("choose a number from {} to {}", MTU.start(), MTU.end())),
+        );
+    }
+    let mode = one(&sections, "mode", |c| c.mode.as_ref(), context);
+    if let Some((place, Mode::Networkpolicy)) = mode {
+        context.push(
+            Diagnostic::new(Code::ModeCannot, "the mode `networkpolicy` does not work yet")
+                .at(place)
+                .help("choose `multitenant` or `subnet`"),
+        );
+    }
+    let vxlan_port = one(&sections, "vxlanPort", |c| c.vxlan_port.as_ref(), context);
+    let platform = one(&sections, "platform", |c| c.platform.as_ref(), context);
+    Cluster {
+        mode: mode.map(|(_, mode)| *mode).unwrap_or_default(),
+        pod_networks: networks.into_iter().map(|(network, _)| network).collect(),
+        service_network,
+        vxlan_port: vxlan_port.map_or_else(default_vxlan_port, |(_, port)| *port),
+        mtu: mtu.map_or(DEFAULT_MTU, |(_, mtu)| *mtu),
+        platform: platform.map(|(_, platform)| *platform).unwrap_or_default(),
+        place: sections.first().map(|(at, _)| at.place()),
+    }
+}
+
+fn default_vxlan_port() -> Port {
+    Port::new(DEFAULT_VXLAN_PORT).unwrap_or(Port::DNS)
+}
+
+fn net(address: [u8; 4], prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(address.into(), prefix)
+}
+
+/// The value of a key that at most one document has.
+fn one<'a, T>(
+    sections: &Sections<'a>,
+    key: &str,
+    value: impl Fn(&'a spec::Cluster) -> Option<&'a T>,
+    context: &mut Context,
+) -> Option<(Place, &'a T)> {
+    let mut found: Option<(Place, &T)> = None;
+    for (at, section) in sections {
+        let Some(value) = value(section) else { continue };
+        let place = at.key(key).place();
+        if let Some((first, _)) = found {
+            context.push(
+                Diagnostic::new(Code::DefinedTwice, format!("`cluster.{key}` is defined twice"))
+                    .at(place)
+                    .related(first, "first defined here")
+                    .help("remove one of the two"),
+            );
+        } else {
+            found = Some((place, value));
+        }
+    }
+    found
+}
+
+fn pod_networks(
+    sections: &Sections<'_>,
+    context: &mut Context,
+) -> Vec<(PodNetwork, Option<Place>)> {
+    let mut networks = Vec::new();
+    for (at, section) in sections {
+        let items = at.find("podNetworks").into_iter().flat_map(At::children);
+        for (at, network) in items.zip(&section.pod_networks) {
+            let spec::PodNetwork { cidr, host_prefix } = *network;
+            let place = at.key("cidr").place();
+            let Some(cidr) = context.take(ipv4(&cidr), place) else { continue };
+            if host_prefix < cidr.prefix_len() || host_prefix > 30 {
+                let message = format!("a node's part of {cidr} can't be a /{host_prefix}");
+                context.push(
+                    Diagnostic::new(Code::HostPrefix, message)
+                        .at(at.key("hostPrefix").place())
+                        .help(format!("choose hostPrefix from {} to 30", cidr.prefix_len())),
+                );
+                continue;
+            }
+            networks.push((PodNetwork { cidr, host_prefix }, Some(place)));
+        }
+    }
+    networks
+}
+
+/// RF040: pod networks, the service network and the special ranges of RFC 6890 are disjoint.
+fn networks_overlap(
+    pods: &[(PodNetwork, Option<Place>)],
+    service: Ipv4Net,
+    service_place: Option<Place>,
+    context: &mut Context,
+) {
+    let mut named: Vec<(String, Ipv4Net, Option<Place>)> = vec![
+        ("the range of this host".to_owned(), net([0, 0, 0, 0], 8), None),
+        ("the loopback range".to_owned(), net([127, 0, 0, 0], 8), None),
+        ("the multicast range".to_owned(), net([224, 0, 0, 0], 4), None),
+        ("the reserved range".to_owned(), net([240, 0, 0, 0], 4), None),
+    ];
+    let fixed = named.len();
+    let pod = |(network, place): &(PodNetwork, Option<Place>)| {
+        ("the pod network".to_owned(), network.cidr, *place)
+    };
+    named.extend(pods.iter().map(pod));
+    named.push(("the service network".to_owned(), service, service_place));
+    for (number, (what, network, place)) in named.iter().enumerate().skip(fixed) {
+        for (other_what, other, other_place) in &named[..number] {
+            if !network.contains(other) && !other.contains(network) {
+                continue;
+            }
+            let message = format!("{what} {network} overlaps {other_what} {other}");
+            let mut diagnostic = Diagnostic::new(Code::NetworksOverlap, message)
+                .help("choose networks that have no address in common");
+            match (place, other_place) {
+                (Some(place), Some(other)) => {
+                    diagnostic = diagnostic.at(*place).related(*other, "overlaps this");
+                }
+                (Some(place), None) | (None, Some(place)) => diagnostic = diagnostic.at(*place),
+                (None, None) => {}
+            }
+            context.push(diagnostic);
+        }
+    }
+}

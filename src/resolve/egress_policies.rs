@@ -1,0 +1,207 @@
+//! The `egressPolicies` section.
+
+use std::collections::BTreeMap;
+
+use super::{Context, Projects, Wire};
+use crate::diagnostic::{Code, Diagnostic, counted};
+use crate::document::{At, rule_verdict};
+use crate::intent::{Cluster, EgressPolicy, EgressRule, Membership, Ports, ProjectId, Verdict};
+use crate::source::Place;
+use crate::spec::{self, Mode};
+use crate::value::{Name, ipv4};
+
+/// The most rules of a policy, as in openshift-sdn.
+const MAX_RULES: usize = 1000;
+
+pub(super) fn resolve(
+    wire: &Wire<'_>,
+    projects: &Projects<'_>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> Vec<EgressPolicy> {
+    let mut policies: BTreeMap<ProjectId, EgressPolicy> = BTreeMap::new();
+    for (at, wire) in wire.items("egressPolicies", |state| &state.egress_policies) {
+        let spec::EgressPolicy { project: name, rules } = wire;
+        if cluster.mode == Mode::Subnet {
+            context.push(
+                Diagnostic::new(Code::ModeCannot, "the mode `subnet` has no egress policies")
+                    .at(at.place())
+                    .help("choose the mode `multitenant`"),
+            );
+        }
+        let place = at.key("project").place();
+        policy_length(rules.len(), at, context);
+        let rules = resolve_rules(rules, at, cluster, context);
+        let Some(project) = projects.index.get(name) else {
+            let known = projects.index.names();
+            context.unknown(Code::UnknownProject, "project", name, place, known);
+            continue;
+        };
+        policy_global(project, name, place, projects, context);
+        policy_joined(project, name, place, projects, context);
+        if let Some(first) = policies.get(&project) {
+            context.push(
+                Diagnostic::new(
+                    Code::PolicyTwice,
+                    format!("the project `{name}` has two egress policies"),
+                )
+                .at(place)
+                .related(first.place, "the first")
+                .help("put all rules into one policy, in the order in which they count"),
+            );
+            continue;
+        }
+        policies.insert(project, EgressPolicy { project, rules, place: at.place() });
+    }
+    policies.into_values().collect()
+}
+
+/// RF074 and RF075: a policy has 1 to 1,000 rules.
+fn policy_length(rules: usize, at: At<'_>, context: &mut Context) {
+    if rules == 0 {
+        context.push(
+            Diagnostic::new(Code::PolicyEmpty, "the egress policy has no rules")
+                .at(at.key("rules").place())
+                .help("add rules, or remove the policy: without one everything is allowed"),
+        );
+    } else if rules > MAX_RULES {
+        let message =
+            format!("the egress policy has {}", counted(rules, "rule"));
+        context.push(
+            Diagnostic::new(Code::PolicyTooLong, message)
+                .at(at.key("rules").key_place())
+                .help(format!("{MAX_RULES} is the most; unite neighbouring networks")),
+        );
+    }
+}
+
+/// RF070: the rules of a global project would be those of all global projects.
+fn policy_global(
+    project: ProjectId,
+    name: &Name,
+    place: Place,
+    projects: &Projects<'_>,
+    context: &mut Context,
+) {
+    if projects.list[project.index()].membership == Membership::Global {
+        context.push(
+            Diagnostic::new(
+                Code::PolicyGlobal,
+                format!("the global project `{name}` can't have an egress policy"),
+            )
+            .at(place)
+            .help("move the pods that it is meant for into a project of their own"),
+        );
+    }
+}
+
+/// RF071: the rules of a joined project would be those of all projects of the join.
+fn policy_joined(
+    project: ProjectId,
+    name: &Name,
+    place: Place,
+    projects: &Projects<'_>,
+    context: &mut Context,
+) {
+    if let Some(&joined) = projects.joins.get(&project) {
+        context.push(
+            Diagnostic::new(
+                Code::PolicyJoined,
+                format!("the joined project `{name}` can't have an egress policy"),
+            )
+            .at(place)
+            .related(joined, "joined here")
+            .help("take the project out of the join, or remove the policy"),
+        );
+    }
+}
+
+fn resolve_rules(
+    rules: &[spec::EgressRule],
+    at: At<'_>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> Vec<EgressRule> {
+    let mut resolved: Vec<EgressRule> = Vec::with_capacity(rules.len());
+    for (rule, at) in rules.iter().zip(at.find("rules").into_iter().flat_map(At::children)) {
+        let spec::EgressRule { allow, deny } = rule;
+        let (verdict, target, target_at) = match (allow, deny) {
+            (Some(target), None) => (Verdict::Allow, target, at.key("allow")),
+            (None, Some(target)) => (Verdict::Deny, target, at.key("deny")),
+            _ => {
+                context.push(rule_verdict().at(at.place()));
+                continue;
+            }
+        };
+        let spec::EgressTarget { cidr, ports } = target;
+        let cidr_place = target_at.key("cidr").place();
+        let Some(cidr) = context.take(ipv4(cidr), cidr_place) else { continue };
+        if cidr.prefix_len() == 32 && cidr.addr().is_unspecified() {
+            context.push(
+                Diagnostic::new(Code::PolicyZeroHost, "`0.0.0.0/32` matches no traffic")
+                    .at(cidr_place)
+                    .help("everything is 0.0.0.0/0"),
+            );
+            continue;
+        }
+        let ports = resolve_ports(ports, target_at, context);
+        let rule = EgressRule { verdict, cidr, ports, place: at.place() };
+        inside_cluster(&rule, cidr_place, cluster, context);
+        never_matches(&rule, &resolved, context);
+        resolved.push(rule);
+    }
+    resolved
+}
+
+fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -> Vec<Ports> {
+    let mut resolved = Vec::with_capacity(ports.len());
+    for (range, at) in ports.iter().zip(at.find("ports").into_iter().flat_map(At::children)) {
+        let spec::PortRange { protocol, port, end_port } = *range;
+        if end_port.is_some_and(|last| port.is_none_or(|first| last < first)) {
+            let message = match port {
+                Some(first) => {
+                    format!("the port range from {first} goes backwards")
+                }
+                None => "the port range has no first port".to_owned(),
+            };
+            context.push(
+                Diagnostic::new(Code::PortRange, message)
+                    .at(at.key("endPort").place())
+                    .help("`port` is the first of a range and `endPort` the last"),
+            );
+            continue;
+        }
+        let range = port.map(|first| first.get()..=end_port.map_or(first, |last| last).get());
+        resolved.push(Ports { protocol, range: range.filter(|range| *range != (1..=u16::MAX)) });
+    }
+    resolved
+}
+
+/// RF078: traffic to pods and services never meets an egress policy.
+fn inside_cluster(rule: &EgressRule, place: Place, cluster: &Cluster, context: &mut Context) {
+    if let Some(network) = cluster.networks().find(|network| network.contains(&rule.cidr)) {
+        let message =
+            format!("the rule never matches: {} is in the cluster network {network}", rule.cidr);
+        context.push(
+            Diagnostic::new(Code::RuleInsideCluster, message)
+                .at(place)
+                .help("egress policies are about traffic that leaves the cluster; remove the rule"),
+        );
+    }
+}
+
+/// RF077: an earlier rule leaves something to match.
+fn never_matches(rule: &EgressRule, earlier: &[EgressRule], context: &mut Context) {
+    if let Some(covering) = earlier.iter().find(|earlier| earlier.covers(rule)) {
+        context.push(
+            Diagnostic::new(
+                Code::RuleNeverMatches,
+                format!("the rule for {} never matches: an earlier one covers it", rule.cidr),
+            )
+            .at(rule.place)
+            .related(covering.place, "this rule decides first")
+            .help("the first match decides: put the narrower rule first, or remove it"),
+        );
+    }
+}
+

@@ -1,0 +1,446 @@
+//! The `egressRouters` section.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+
+use super::nodes::is_host_of;
+use super::{Context, Nodes, Projects, Wire, unique};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::document::{At, replicas};
+use crate::intent::{Cluster, Destination, EgressRouter, NodeId};
+use crate::source::Place;
+use crate::spec::{self, Platform};
+
+/// How many unicast addresses a modest network card filters in hardware (Intel 82540: 15 beside
+/// its own); with more it receives everything.
+const MAC_FILTERS: usize = 15;
+
+pub(super) fn resolve(
+    wire: &Wire<'_>,
+    nodes: &Nodes<'_>,
+    projects: &Projects<'_>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> Vec<EgressRouter> {
+    let items = wire.items("egressRouters", |state| &state.egress_routers);
+    let items = unique("egress router", items, |router| &router.name, context);
+    let mut routers = Vec::with_capacity(items.len());
+    let mut sources: BTreeMap<Ipv4Addr, Place> = BTreeMap::new();
+    for (at, wire) in items {
+        let spec::EgressRouter {
+            name,
+            project,
+            source,
+            gateway,
+            destination: _,
+            destinations: _,
+            fallback: _,
+            node: _,
+            node_selector: _,
+            replicas: count,
+        } = wire;
+        if cluster.platform == Platform::Aws {
+            context.push(
+                Diagnostic::new(
+                    Code::RouterPlatform,
+                    "egress routers don't work on Amazon Web Services",
+                )
+                .at(at.place())
+                .help("its network drops macvlan frames; use an address of the provider instead"),
+            );
+        }
+        if let Some(count) = count
+            && *count != 1
+        {
+            context.push(replicas(&Value::from(*count)).at(at.key("replicas").place()));
+        }
+        let project_place = at.key("project").place();
+        let project = projects.index.get(project).or_else(|| {
+            let known = projects.index.names();
+            context.unknown(Code::UnknownProject, "project", project, project_place, known);
+            None
+        });
+        let source_place = at.key("source").place();
+        let gateway_place = at.key("gateway").place();
+        let source = context.host_address(source, source_place);
+        let gateway = context.host_address(gateway, gateway_place);
+        if let (Some(source), Some(gateway)) = (source, gateway)
+            && source == gateway
+        {
+            context.push(
+                Diagnostic::new(
+                    Code::RouterGatewayIsSource,
+                    format!("the gateway {gateway} is the router's own source address"),
+                )
+                .at(gateway_place)
+                .related(source_place, "the source")
+                .help("the gateway is the next hop, usually the one of the node's uplink"),
+            );
+        }
+        if let Some(source) = source {
+            source_twice(source, source_place, &mut sources, context);
+            source_taken(source, source_place, nodes, context);
+        }
+        let node = source.and_then(|source| choose_node(source, wire, at, nodes, context));
+        if let (Some(node), Some(gateway)) = (node, gateway) {
+            gateway_outside(gateway, gateway_place, node, nodes, context);
+        }
+        let (destinations, fallback) = resolve_destinations(wire, at, cluster, context);
+        if let (Some(project), Some(source), Some(gateway), Some(node)) =
+            (project, source, gateway, node)
+        {
+            routers.push(EgressRouter {
+                name: name.clone(),
+                project,
+                node,
+                source,
+                gateway,
+                destinations,
+                fallback,
+                place: at.place(),
+            });
+        }
+    }
+    mac_filter(&routers, nodes, context);
+    routers
+}
+
+/// RF081: a source address belongs to one router.
+fn source_twice(
+    source: Ipv4Addr,
+    place: Place,
+    sources: &mut BTreeMap<Ipv4Addr, Place>,
+    context: &mut Context,
+) {
+    if let Some(first) = sources.get(&source) {
+        context.push(
+            Diagnostic::new(
+                Code::RouterSourceTwice,
+                format!("two egress routers have the source address {source}"),
+            )
+            .at(place)
+            .related(*first, "the other")
+            .help("give each router an address of its own"),
+        );
+    } else {
+        sources.insert(source, place);
+    }
+}
+
+/// RF082: a source address belongs to no node and no gateway.
+fn source_taken(source: Ipv4Addr, place: Place, nodes: &Nodes<'_>, context: &mut Context) {
+    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
+        let gateway = node.uplink.as_ref().and_then(|uplink| uplink.gateway);
+        let (what, first) = if node.address == source {
+            ("address", at.key("address").place())
+        } else if gateway == Some(source) {
+            ("gateway", at.key("uplink").key("gateway").place())
+        } else {
+            continue;
+        };
+        context.push(
+            Diagnostic::new(
+                Code::RouterSourceTaken,
+                format!("{source} is the {what} of node `{}`", node.name),
+            )
+            .at(place)
+            .related(first, "used here")
+            .help("give the router an address that nothing else has"),
+        );
+        return;
+    }
+}
+
+/// The one node that can host the router.
+fn choose_node(
+    source: Ipv4Addr,
+    wire: &spec::EgressRouter,
+    at: At<'_>,
+    nodes: &Nodes<'_>,
+    context: &mut Context,
+) -> Option<NodeId> {
+    if let (Some(_), Some(_)) = (&wire.node, &wire.node_selector) {
+        context.push(
+            Diagnostic::new(Code::ConflictingKeys, "the router has both `node` and `nodeSelector`")
+                .at(at.key("nodeSelector").key_place())
+                .related(at.key("node").key_place(), "the other")
+                .help("keep one of the two"),
+        );
+        return None;
+    }
+    let source_place = at.key("source").place();
+    let hosts = |node: NodeId| {
+        let uplink = nodes.list[node.index()].uplink.as_ref();
+        uplink.is_some_and(|uplink| is_host_of(source, uplink.subnet))
+    };
+    let all = (0..nodes.list.len()).map(NodeId::new);
+    let (candidates, place): (Vec<NodeId>, Place) = if let Some(name) = &wire.node {
+        let place = at.key("node").place();
+        let Some(node) = nodes.index.get(name) else {
+            context.unknown(Code::UnknownNode, "node", name, place, nodes.index.names());
+            return None;
+        };
+        (vec![node], place)
+    } else if let Some(selector) = &wire.node_selector {
+        let selector_at = at.key("nodeSelector");
+        context.check_selector(selector, selector_at);
+        let matching = all.filter(|node| selector.matches(&nodes.list[node.index()].labels));
+        (matching.collect(), selector_at.place())
+    } else {
+        (all.filter(|node| hosts(*node)).collect(), source_place)
+    };
+    if candidates.is_empty() {
+        let (message, help) = if wire.node_selector.is_some() {
+            (format!("no node matches the selector of egress router `{}`", wire.name),
+             "compare it with the labels of the nodes".to_owned())
+        } else {
+            (format!("no node can host the egress router `{}`", wire.name),
+             format!("{source} must be in the subnet of a node's uplink"))
+        };
+        context.push(Diagnostic::new(Code::RouterNoNode, message).at(place).help(help));
+        return None;
+    }
+    let unfit: Vec<NodeId> = candidates.iter().copied().filter(|node| !hosts(*node)).collect();
+    for node in &unfit {
+        source_outside(source, source_place, *node, nodes, context);
+    }
+    if !unfit.is_empty() {
+        return None;
+    }
+    let reserves = |node: &NodeId| {
+        nodes.reserved[node.index()].iter().any(|(address, _)| *address == source)
+    };
+    let reserving = (0..nodes.list.len()).map(NodeId::new).find(reserves);
+    match (candidates.as_slice(), reserving) {
+        (&[only], None) => Some(only),
+        // Several may host it, and one of them has the address set aside.
+        (several, Some(node)) if several.contains(&node) => Some(node),
+        (_, Some(node)) => {
+            let reserved = nodes.reserved[node.index()].iter().find(|(a, _)| *a == source);
+            let name = &nodes.list[node.index()].name;
+            let message = format!("{source} is set aside on node `{name}`, which can't host it");
+            let diagnostic = Diagnostic::new(Code::RouterSourceTaken, message)
+                .at(source_place)
+                .help("move the address to `reservedAddresses` of the node that hosts the router");
+            context.push(match reserved {
+                Some((_, place)) => diagnostic.related(*place, "set aside here"),
+                None => diagnostic,
+            });
+            None
+        }
+        (several, None) => {
+            let names: Vec<String> = several
+                .iter()
+                .take(4)
+                .map(|node| format!("`{}`", nodes.list[node.index()].name))
+                .chain((several.len() > 4).then(|| "…".to_owned()))
+                .collect();
+            let message = format!(
+                "{} nodes can host the egress router `{}`: {}",
+                several.len(),
+                wire.name,
+                names.join(", ")
+            );
+            context.push(
+                Diagnostic::new(Code::RouterManyNodes, message).at(place).help(
+                    "name one with `node`, or set the source aside in its `reservedAddresses`",
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// RF083: the source is a host of the uplink's subnet of every node that may host the router.
+fn source_outside(
+    source: Ipv4Addr,
+    place: Place,
+    node: NodeId,
+    nodes: &Nodes<'_>,
+    context: &mut Context,
+) {
+    let (at, _) = nodes.wire[node.index()];
+    let node = &nodes.list[node.index()];
+    let (message, related) = match &node.uplink {
+        Some(uplink) => (
+            format!(
+                "{source} is not a host of {}, the uplink's subnet of node `{}`",
+                uplink.subnet, node.name
+            ),
+            at.key("uplink").key("subnet").place(),
+        ),
+        None => (
+            format!("node `{}` has no uplink for the source address {source}", node.name),
+            at.key("name").place(),
+        ),
+    };
+    context.push(
+        Diagnostic::new(Code::RouterSourceOutside, message)
+            .at(place)
+            .related(related, "the node that may host the router")
+            .help("choose a free address of the uplink's subnet, or another node"),
+    );
+}
+
+/// RF084: the gateway is a host of the uplink's subnet.
+fn gateway_outside(
+    gateway: Ipv4Addr,
+    place: Place,
+    node: NodeId,
+    nodes: &Nodes<'_>,
+    context: &mut Context,
+) {
+    let (at, _) = nodes.wire[node.index()];
+    let Some(uplink) = &nodes.list[node.index()].uplink else { return };
+    if !is_host_of(gateway, uplink.subnet) {
+        context.push(
+            Diagnostic::new(
+                Code::RouterGatewayOutside,
+                format!("the gateway {gateway} is not a host of {}", uplink.subnet),
+            )
+            .at(place)
+            .related(at.key("uplink").key("subnet").place(), "the uplink's subnet")
+            .help("the router reaches its gateway directly: both are in the uplink's subnet"),
+        );
+    }
+}
+
+fn resolve_destinations(
+    wire: &spec::EgressRouter,
+    at: At<'_>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> (Vec<Destination>, Option<Ipv4Addr>) {
+    let outside = |address: &crate::value::Address, place: Place, context: &mut Context| {
+        let address = context.host_address(address, place)?;
+        destination_inside(address, place, cluster, context);
+        Some(address)
+    };
+    let single = wire.destination.as_ref();
+    let single = single.and_then(|to| outside(to, at.key("destination").place(), context));
+    let explicit = wire.fallback.as_ref();
+    let explicit = explicit.and_then(|to| outside(to, at.key("fallback").place(), context));
+    one_form(wire, at, context);
+    let items: Vec<(At<'_>, &spec::Destination)> =
+        at.find("destinations").into_iter().flat_map(At::children).zip(&wire.destinations).collect();
+    let mut destinations: BTreeMap<_, (Destination, Place)> = BTreeMap::new();
+    let mut listed_fallback = None;
+    for (number, &(at, item)) in items.iter().enumerate() {
+        let spec::Destination { port, protocol, to, to_port } = item;
+        let Some(to) = outside(to, at.key("to").place(), context) else { continue };
+        let Some(port) = *port else {
+            if protocol.is_some() || to_port.is_some() {
+                context.push(
+                    Diagnostic::new(Code::MissingKey, "the destination has no `port`")
+                        .at(at.place())
+                        .help("name the port that pods connect to; only a fallback has none"),
+                );
+            } else if number + 1 != items.len() {
+                context.push(
+                    Diagnostic::new(
+                        Code::RouterFallbackLast,
+                        format!("the fallback {to} is not the last destination"),
+                    )
+                    .at(at.place())
+                    .help("it takes all ports that are left: put it at the end of the list"),
+                );
+            } else if wire.fallback.is_some() {
+                context.push(
+                    Diagnostic::new(Code::ConflictingKeys, "the router has two fallbacks")
+                        .at(at.place())
+                        .help("keep `fallback`, or the destination without a port"),
+                );
+            } else {
+                listed_fallback = Some(to);
+            }
+            continue;
+        };
+        let protocol = item.protocol();
+        let key = (protocol, port);
+        if let Some((_, first)) = destinations.get(&key) {
+            context.push(
+                Diagnostic::new(
+                    Code::RouterPortTwice,
+                    format!("the port {port}/{protocol} leads to two destinations"),
+                )
+                .at(at.place())
+                .related(*first, "the other")
+                .help("keep one of the two, or let pods connect to another port"),
+            );
+            continue;
+        }
+        let to_port = to_port.unwrap_or(port);
+        destinations.insert(key, (Destination { protocol, port, to, to_port }, at.place()));
+    }
+    let destinations = destinations.into_values().map(|(destination, _)| destination).collect();
+    (destinations, single.or(explicit).or(listed_fallback))
+}
+
+/// RF091 and RF035: a router has either `destination` or `destinations`.
+fn one_form(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {
+    if wire.destination.is_none() && wire.destinations.is_empty() {
+        context.push(
+            Diagnostic::new(
+                Code::RouterDestination,
+                format!("the egress router `{}` has no destination", wire.name),
+            )
+            .at(at.place())
+            .help("add `destination` for all ports, or `destinations` for single ones"),
+        );
+    }
+    let second = if wire.destinations.is_empty() { "fallback" } else { "destinations" };
+    if wire.destination.is_some()
+        && (wire.fallback.is_some() || !wire.destinations.is_empty())
+    {
+        context.push(
+            Diagnostic::new(
+                Code::ConflictingKeys,
+                format!("the router has both `destination` and `{second}`"),
+            )
+            .at(at.key(second).key_place())
+            .related(at.key("destination").key_place(), "the other")
+            .help("`destination` takes all ports; with `destinations`, use `fallback` for the rest"),
+        );
+    }
+}
+
+/// RF091: an egress router leads out of the cluster.
+fn destination_inside(to: Ipv4Addr, place: Place, cluster: &Cluster, context: &mut Context) {
+    if let Some(network) = cluster.networks().find(|network| network.contains(&to)) {
+        context.push(
+            Diagnostic::new(
+                Code::RouterDestination,
+                format!("the destination {to} is inside of the cluster network {network}"),
+            )
+            .at(place)
+            .help("an egress router leads outside; pods reach each other without it"),
+        );
+    }
+}
+
+/// RF092: network cards filter a few Ethernet addresses in hardware.
+fn mac_filter(routers: &[EgressRouter], nodes: &Nodes<'_>, context: &mut Context) {
+    let mut per_node: BTreeMap<NodeId, Vec<&EgressRouter>> = BTreeMap::new();
+    for router in routers {
+        per_node.entry(router.node).or_default().push(router);
+    }
+    for (node, routers) in per_node {
+        if let Some(first_over) = routers.get(MAC_FILTERS) {
+            let message = format!(
+                "{} egress routers share the uplink of node `{}`",
+                routers.len(),
+                nodes.list[node.index()].name
+            );
+            context.push(
+                Diagnostic::new(Code::RouterMacFilter, message)
+                    .at(first_over.place)
+                    .help(
+                        "with more addresses than its filters hold, a network card receives all \
+                         frames of the segment; spread the routers, or check the card's limit",
+                    ),
+            );
+        }
+    }
+}

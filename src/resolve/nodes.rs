@@ -1,0 +1,268 @@
+//! The `nodes` section.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{Context, Index, Nodes, Wire, unique};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::document::At;
+use crate::intent::{Cluster, Fixed, Node, NodeId, Uplink};
+use crate::pipeline;
+use crate::source::Place;
+use crate::spec;
+use crate::value::ipv4;
+
+pub(super) fn resolve<'a>(
+    wire: &Wire<'a>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> Nodes<'a> {
+    let items = wire.items("nodes", |state| &state.nodes);
+    let items = unique("node", items, |node| &node.name, context);
+    let mut nodes = Nodes {
+        list: Vec::with_capacity(items.len()),
+        index: Index { by_name: BTreeMap::new() },
+        wire: Vec::new(),
+        reserved: Vec::new(),
+    };
+    for (at, wire) in items {
+        let spec::Node {
+            name,
+            address,
+            datapath,
+            labels,
+            pod_subnet,
+            uplink,
+            reserved_addresses,
+        } = wire;
+        let address = context
+            .host_address(address, at.key("address").place())
+            .unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let fixed_subnet = pod_subnet.and_then(|subnet| {
+            let place = at.key("podSubnet").place();
+            let subnet = context.take(ipv4(&subnet), place)?;
+            subnet_outside_networks(subnet, place, cluster, context);
+            Some(Fixed { value: subnet, place })
+        });
+        let uplink = uplink.as_ref().and_then(|wire| resolve_uplink(wire, at.key("uplink"), context));
+        let reserved = reserved_addresses
+            .iter()
+            .zip(at.key("reservedAddresses").children())
+            .filter_map(|(address, at)| {
+                let address = context.host_address(address, at.place())?;
+                reserved_outside(address, uplink.as_ref(), at.place(), context);
+                Some((address, at.place()))
+            })
+            .collect();
+        let id = NodeId::new(nodes.list.len());
+        nodes.index.by_name.insert(name, (id, at.place()));
+        nodes.wire.push((at, wire));
+        nodes.reserved.push(reserved);
+        nodes.list.push(Node {
+            name: name.clone(),
+            address,
+            datapath: *datapath,
+            labels: labels.clone(),
+            fixed_subnet,
+            uplink,
+            place: at.place(),
+        });
+    }
+    addresses_twice(&nodes, context);
+    inside_cluster(&nodes, cluster, context);
+    uplinks_overlap(&nodes, cluster, context);
+    nodes
+}
+
+fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Option<Uplink> {
+    let spec::Uplink { interface, subnet, gateway } = wire;
+    let subnet_place = at.key("subnet").place();
+    let subnet = context.take(ipv4(subnet), subnet_place)?;
+    let gateway_place = at.key("gateway").place();
+    let gateway =
+        gateway.as_ref().and_then(|address| context.host_address(address, gateway_place));
+    if let Some(gateway) = gateway
+        && !is_host_of(gateway, subnet)
+    {
+        context.push(
+            Diagnostic::new(
+                Code::UplinkGateway,
+                format!("the gateway {gateway} is not a host of the uplink's subnet {subnet}"),
+            )
+            .at(gateway_place)
+            .related(subnet_place, "the subnet")
+            .help("a node reaches its gateway directly: both are in one subnet"),
+        );
+    }
+    if pipeline::is_reserved_interface(interface.as_str()) {
+        context.push(
+            Diagnostic::new(
+                Code::InterfaceReserved,
+                format!("`{interface}` is an interface that ringfence makes"),
+            )
+            .at(at.key("interface").place())
+            .help("name the node's physical interface"),
+        );
+    }
+    Some(Uplink { interface: interface.clone(), subnet, gateway })
+}
+
+/// Whether a host of the network can have the address: neither the network's nor the broadcast
+/// address, which networks of one or two addresses don't have (RFC 3021).
+pub(super) fn is_host_of(address: Ipv4Addr, network: Ipv4Net) -> bool {
+    network.contains(&address)
+        && (network.prefix_len() >= 31
+            || (address != network.network() && address != network.broadcast()))
+}
+
+/// RF042: a node's subnet is in one of the pod networks, and leaves room for pods.
+fn subnet_outside_networks(
+    subnet: Ipv4Net,
+    place: Place,
+    cluster: &Cluster,
+    context: &mut Context,
+) {
+    if subnet.prefix_len() > 30 {
+        let message = format!("the subnet {subnet} has no room for pods");
+        context.push(
+            Diagnostic::new(Code::SubnetOutsideNetworks, message)
+                .at(place)
+                .help("network, gateway and broadcast take three addresses: /30 or larger"),
+        );
+    } else if !cluster.pod_networks.iter().any(|network| network.cidr.contains(&subnet)) {
+        let networks: Vec<String> =
+            cluster.pod_networks.iter().map(|network| network.cidr.to_string()).collect();
+        let message = format!("the subnet {subnet} is outside of the pod networks");
+        context.push(
+            Diagnostic::new(Code::SubnetOutsideNetworks, message)
+                .at(place)
+                .help(format!("choose a part of {}", networks.join(" or "))),
+        );
+    }
+}
+
+/// RF055: addresses set aside for egress are hosts of the uplink's subnet.
+fn reserved_outside(
+    address: Ipv4Addr,
+    uplink: Option<&Uplink>,
+    place: Place,
+    context: &mut Context,
+) {
+    let message = match uplink {
+        Some(uplink) if is_host_of(address, uplink.subnet) => return,
+        Some(uplink) => format!(
+            "the reserved address {address} is not a host of the uplink's subnet {}",
+            uplink.subnet
+        ),
+        None => format!("the address {address} is reserved on a node without an uplink"),
+    };
+    context.push(
+        Diagnostic::new(Code::ReservedOutside, message)
+            .at(place)
+            .help("only a host of the uplink's subnet is reached at the node's uplink"),
+    );
+}
+
+/// RF048: node addresses, uplink gateways and reserved addresses are all different.
+fn addresses_twice(nodes: &Nodes<'_>, context: &mut Context) {
+    let mut taken: BTreeMap<Ipv4Addr, (String, Place, bool)> = BTreeMap::new();
+    let mut all: Vec<(Ipv4Addr, String, Place, bool)> = Vec::new();
+    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
+        if !node.address.is_unspecified() {
+            let what = format!("the address of node `{}`", node.name);
+            all.push((node.address, what, at.key("address").place(), false));
+        }
+    }
+    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
+        // Nodes share their gateway.
+        if let Some(gateway) = node.uplink.as_ref().and_then(|uplink| uplink.gateway) {
+            let what = format!("the gateway of node `{}`", node.name);
+            all.push((gateway, what, at.key("uplink").key("gateway").place(), true));
+        }
+    }
+    for (node, reserved) in nodes.list.iter().zip(&nodes.reserved) {
+        for &(address, place) in reserved {
+            let what = format!("an address set aside on node `{}`", node.name);
+            all.push((address, what, place, false));
+        }
+    }
+    for (address, what, place, shared) in all {
+        match taken.get(&address) {
+            Some((_, _, true)) if shared => {}
+            Some((other, first, _)) => context.push(
+                Diagnostic::new(
+                    Code::AddressTwice,
+                    format!("{address} is {what} and also {other}"),
+                )
+                .at(place)
+                .related(*first, "the other")
+                .help("give each its own address"),
+            ),
+            None => {
+                taken.insert(address, (what, place, shared));
+            }
+        }
+    }
+}
+
+/// RF049: a node's own addresses are outside of the networks that the cluster routes itself.
+fn inside_cluster(nodes: &Nodes<'_>, cluster: &Cluster, context: &mut Context) {
+    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
+        let gateway = node.uplink.as_ref().and_then(|uplink| uplink.gateway);
+        let both = [
+            (Some(node.address), at.key("address").place()),
+            (gateway, at.key("uplink").key("gateway").place()),
+        ];
+        for (address, place) in both {
+            let Some(address) = address else { continue };
+            if let Some(network) = cluster.networks().find(|network| network.contains(&address)) {
+                context.push(
+                    Diagnostic::new(
+                        Code::AddressInsideCluster,
+                        format!("{address} is inside of the cluster network {network}"),
+                    )
+                    .at(place)
+                    .help("the nodes' network and the cluster's networks must be disjoint"),
+                );
+            }
+        }
+    }
+}
+
+/// RF040: uplink subnets overlap neither the cluster's networks nor each other, unless they are
+/// the same network.
+fn uplinks_overlap(nodes: &Nodes<'_>, cluster: &Cluster, context: &mut Context) {
+    let mut seen: BTreeMap<Ipv4Net, Place> = BTreeMap::new();
+    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
+        let Some(uplink) = &node.uplink else { continue };
+        let place = at.key("uplink").key("subnet").place();
+        let subnet = uplink.subnet;
+        let overlaps = |other: &Ipv4Net| other.contains(&subnet) || subnet.contains(other);
+        if let Some(network) = cluster.networks().find(overlaps) {
+            context.push(
+                Diagnostic::new(
+                    Code::NetworksOverlap,
+                    format!("the uplink's subnet {subnet} overlaps the cluster network {network}"),
+                )
+                .at(place)
+                .help("the nodes' network and the cluster's networks must be disjoint"),
+            );
+        }
+        // Every new subnet is compared with the different ones, which are few.
+        let clash = seen.iter().find(|(other, _)| **other != subnet && overlaps(other));
+        if let Some((other, first)) = clash {
+            context.push(
+                Diagnostic::new(
+                    Code::NetworksOverlap,
+                    format!("the uplink's subnet {subnet} overlaps {other} of another node"),
+                )
+                .at(place)
+                .related(*first, "the other subnet")
+                .help("write the same subnet for nodes of one network"),
+            );
+        }
+        seen.entry(subnet).or_insert(place);
+    }
+}

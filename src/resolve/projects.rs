@@ -1,0 +1,575 @@
+//! The sections `projects`, `joins`, `isolate` and `global`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Context, Index, Nodes, Projects, Wire, defined_twice, unique};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::document::At;
+use crate::intent::{Attachment, Cluster, Fixed, Membership, Pod, Project, ProjectId};
+use crate::pipeline;
+use crate::source::Place;
+use crate::spec::{self, Mode, Selector};
+use crate::value::{Name, NetnsName, StringValue, ipv4};
+
+/// The project that is global by itself, as openshift-sdn has it.
+const DEFAULT_PROJECT: &str = "default";
+
+pub(super) fn resolve<'a>(
+    wire: &Wire<'a>,
+    nodes: &Nodes<'_>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> Projects<'a> {
+    let items = wire.items("projects", |state| &state.projects);
+    let items = unique("project", items, |project| &project.name, context);
+    let mut projects = Projects {
+        list: Vec::with_capacity(items.len()),
+        index: Index { by_name: BTreeMap::new() },
+        pods: Vec::new(),
+        joins: BTreeMap::new(),
+    };
+    for (at, wire) in &items {
+        let spec::Project { name, labels, vnid, multicast, pods } = wire;
+        let id = ProjectId::new(projects.list.len());
+        projects.index.by_name.insert(name, (id, at.place()));
+        projects.list.push(Project {
+            name: name.clone(),
+            labels: labels.clone(),
+            fixed_vnid: vnid.map(|value| Fixed { value, place: at.key("vnid").place() }),
+            multicast: *multicast,
+            membership: Membership::Own,
+            place: at.place(),
+        });
+        let pods = at.find("pods").into_iter().flat_map(At::children).zip(pods);
+        resolve_pods((id, name), pods, nodes, &mut projects.pods, context);
+    }
+    taken_twice(&projects.pods, &projects.list, nodes, context);
+    interface_reserved(&projects.pods, nodes, context);
+    Memberships::resolve(wire, &mut projects, cluster, context);
+    vnid_twice(&projects, context);
+    partial_multicast(&items, &projects, context);
+    projects
+}
+
+fn resolve_pods<'a>(
+    (project, project_name): (ProjectId, &Name),
+    items: impl Iterator<Item = (At<'a>, &'a spec::Pod)>,
+    nodes: &Nodes<'_>,
+    pods: &mut Vec<Pod>,
+    context: &mut Context,
+) {
+    let mut sorted: Vec<(At<'_>, &spec::Pod)> = items.collect();
+    sorted.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    let mut previous: Option<(At<'_>, &Name)> = None;
+    for (at, wire) in sorted {
+        let spec::Pod { name, node, netns, interface, address, mac, labels } = wire;
+        if let Some((first, _)) = previous.filter(|(_, previous)| *previous == name) {
+            context.push(defined_twice("pod", name.as_str(), at, first));
+            continue;
+        }
+        previous = Some((at, name));
+        if let (Some(_), Some(_)) = (netns, interface) {
+            context.push(
+                Diagnostic::new(
+                    Code::ConflictingKeys,
+                    format!("the pod `{name}` has both `netns` and `interface`"),
+                )
+                .at(at.key("interface").key_place())
+                .related(at.key("netns").key_place(), "the other")
+                .help("keep `netns` for a new veth, or `interface` for one that exists"),
+            );
+        }
+        let Some(node_id) = nodes.index.get(node) else {
+            let place = at.key("node").place();
+            context.unknown(Code::UnknownNode, "node", node, place, nodes.index.names());
+            continue;
+        };
+        let address_place = at.key("address").place();
+        let fixed_address =
+            address.as_ref().and_then(|address| context.take(ipv4(address), address_place));
+        let fixed_address = fixed_address.map(|value| Fixed { value, place: address_place });
+        let fixed_mac = mac.map(|value| Fixed { value, place: at.key("mac").place() });
+        let attachment_key = if interface.is_some() { "interface" } else { "netns" };
+        pods.push(Pod {
+            project,
+            name: name.clone(),
+            node: node_id,
+            attachment: match (netns, interface) {
+                (_, Some(interface)) => Attachment::Interface(interface.clone()),
+                (Some(netns), None) => Attachment::Netns(netns.clone()),
+                // A dot can't be in either name, so no two pods have the same default.
+                (None, None) => {
+                    match NetnsName::parse(&format!("{project_name}.{name}")) {
+                        Ok(netns) => Attachment::Netns(netns),
+                        Err(_) => continue, // two labels of 63 and a dot always fit
+                    }
+                }
+            },
+            attachment_place: at.key(attachment_key).place(),
+            fixed_address,
+            fixed_mac,
+            labels: labels.clone(),
+            place: at.place(),
+        });
+    }
+}
+
+/// RF051 and RF053: the pods of a node have interfaces and namespaces of their own.
+fn taken_twice(
+    pods: &[Pod],
+    projects: &[Project],
+    nodes: &Nodes<'_>,
+    context: &mut Context,
+) {
+    let mut taken: BTreeMap<(usize, &str, bool), &Pod> = BTreeMap::new();
+    for pod in pods {
+        let (name, is_netns) = match &pod.attachment {
+            Attachment::Netns(netns) => (netns.as_str(), true),
+            Attachment::Interface(interface) => (interface.as_str(), false),
+        };
+        let key = (pod.node.index(), name, is_netns);
+        let Some(first) = taken.get(&key) else {
+            taken.insert(key, pod);
+            continue;
+        };
+        let (code, what) = if is_netns {
+            (Code::NetnsTwice, "network namespace")
+        } else {
+            (Code::InterfaceTwice, "interface")
+        };
+        let node = &nodes.list[pod.node.index()].name;
+        let message = format!("two pods of node `{node}` have the {what} `{name}`");
+        let of = &projects[first.project.index()].name;
+        context.push(
+            Diagnostic::new(code, message)
+                .at(pod.attachment_place)
+                .related(first.attachment_place, format!("pod `{}` of project `{of}`", first.name))
+                .help(format!("give each pod a {what} of its own")),
+        );
+    }
+}
+
+/// RF052: a pod's interface or namespace is none that ringfence makes, nor the node's uplink.
+fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
+    for pod in pods {
+        let interface = match &pod.attachment {
+            Attachment::Interface(interface) => interface,
+            Attachment::Netns(netns) => {
+                if netns.as_str().starts_with(pipeline::ROUTER_NETNS_PREFIX) {
+                    let message = format!("`{netns}` is the namespace of an egress router");
+                    context.push(
+                        Diagnostic::new(Code::InterfaceReserved, message)
+                            .at(pod.attachment_place)
+                            .help("choose another name for the pod's namespace"),
+                    );
+                }
+                continue;
+            }
+        };
+        let node = &nodes.list[pod.node.index()];
+        let uplink = node.uplink.as_ref().is_some_and(|uplink| uplink.interface == *interface);
+        let what = if uplink {
+            format!("the uplink of node `{}`", node.name)
+        } else if pipeline::is_reserved_interface(interface.as_str()) {
+            "an interface that ringfence makes".to_owned()
+        } else {
+            continue;
+        };
+        context.push(
+            Diagnostic::new(Code::InterfaceReserved, format!("`{interface}` is {what}"))
+                .at(pod.attachment_place)
+                .help("name the interface of the workload, such as a tap"),
+        );
+    }
+}
+
+/// Works out which project is in whose network.
+struct Memberships<'p, 'a> {
+    projects: &'p mut Projects<'a>,
+    isolated: BTreeMap<ProjectId, Place>,
+    /// Projects that are isolated by name.
+    isolated_by_name: BTreeMap<ProjectId, Place>,
+    global: BTreeMap<ProjectId, Place>,
+    /// The project that each member of a join is joined to.
+    joined: BTreeMap<ProjectId, (ProjectId, Place)>,
+}
+
+impl Memberships<'_, '_> {
+    fn resolve(
+        wire: &Wire<'_>,
+        projects: &mut Projects<'_>,
+        cluster: &Cluster,
+        context: &mut Context,
+    ) {
+        let mut memberships = Memberships {
+            projects,
+            isolated: BTreeMap::new(),
+            isolated_by_name: BTreeMap::new(),
+            global: BTreeMap::new(),
+            joined: BTreeMap::new(),
+        };
+        if cluster.mode == Mode::Subnet {
+            mode_cannot(wire, context);
+        }
+        memberships.isolate(wire, context);
+        memberships.make_global(wire, context);
+        for (at, join) in wire.items("joins", |state| &state.joins) {
+            memberships.join(at, join, context);
+        }
+        memberships.find_cycles(context);
+        memberships.store();
+    }
+
+    fn default_project(&self) -> Option<ProjectId> {
+        let name = Name::parse(DEFAULT_PROJECT).ok()?;
+        self.projects.index.get(&name)
+    }
+
+    /// The projects that a set means, each with its place and whether it is named.
+    fn members(
+        &self,
+        names: &[Name],
+        names_at: Option<At<'_>>,
+        selector: Option<(&Selector, At<'_>)>,
+        context: &mut Context,
+    ) -> Vec<(ProjectId, Place, bool)> {
+        let mut members = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (name, at) in names.iter().zip(names_at.into_iter().flat_map(At::children)) {
+            match self.projects.index.get(name) {
+                Some(id) => {
+                    seen.insert(id);
+                    members.push((id, at.place(), true));
+                }
+                None => {
+                    let known = self.projects.index.names();
+                    context.unknown(Code::UnknownProject, "project", name, at.place(), known);
+                }
+            }
+        }
+        let Some((selector, at)) = selector else { return members };
+        context.check_selector(selector, at);
+        let mut any = false;
+        for (index, project) in self.projects.list.iter().enumerate() {
+            let id = ProjectId::new(index);
+            if selector.matches(&project.labels) {
+                any = true;
+                if seen.insert(id) {
+                    members.push((id, at.place(), false));
+                }
+            }
+        }
+        if !any {
+            context.selector_matches_nothing("project", at.place());
+        }
+        members
+    }
+
+    fn set_members(
+        &self,
+        at: At<'_>,
+        set: &spec::ProjectSet,
+        context: &mut Context,
+    ) -> Vec<(ProjectId, Place, bool)> {
+        let names_at = if set.is_list { Some(at) } else { at.find("projects") };
+        let selector = set.selector.as_ref().map(|selector| (selector, at.key("selector")));
+        self.members(&set.projects, names_at, selector, context)
+    }
+
+    fn isolate(&mut self, wire: &Wire<'_>, context: &mut Context) {
+        let default = self.default_project();
+        for (at, set) in wire.values("isolate", |state| state.isolate.as_ref()) {
+            for (project, place, named) in self.set_members(at, set, context) {
+                if Some(project) == default {
+                    if named {
+                        context.push(
+                            Diagnostic::new(
+                                Code::IsolateDefault,
+                                "the project `default` can't be isolated",
+                            )
+                            .at(place)
+                            .help("it is always global; put the pods into a project of their own"),
+                        );
+                    }
+                    continue;
+                }
+                self.isolated.entry(project).or_insert(place);
+                if named {
+                    self.isolated_by_name.entry(project).or_insert(place);
+                }
+            }
+        }
+    }
+
+    fn make_global(&mut self, wire: &Wire<'_>, context: &mut Context) {
+        if let Some(default) = self.default_project() {
+            let place = self.projects.list[default.index()].place;
+            self.global.insert(default, place);
+        }
+        for (at, set) in wire.values("global", |state| state.global.as_ref()) {
+            for (project, place, named) in self.set_members(at, set, context) {
+                if named && let Some(&isolated) = self.isolated_by_name.get(&project) {
+                    let what = "is global and isolated";
+                    context.push(self.isolate_joined(project, what, place, isolated));
+                } else if !self.isolated.contains_key(&project) {
+                    self.global.entry(project).or_insert(place);
+                }
+            }
+        }
+    }
+
+    fn join(&mut self, at: At<'_>, join: &spec::Join, context: &mut Context) {
+        let spec::Join { to, projects, selector } = join;
+        if projects.is_empty() && selector.is_none() {
+            context.push(
+                Diagnostic::new(Code::MissingKey, "the join has neither `projects` nor `selector`")
+                    .at(at.place())
+                    .help("list the projects that share the network"),
+            );
+        }
+        let selector = selector.as_ref().map(|selector| (selector, at.key("selector")));
+        let members = self.members(projects, at.find("projects"), selector, context);
+        let to_place = at.key("to").place();
+        let Some(target) = self.projects.index.get(to) else {
+            let known = self.projects.index.names();
+            context.unknown(Code::UnknownProject, "project", to, to_place, known);
+            return;
+        };
+        let default = self.default_project();
+        if Some(target) == default {
+            context.push(join_default(to_place));
+            return;
+        }
+        if let Some(&global) = self.global.get(&target) {
+            context.push(
+                Diagnostic::new(Code::JoinGlobal, format!("the project `{to}` is global"))
+                    .at(to_place)
+                    .related(global, "made global here")
+                    .help("a global project reaches all others without a join"),
+            );
+            return;
+        }
+        if let Some(&isolated) = self.isolated_by_name.get(&target) {
+            let what = "is the target of a join and isolated";
+            context.push(self.isolate_joined(target, what, to_place, isolated));
+            return;
+        }
+        for (member, place, named) in members {
+            let name = &self.projects.list[member.index()].name;
+            if member == target {
+                if named {
+                    context.push(
+                        Diagnostic::new(Code::JoinItself, format!("`{name}` is joined to itself"))
+                            .at(place)
+                            .help("remove it from the list; the target is part of the join"),
+                    );
+                }
+            } else if Some(member) == default {
+                context.push(join_default(place));
+            } else if named && let Some(&isolated) = self.isolated_by_name.get(&member) {
+                let what = "is joined and isolated";
+                context.push(self.isolate_joined(member, what, place, isolated));
+            } else if self.isolated.contains_key(&member) {
+                // Isolation wins over every selector.
+            } else if let Some(&global) = self.global.get(&member) {
+                context.push(
+                    Diagnostic::new(
+                        Code::JoinGlobal,
+                        format!("the project `{name}` is joined and global"),
+                    )
+                    .at(place)
+                    .related(global, "made global here")
+                    .help("keep one of the two"),
+                );
+            } else if let Some(&(other, first)) = self.joined.get(&member) {
+                if other != target || named {
+                    context.push(
+                        Diagnostic::new(
+                            Code::JoinTwice,
+                            format!("the project `{name}` is in two joins"),
+                        )
+                        .at(place)
+                        .related(first, "joined here already")
+                        .help("a project has one network: keep one of the two"),
+                    );
+                }
+            } else {
+                self.joined.insert(member, (target, place));
+                self.projects.joins.entry(member).or_insert(place);
+                self.projects.joins.entry(target).or_insert(to_place);
+            }
+        }
+    }
+
+    fn isolate_joined(
+        &self,
+        project: ProjectId,
+        what: &str,
+        place: Place,
+        isolated: Place,
+    ) -> Diagnostic {
+        let name = &self.projects.list[project.index()].name;
+        Diagnostic::new(Code::IsolateJoined, format!("the project `{name}` {what}"))
+            .at(isolated)
+            .related(place, "named here")
+            .help("keep one of the two; `isolate` overrides selectors, not names")
+    }
+
+    /// RF064: following a join leads to a project that is not joined.
+    fn find_cycles(&mut self, context: &mut Context) {
+        let mut in_cycle = BTreeSet::new();
+        for &start in self.joined.keys() {
+            let mut path = vec![start];
+            let mut at = start;
+            while let Some(&(next, _)) = self.joined.get(&at) {
+                if let Some(begin) = path.iter().position(|project| *project == next) {
+                    let cycle = &path[begin..];
+                    if cycle.iter().all(|project| in_cycle.insert(*project)) {
+                        context.push(self.cycle(cycle));
+                    }
+                    break;
+                }
+                path.push(next);
+                at = next;
+            }
+        }
+        self.joined.retain(|project, _| !in_cycle.contains(project));
+    }
+
+    fn cycle(&self, cycle: &[ProjectId]) -> Diagnostic {
+        let name = |project: &ProjectId| format!("`{}`", self.projects.list[project.index()].name);
+        let names: Vec<String> = cycle.iter().chain(cycle.first()).map(name).collect();
+        let places = cycle.iter().filter_map(|project| self.joined.get(project));
+        let mut places: Vec<Place> = places.map(|(_, place)| *place).collect();
+        places.sort();
+        let message = format!("the joins go in a circle: {}", names.join(" to "));
+        let mut diagnostic = Diagnostic::new(Code::JoinCycle, message)
+            .help("join all of them to one project, which is in no other join");
+        for (number, place) in places.into_iter().enumerate() {
+            diagnostic = if number == 0 {
+                diagnostic.at(place)
+            } else {
+                diagnostic.related(place, "and here")
+            };
+        }
+        diagnostic
+    }
+
+    fn store(self) {
+        let root = |project: ProjectId| {
+            let mut at = project;
+            while let Some(&(next, _)) = self.joined.get(&at) {
+                at = next;
+            }
+            at
+        };
+        for index in 0..self.projects.list.len() {
+            let project = ProjectId::new(index);
+            self.projects.list[index].membership = if self.global.contains_key(&project) {
+                Membership::Global
+            } else if self.joined.contains_key(&project) {
+                Membership::Joined(root(project))
+            } else {
+                Membership::Own
+            };
+        }
+    }
+}
+
+fn join_default(place: Place) -> Diagnostic {
+    Diagnostic::new(Code::JoinDefault, "the project `default` can't be joined")
+        .at(place)
+        .help("it is always global, so it reaches all others already")
+}
+
+/// RF034: a flat network has nothing to join, to isolate or to make global.
+fn mode_cannot(wire: &Wire<'_>, context: &mut Context) {
+    let joins = wire.items("joins", |state| &state.joins).map(|(at, _)| ("joins", at));
+    let isolate = wire.values("isolate", |state| state.isolate.as_ref());
+    let global = wire.values("global", |state| state.global.as_ref());
+    let sets = isolate.map(|(at, _)| ("isolate", at)).chain(global.map(|(at, _)| ("global", at)));
+    let mut found: Vec<_> = joins.chain(sets).collect();
+    found.dedup_by_key(|(what, at)| (*what, at.place().source));
+    for (what, at) in found {
+        context.push(
+            Diagnostic::new(Code::ModeCannot, format!("the mode `subnet` has no `{what}`"))
+                .at(at.key_place())
+                .help("in a flat network all pods reach each other; choose `multitenant`"),
+        );
+    }
+}
+
+/// RF060: projects that are not joined have different VNIDs.
+fn vnid_twice(projects: &Projects<'_>, context: &mut Context) {
+    let mut taken: BTreeMap<_, (ProjectId, Place)> = BTreeMap::new();
+    for (index, project) in projects.list.iter().enumerate() {
+        let Some(Fixed { value: vnid, place }) = project.fixed_vnid else { continue };
+        let id = ProjectId::new(index);
+        let Some(&(other, first)) = taken.get(&vnid) else {
+            taken.insert(vnid, (id, place));
+            continue;
+        };
+        if network_of(projects, id) == network_of(projects, other) {
+            continue;
+        }
+        let message = format!(
+            "the projects `{}` and `{}` have the same VNID {vnid} without a join",
+            projects.list[other.index()].name,
+            project.name
+        );
+        context.push(
+            Diagnostic::new(Code::VnidTwice, message)
+                .at(place)
+                .related(first, "the other")
+                .help("give each its own, or say that they share a network under `joins`"),
+        );
+    }
+}
+
+/// The project whose network a project is in; a global one stands for itself.
+fn network_of(projects: &Projects<'_>, project: ProjectId) -> ProjectId {
+    match projects.list[project.index()].membership {
+        Membership::Joined(root) => root,
+        Membership::Own | Membership::Global => project,
+    }
+}
+
+/// RF068: multicast works only where every project of the network enables it.
+fn partial_multicast(
+    items: &[(At<'_>, &spec::Project)],
+    projects: &Projects<'_>,
+    context: &mut Context,
+) {
+    let mut networks: BTreeMap<Option<ProjectId>, Vec<ProjectId>> = BTreeMap::new();
+    for (index, project) in projects.list.iter().enumerate() {
+        let id = ProjectId::new(index);
+        let network = match project.membership {
+            Membership::Global => None,
+            _ => Some(network_of(projects, id)),
+        };
+        networks.entry(network).or_default().push(id);
+    }
+    for members in networks.values() {
+        let project = |id: &ProjectId| &projects.list[id.index()];
+        let Some(first) = members.iter().find(|id| project(id).multicast) else { continue };
+        let missing: Vec<String> = members
+            .iter()
+            .filter(|id| !project(id).multicast)
+            .map(|id| format!("`{}`", project(id).name))
+            .collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let message = format!(
+            "multicast of `{}` stays off: {} of the same network {} not enable it",
+            project(first).name,
+            missing.join(", "),
+            if missing.len() == 1 { "does" } else { "do" }
+        );
+        context.push(
+            Diagnostic::new(Code::PartialMulticast, message)
+                .at(items[first.index()].0.key("multicast").place())
+                .help("set `multicast: true` in every project that shares the VNID"),
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! The wire shape of the desired state, version 1: what people write in YAML.
+//!
+//! Types without logic: serde reads them, schemars derives `schemas/desired-state.schema.json`
+//! from them, and `resolve` gives them meaning. Every struct refuses keys that it doesn't know.
+
+mod cluster;
+mod egress_policy;
+mod egress_router;
+mod node;
+mod project;
+mod selector;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use cluster::{Cluster, Mode, Platform, PodNetwork};
+pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
+pub use egress_router::{Destination, EgressRouter};
+pub use node::{Datapath, Node, Uplink};
+pub use project::{Join, Pod, Project, ProjectSet};
+pub use selector::{Expression, Labels, Operator, Selector};
+
+/// The version of the desired state that this ringfence reads.
+pub const VERSION: u64 = 1;
+
+/// One YAML document: all of the desired state, or a part of it.
+///
+/// Documents are merged: the keys of `cluster` unite, lists are joined, and an object that is
+/// defined twice is an error.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(title = "ringfence desired state")]
+pub struct DesiredState {
+    /// The version of this format. At least one document says it.
+    #[schemars(extend("const" = VERSION))]
+    pub version: Option<u64>,
+    /// What holds for the whole network.
+    pub cluster: Option<Cluster>,
+    /// The machines that carry the network.
+    #[serde(default)]
+    pub nodes: Vec<Node>,
+    /// The tenants, each with its pods.
+    #[serde(default)]
+    pub projects: Vec<Project>,
+    /// Projects that share the network of another.
+    #[serde(default)]
+    pub joins: Vec<Join>,
+    /// Projects that are never joined or global, whatever a selector says.
+    pub isolate: Option<ProjectSet>,
+    /// Projects that reach all others and are reached by them.
+    pub global: Option<ProjectSet>,
+    /// What the pods of a project may reach outside of the cluster.
+    #[serde(default)]
+    pub egress_policies: Vec<EgressPolicy>,
+    /// Pods that forward to a fixed outside address from a fixed source address.
+    #[serde(default)]
+    pub egress_routers: Vec<EgressRouter>,
+}
+
+/// A transport protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP (RFC 9293).
+    Tcp,
+    /// UDP (RFC 768).
+    Udp,
+    /// SCTP (RFC 9260).
+    Sctp,
+}
+
+impl Protocol {
+    /// The name that YAML, nft and Open vSwitch have for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,79 @@
+//! The `cluster` section.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::value::{Cidr, Port};
+
+/// What holds for the whole network. Everything has a default.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cluster {
+    /// How projects are kept apart. Default: multitenant.
+    pub mode: Option<Mode>,
+    /// Where the pods' addresses come from. Default: 10.128.0.0/14 with hostPrefix 23.
+    #[serde(default)]
+    pub pod_networks: Vec<PodNetwork>,
+    /// Where the services' cluster addresses come from. Default: 172.30.0.0/16.
+    pub service_network: Option<Cidr>,
+    /// The UDP port of the VXLAN tunnels between nodes. Default: 4789.
+    pub vxlan_port: Option<Port>,
+    /// The MTU of the pods, in bytes: the underlay's less 50 for VXLAN. Default: 1450.
+    #[schemars(range(min = 576, max = 65485))]
+    pub mtu: Option<u32>,
+    /// What the nodes run on, which decides about egress routers. Default: baremetal.
+    pub platform: Option<Platform>,
+}
+
+/// How projects are kept apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Not at all: one flat network.
+    Subnet,
+    /// By VNID: a project reaches itself, what it is joined with, and global projects.
+    #[default]
+    Multitenant,
+    /// By Kubernetes network policies.
+    Networkpolicy,
+}
+
+impl Mode {
+    /// The name in YAML.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Subnet => "subnet",
+            Self::Multitenant => "multitenant",
+            Self::Networkpolicy => "networkpolicy",
+        }
+    }
+}
+
+/// A network that is divided among the nodes.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodNetwork {
+    /// The whole network.
+    pub cidr: Cidr,
+    /// The prefix length of the part that one node gets.
+    #[schemars(range(min = 1, max = 30))]
+    pub host_prefix: u8,
+}
+
+/// What the nodes run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// Machines or virtual machines whose network takes any source address.
+    #[default]
+    Baremetal,
+    /// OpenStack: port security must allow an egress router's addresses.
+    Openstack,
+    /// Red Hat Virtualization: the vNIC profile must not filter.
+    Rhv,
+    /// VMware vSphere: the port group must accept forged transmits.
+    Vsphere,
+    /// Amazon Web Services: no macvlan, so no egress routers.
+    Aws,
+}

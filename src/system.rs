@@ -1,0 +1,270 @@
+//! The only door to the machine: commands, and reading the network's state.
+//!
+//! `apply` and what serves it reach the node through the trait [`System`] alone, so that tests
+//! can record, refuse, delay or kill any command.
+
+pub mod netlink;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::diagnostic::{Code, Diagnostic};
+use crate::value::NetnsName;
+use netlink::Network;
+
+/// Where executables are looked for; the caller's PATH has no say.
+const DIRECTORIES: [&str; 6] =
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+
+/// How long a command may take.
+const TIMEOUT: Duration = Duration::from_mins(2);
+
+/// A program that ringfence runs on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tool {
+    /// Of iproute2.
+    Ip,
+    /// Of nftables.
+    Nft,
+    /// Of Open vSwitch: its database.
+    OvsVsctl,
+    /// Of Open vSwitch: its flows.
+    OvsOfctl,
+    /// Of Open vSwitch: its database, as JSON.
+    OvsdbClient,
+    /// Of ethtool.
+    Ethtool,
+    /// Of procps.
+    Sysctl,
+}
+
+impl Tool {
+    /// The name of the executable.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Nft => "nft",
+            Self::OvsVsctl => "ovs-vsctl",
+            Self::OvsOfctl => "ovs-ofctl",
+            Self::OvsdbClient => "ovsdb-client",
+            Self::Ethtool => "ethtool",
+            Self::Sysctl => "sysctl",
+        }
+    }
+
+    /// The Debian package that has it.
+    #[must_use]
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::Ip => "iproute2",
+            Self::Nft => "nftables",
+            Self::OvsVsctl | Self::OvsOfctl => "openvswitch-switch",
+            Self::OvsdbClient => "openvswitch-common",
+            Self::Ethtool => "ethtool",
+            Self::Sysctl => "procps",
+        }
+    }
+}
+
+/// One run of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The program.
+    pub tool: Tool,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// What it reads.
+    pub stdin: Vec<u8>,
+    /// The network namespace that it runs in; `None` for the node's own.
+    pub netns: Option<NetnsName>,
+    /// Whether it may change anything.
+    pub changes: bool,
+}
+
+impl Command {
+    /// A command that only reads.
+    #[must_use]
+    pub fn read<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self { tool, arguments, stdin: Vec::new(), netns: None, changes: false }
+    }
+
+    /// A command that changes the node.
+    #[must_use]
+    pub fn change<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
+        Self { changes: true, ..Self::read(tool, arguments) }
+    }
+
+    /// The same with something to read.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// The same in a network namespace.
+    #[must_use]
+    pub fn within(mut self, netns: Option<&NetnsName>) -> Self {
+        self.netns = netns.cloned();
+        self
+    }
+}
+
+impl fmt::Display for Command {
+    /// The command as a person would type it, cut where it is long.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        if let Some(netns) = &self.netns {
+            write!(f, "ip netns exec {netns} ")?;
+        }
+        f.write_str(self.tool.name())?;
+        for argument in self.arguments.iter().take(SHOWN) {
+            write!(f, " {argument}")?;
+        }
+        if self.arguments.len() > SHOWN {
+            f.write_str(" …")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a command printed, and how it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit status; `None` where a signal ended it.
+    pub status: Option<i32>,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// The machine that a node is.
+pub trait System: Sync {
+    /// Runs a command to its end, whatever its exit status.
+    fn run(&self, command: &Command) -> Result<Output, Diagnostic>;
+
+    /// Whether a program is there.
+    fn has(&self, tool: Tool) -> bool;
+
+    /// Whether the process may change the machine.
+    fn is_root(&self) -> bool;
+
+    /// The named network namespaces.
+    fn netns_names(&self) -> Result<Vec<String>, Diagnostic>;
+
+    /// Links, addresses and routes of the node.
+    fn network(&self) -> Result<Network, Diagnostic>;
+
+    /// The same of named network namespaces; `None` for one that doesn't exist.
+    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic>;
+
+    /// A kernel setting of the node, or `None` where the kernel doesn't have it.
+    fn sysctl(&self, name: &str) -> Option<String>;
+
+    /// Runs a command and takes any exit status but 0 as a failure.
+    fn succeed(&self, command: &Command) -> Result<Vec<u8>, Diagnostic> {
+        let output = self.run(command)?;
+        match output.status {
+            Some(0) => Ok(output.stdout),
+            _ => Err(failed(command, &output)),
+        }
+    }
+}
+
+/// A command that ended with the wrong status.
+#[must_use]
+pub fn failed(command: &Command, output: &Output) -> Diagnostic {
+    const SHOWN: usize = 600;
+    let status = output
+        .status
+        .map_or_else(|| "was killed".to_owned(), |status| format!("failed with status {status}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let mut reason: String = stderr.trim().chars().take(SHOWN).collect();
+    if reason.is_empty() {
+        "it printed no reason".clone_into(&mut reason);
+    }
+    Diagnostic::new(Code::CommandFailed, format!("`{command}` {status}: {reason}"))
+}
+
+/// This machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine;
+
+impl System for Machine {
+    fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
+        let Command { tool, arguments, stdin, netns, .. } = command;
+        let (program, arguments) = match netns {
+            None => (*tool, arguments.clone()),
+            Some(netns) => {
+                let prefix = ["netns", "exec", netns.as_str(), tool.name()];
+                let words = prefix.into_iter().map(str::to_owned);
+                (Tool::Ip, words.chain(arguments.iter().cloned()).collect())
+            }
+        };
+        let path = find(program).ok_or_else(|| missing(program))?;
+        let broken = |error: std::io::Error| {
+            Diagnostic::new(Code::CommandFailed, format!("`{command}` could not run: {error}"))
+        };
+        let environment = [("PATH", DIRECTORIES.join(":")), ("LC_ALL", "C".to_owned())];
+        let handle = duct::cmd(path, arguments)
+            .full_env(environment)
+            .dir("/")
+            .stdin_bytes(stdin.clone())
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .start()
+            .map_err(broken)?;
+        let Some(output) = handle.wait_timeout(TIMEOUT).map_err(broken)? else {
+            handle.kill().map_err(broken)?;
+            let message =
+                format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
+            return Err(Diagnostic::new(Code::CommandFailed, message));
+        };
+        Ok(Output {
+            status: output.status.code(),
+            stdout: output.stdout.clone(),
+            stderr: output.stderr.clone(),
+        })
+    }
+
+    fn has(&self, tool: Tool) -> bool {
+        find(tool).is_some()
+    }
+
+    fn is_root(&self) -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    fn netns_names(&self) -> Result<Vec<String>, Diagnostic> {
+        netlink::netns_names()
+    }
+
+    fn network(&self) -> Result<Network, Diagnostic> {
+        netlink::network()
+    }
+
+    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
+        netlink::networks(names)
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        std::fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
+    }
+}
+
+/// The absolute path of a program.
+fn find(tool: Tool) -> Option<PathBuf> {
+    DIRECTORIES.iter().map(|directory| Path::new(directory).join(tool.name())).find(|p| p.is_file())
+}
+
+/// A program that isn't there.
+#[must_use]
+pub fn missing(tool: Tool) -> Diagnostic {
+    Diagnostic::new(Code::ToolMissing, format!("`{}` is not installed", tool.name()))
+        .help(format!("on Debian: apt-get install {}", tool.package()))
+}

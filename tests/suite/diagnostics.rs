@@ -1,0 +1,77 @@
+//! Every diagnostic has an example in `tests/diagnostics`, with exactly what it prints.
+//!
+//! A case is a directory named for its code. `command` holds the words of the command line
+//! (default: `validate network.yaml`), `expected` what it prints and how it ends.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Run, assert_none, compare, directories, ringfence, root};
+use ringfence::diagnostic::Code;
+
+fn transcript(case: &Path) -> String {
+    let command = fs::read_to_string(case.join("command"));
+    let command = command.unwrap_or_else(|_| "validate network.yaml".to_owned());
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let Run { stdout, stderr, status } = ringfence(case, &words);
+    let mut text = format!("$ ringfence {}\n", words.join(" "));
+    for (name, printed) in [("standard output", stdout), ("standard error", stderr)] {
+        if !printed.is_empty() {
+            let _ = write!(text, "--- {name}\n{printed}");
+        }
+    }
+    let _ = writeln!(text, "--- exit status {status}");
+    text
+}
+
+#[test]
+fn every_case_prints_exactly_what_it_should() {
+    let mut wrong = Vec::new();
+    for case in directories(&root().join("tests/diagnostics")) {
+        let text = transcript(&case);
+        wrong.extend(compare(&case.join("expected"), text.as_bytes()));
+        let code = case.file_name().unwrap().to_str().unwrap().split('-').next().unwrap();
+        if !text.contains(&format!("[{code}]")) {
+            wrong.push(format!("{} doesn't print {code}", case.display()));
+        }
+    }
+    assert_none(wrong);
+}
+
+/// Codes that no command line alone can show, and where they are tested instead.
+const ELSEWHERE: [(Code, &str); 16] = [
+    (Code::Internal, "a fault of ringfence"),
+    (Code::OutputUnwritable, "output.rs"),
+    (Code::NotRoot, "apply_errors.rs"),
+    (Code::ToolMissing, "apply_errors.rs"),
+    (Code::Tampered, "apply_errors.rs"),
+    (Code::WrongNode, "apply_errors.rs"),
+    (Code::OvsNotRunning, "apply_errors.rs"),
+    (Code::NotOurs, "apply_errors.rs"),
+    (Code::Locked, "apply_errors.rs"),
+    (Code::CommandFailed, "apply_errors.rs"),
+    (Code::ReadBack, "apply_errors.rs"),
+    (Code::StateUnusable, "apply_errors.rs"),
+    (Code::LabSetup, "lab.rs"),
+    (Code::LabDiffers, "lab.rs"),
+    (Code::LabNotRunning, "lab.rs"),
+    (Code::NotOutputDirectory, "apply_errors.rs"),
+];
+
+#[test]
+fn every_code_has_a_case() {
+    let cases: BTreeSet<String> = directories(&root().join("tests/diagnostics"))
+        .iter()
+        .map(|case| case.file_name().unwrap().to_str().unwrap().split('-').next().unwrap().into())
+        .collect();
+    let elsewhere: BTreeSet<Code> = ELSEWHERE.iter().map(|(code, _)| *code).collect();
+    let missing: Vec<String> = Code::ALL
+        .iter()
+        .filter(|code| !elsewhere.contains(code))
+        .map(ToString::to_string)
+        .filter(|code| !cases.contains(code))
+        .collect();
+    assert_eq!(missing, Vec::<String>::new());
+}

@@ -1,0 +1,98 @@
+//! What the tests share: running the program, comparing with committed files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Set to rewrite the committed files that differ, instead of failing.
+pub const UPDATE: &str = "RINGFENCE_UPDATE";
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What a run printed, and its exit status.
+#[derive(Debug)]
+pub struct Run {
+    pub stdout: String,
+    pub stderr: String,
+    pub status: i32,
+}
+
+/// Runs ringfence in a directory.
+pub fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
+    let output = duct::cmd(PROGRAM, arguments)
+        .dir(directory)
+        .stdin_null()
+        .stdout_capture()
+        .stderr_capture()
+        .unchecked()
+        .run()
+        .unwrap();
+    Run {
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+        status: output.status.code().unwrap(),
+    }
+}
+
+/// The directories below `directory`, by name.
+pub fn directories(directory: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    found.sort();
+    found
+}
+
+/// All files below `directory`, by their paths from it.
+pub fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(root: &Path, at: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        let Ok(entries) = fs::read_dir(at) else { return };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                walk(root, &path, files);
+            } else {
+                files.insert(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut files = BTreeMap::new();
+    walk(directory, directory, &mut files);
+    files
+}
+
+/// Compares what was made with a committed file, byte for byte. Returns what is wrong; rewrites
+/// the file where that was asked for.
+pub fn compare(path: &Path, made: &[u8]) -> Option<String> {
+    let committed = fs::read(path).ok();
+    if committed.as_deref() == Some(made) {
+        return None;
+    }
+    if std::env::var_os(UPDATE).is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, made).unwrap();
+        return None;
+    }
+    let name = path.strip_prefix(root()).unwrap_or(path).display().to_string();
+    let Some(committed) = committed else { return Some(format!("{name} is missing")) };
+    let (old, new) = (String::from_utf8_lossy(&committed), String::from_utf8_lossy(made));
+    let diff = similar::TextDiff::from_lines(old.as_ref(), new.as_ref());
+    let diff = diff.unified_diff().header(&name, "made now").to_string();
+    Some(diff)
+}
+
+/// Fails with everything that is wrong at once.
+pub fn assert_none(wrong: Vec<String>) {
+    assert!(
+        wrong.is_empty(),
+        "{}\n{} differ; with {UPDATE}=1 the committed files are rewritten",
+        wrong.join("\n"),
+        wrong.len()
+    );
+}
