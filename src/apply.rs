@@ -2,8 +2,8 @@
 //!
 //! Comparing yields [`Step`]s, each with what changes in words and the commands that do it, so
 //! that a check prints exactly what a run would execute. The order keeps the node safe in
-//! between: new pods are connected before they have flows, come up after them, and what is no
-//! longer wanted goes last. Every step may be repeated.
+//! between: guards come first, new pods are connected before they have flows and come up after
+//! them, and what is no longer wanted goes last. Every step may be repeated.
 
 mod artifacts;
 mod change;
@@ -66,6 +66,10 @@ pub struct Outcome {
     pub flow_diff: Vec<String>,
 }
 
+/// How often a node is changed before it has to be as it was to be. What one step does can undo
+/// another's, as a new Ethernet address takes the routes of an interface with it.
+const ROUNDS: usize = 3;
+
 /// Applies the files in `directory` to this node.
 pub fn apply(
     directory: &Path,
@@ -81,35 +85,67 @@ pub fn apply(
     if !options.check {
         store.lock()?;
     }
-    let state = store.read();
+    let mut state = store.read();
     let observed = Observed::read(&artifacts, system)?;
     right_node(&artifacts, &observed.links)?;
-    let plan = Difference::between(&artifacts, &observed, &state, options, system)?;
-    let changes: Vec<Change> = plan.steps.iter().flat_map(|step| step.changes.clone()).collect();
+    let difference = Difference::between(&artifacts, &observed, &state, options, system)?;
+    let changes = difference.changes();
     let outcome = Outcome {
         node: artifacts.wiring.node.to_string(),
         generation: artifacts.manifest.generation.clone(),
         changed: !changes.is_empty(),
         check: options.check,
         changes,
-        flow_diff: plan.flow_diff,
+        flow_diff: difference.flow_diff.clone(),
     };
     if options.check {
         return Ok(outcome);
     }
     let generation = Some(artifacts.manifest.generation.clone());
     if outcome.changed {
-        let pending = State { pending: generation.clone(), ..state.clone() };
-        store.write(&pending)?;
-        for command in plan.steps.iter().flat_map(|step| &step.commands) {
-            system.succeed(command)?;
-        }
-        let rulesets = read_back(&artifacts, system)?;
-        store.write(&State { current: generation, pending: None, rulesets, ..state })?;
-    } else if state.current != generation || state.pending.is_some() {
+        store.write(&State { pending: generation.clone(), ..state.clone() })?;
+        converge(difference, &artifacts, &mut state, options, system)?;
+    }
+    if outcome.changed || state.current != generation || state.pending.is_some() {
         store.write(&State { current: generation, pending: None, ..state })?;
     }
     Ok(outcome)
+}
+
+/// Changes the node until it is as it is to be, and remembers what nft prints then.
+fn converge(
+    mut difference: Difference,
+    artifacts: &Artifacts,
+    state: &mut State,
+    options: &Options,
+    system: &dyn System,
+) -> Result<(), Diagnostic> {
+    for _ in 0..ROUNDS {
+        for command in difference.steps.iter().flat_map(|step| &step.commands) {
+            system.succeed(command)?;
+        }
+        let observed = Observed::read(artifacts, system)?;
+        state.rulesets = remember(artifacts, &observed);
+        difference = Difference::between(artifacts, &observed, state, options, system)?;
+        if difference.changes().is_empty() {
+            return Ok(());
+        }
+    }
+    let first = difference.changes().first().map(ToString::to_string).unwrap_or_default();
+    let message = format!("the node still differs after {ROUNDS} attempts: {first}");
+    Err(Diagnostic::new(Code::ReadBack, message)
+        .help("something else changes it at the same time, or the kernel or Open vSwitch refuses"))
+}
+
+/// What nft prints of rulesets that are loaded.
+fn remember(artifacts: &Artifacts, observed: &Observed) -> BTreeMap<String, Loaded> {
+    let listings = observed.listings.iter();
+    listings
+        .filter_map(|(name, listing)| {
+            let file = artifacts.rulesets.get(name)?;
+            Some((name.clone(), Loaded::new(file, listing.as_ref()?)))
+        })
+        .collect()
 }
 
 /// RF200 and RF201: the process may change the node, and has what it takes.
@@ -193,6 +229,10 @@ struct Difference {
 }
 
 impl Difference {
+    fn changes(&self) -> Vec<Change> {
+        self.steps.iter().flat_map(|step| step.changes.clone()).collect()
+    }
+
     fn between(
         artifacts: &Artifacts,
         observed: &Observed,
@@ -201,8 +241,8 @@ impl Difference {
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
-        let ports = ports::compare(wiring, &observed.database, options.adopt)?;
         let links = links::compare(wiring, &observed.links)?;
+        let ports = ports::compare(wiring, &observed.database, &links, options.adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let flows = flows::compare(system, bridge, &artifacts.flows, ports.flows_lost)?;
         let ruleset = |name: &str, place: Place<'_>| {
@@ -212,9 +252,9 @@ impl Difference {
         };
         let mut steps = vec![
             sysctls(artifacts, system),
-            links.make,
             // Its guards are there before the first frame of a new pod is.
             ruleset("", Place { object: "node", netns: None }),
+            links.make,
             ports.before,
             links.tun,
             flows::step(bridge, &flows, &artifacts.objects),
@@ -242,40 +282,4 @@ fn sysctls(artifacts: &Artifacts, system: &dyn System) -> Step {
         }
     }
     step
-}
-
-/// RF209: everything is as it was to be. Returns what nft prints of the rulesets now.
-fn read_back(
-    artifacts: &Artifacts,
-    system: &dyn System,
-) -> Result<BTreeMap<String, Loaded>, Diagnostic> {
-    let wiring = &artifacts.wiring;
-    let observed = Observed::read(artifacts, system)?;
-    let ports = ports::compare(wiring, &observed.database, false)?;
-    let links = links::compare(wiring, &observed.links)?;
-    let steps = [
-        ports.before,
-        ports.after,
-        links.make,
-        links.tun,
-        links.up,
-        links.routers,
-        links.remove,
-        sysctls(artifacts, system),
-    ];
-    if let Some(change) = steps.iter().find_map(|step| step.changes.first()) {
-        let message = format!("the node differs after the change: {change}");
-        return Err(Diagnostic::new(Code::ReadBack, message));
-    }
-    flows::read_back(system, wiring.bridge.name.as_str(), &artifacts.flows)?;
-    let mut loaded = BTreeMap::new();
-    for (name, listing) in observed.listings {
-        let Some(listing) = listing else {
-            let message = "an nft ruleset is not there after it was loaded";
-            return Err(Diagnostic::new(Code::ReadBack, message));
-        };
-        let file = artifacts.rulesets.get(&name).map_or(&[][..], Vec::as_slice);
-        loaded.insert(name, Loaded::new(file, &listing));
-    }
-    Ok(loaded)
 }

@@ -27,7 +27,7 @@ use crate::spec::Datapath;
 pub use agent::run as run_agent;
 pub use host::{Hold, Host, Role};
 pub use probe::{Place, Probe, Seen, Summary, Want, plan};
-pub use state::{directory_of, down, enter, is_up};
+pub use state::{directory_of, down, enter, is_up, remove};
 
 /// The name of the outside network's machine.
 pub const OUTSIDE: &str = "outside";
@@ -40,6 +40,18 @@ pub struct Lab {
     nodes: BTreeMap<String, Host>,
     outside: Host,
     directory: PathBuf,
+    program: String,
+}
+
+/// How to bring a lab up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// Where to keep its files; made where it doesn't exist.
+    pub directory: &'a Path,
+    /// How long it is to last.
+    pub hold: Hold,
+    /// The `ringfence` program, which runs inside.
+    pub program: &'a Path,
 }
 
 /// Programs that the lab needs beside those of `apply`, with their Debian packages.
@@ -85,12 +97,12 @@ impl Lab {
     pub fn up(
         model: Model,
         sources: &Sources,
-        directory: &Path,
-        hold: Hold,
+        setup: Setup<'_>,
     ) -> Result<Self, Diagnostic> {
         check_machine()?;
+        let Setup { directory, hold, program } = setup;
         let model = model.with_datapath(Datapath::Netdev);
-        fs::create_dir_all(directory).map_err(|error| setup(&error.to_string()))?;
+        fs::create_dir_all(directory).map_err(|error| failed(&error.to_string()))?;
         let names = model.intent().nodes().map(|(_, node)| (node.name.as_str(), Role::Node));
         let mut starting = Vec::new();
         for (name, role) in names.chain([(OUTSIDE, Role::Outside)]) {
@@ -100,8 +112,9 @@ impl Lab {
         for (name, starting) in starting {
             nodes.insert(name, starting.ready()?);
         }
-        let outside = nodes.remove(OUTSIDE).ok_or_else(|| setup("the outside is missing"))?;
-        let lab = Self { model, nodes, outside, directory: directory.to_owned() };
+        let outside = nodes.remove(OUTSIDE).ok_or_else(|| failed("the outside is missing"))?;
+        let program = program.to_string_lossy().into_owned();
+        let lab = Self { model, nodes, outside, directory: directory.to_owned(), program };
         lab.compile(sources)?;
         network::connect(&lab)?;
         if hold == Hold::Forever {
@@ -119,7 +132,7 @@ impl Lab {
     /// The machine of a node.
     pub fn node(&self, node: NodeId) -> Result<&Host, Diagnostic> {
         let name = self.model.intent()[node].name.as_str();
-        self.nodes.get(name).ok_or_else(|| setup("a node is missing"))
+        self.nodes.get(name).ok_or_else(|| failed("a node is missing"))
     }
 
     /// The machine of the outside network.
@@ -142,7 +155,7 @@ impl Lab {
             for (path, bytes) in files.files {
                 let path = self.files(id).join(path);
                 crate::output::write_atomically(&path, &bytes)
-                    .map_err(|error| setup(&error.to_string()))?;
+                    .map_err(|error| failed(&error.to_string()))?;
             }
         }
         Ok(())
@@ -161,14 +174,25 @@ impl Lab {
     /// Runs the real `ringfence apply` on a node and returns whether it changed anything.
     pub fn apply(&self, node: NodeId) -> Result<Applied, Diagnostic> {
         let directory = self.files(node).to_string_lossy().into_owned();
-        let arguments = ["apply", &directory, "--json", "--state", host::STATE];
-        let output = self.node(node)?.ringfence(&arguments)?;
+        let output = self.ringfence(node, &["apply", &directory, "--json"])?;
         let parsed: Result<Applied, _> = serde_json::from_slice(&output.stdout);
         parsed.map_err(|_| {
             let name = &self.model.intent()[node].name;
             let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             Diagnostic::new(Code::LabSetup, format!("`apply` failed on {name}: {reason}"))
         })
+    }
+
+    /// Runs the real `ringfence` on a node, with the state where the lab keeps it.
+    pub fn ringfence(
+        &self,
+        node: NodeId,
+        arguments: &[&str],
+    ) -> Result<std::process::Output, Diagnostic> {
+        let program = [self.program.as_str()].into_iter();
+        let state = ["--state", host::STATE];
+        let words: Vec<&str> = program.chain(arguments.iter().copied()).chain(state).collect();
+        self.node(node)?.output(None, &words)
     }
 
     /// Lets the machines outlast this process, where they were made to.
@@ -188,6 +212,6 @@ pub struct Applied {
     pub changes: Vec<serde_json::Value>,
 }
 
-fn setup(reason: &str) -> Diagnostic {
+fn failed(reason: &str) -> Diagnostic {
     Diagnostic::new(Code::LabSetup, format!("the lab could not be set up: {reason}"))
 }

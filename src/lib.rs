@@ -6,6 +6,7 @@ pub mod cli;
 pub mod compile;
 pub mod diagnostic;
 pub mod document;
+pub mod evaluate;
 pub mod flow;
 pub mod intent;
 pub mod lab;

@@ -24,6 +24,8 @@ pub struct Ruleset<'m> {
 pub struct Table<'m> {
     /// Its family.
     pub family: Family,
+    /// Its sets of interfaces.
+    pub sets: Vec<InterfaceSet>,
     /// Its maps.
     pub maps: Vec<PortMap>,
     /// Its base chains.
@@ -37,13 +39,11 @@ pub enum Family {
     Inet,
     /// ARP.
     Arp,
-    /// What enters or leaves single devices, before all else.
-    Netdev,
 }
 
 impl Family {
     /// All families that ringfence has tables in.
-    pub const ALL: [Self; 3] = [Self::Inet, Self::Arp, Self::Netdev];
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Arp];
 
     /// The name in nft.
     #[must_use]
@@ -51,9 +51,17 @@ impl Family {
         match self {
             Self::Inet => "inet",
             Self::Arp => "arp",
-            Self::Netdev => "netdev",
         }
     }
+}
+
+/// A set of interfaces by name. They need not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceSet {
+    /// Its name.
+    pub name: &'static str,
+    /// Its elements, sorted.
+    pub elements: Vec<InterfaceName>,
 }
 
 /// A map from protocol and port to address and port.
@@ -72,23 +80,14 @@ pub struct Chain<'m> {
     pub name: &'static str,
     /// What it does with packets: `filter` or `nat`.
     pub kind: &'static str,
-    /// Where it sees them.
-    pub hook: Hook,
+    /// Where in the IP stack it sees them.
+    pub hook: &'static str,
     /// When it sees them, as nft's own name or a number.
     pub priority: &'static str,
     /// What happens to packets that no rule decides: `accept` or `drop`.
     pub policy: &'static str,
     /// Its rules.
     pub rules: Vec<Rule<'m>>,
-}
-
-/// Where a base chain sees packets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// One of the IP stack's.
-    Stack(&'static str),
-    /// As they enter these devices.
-    Ingress(Vec<InterfaceName>),
 }
 
 /// One rule.
@@ -109,6 +108,8 @@ pub enum Condition {
     Iif(InterfaceName),
     /// It came in by another interface.
     NotIif(InterfaceName),
+    /// It came in by an interface of this set.
+    IifIn(&'static str),
     /// It goes out by this interface.
     Oif(InterfaceName),
     /// It goes out by another interface.
@@ -149,6 +150,7 @@ impl fmt::Display for Condition {
         match self {
             Self::Iif(name) => write!(f, "iifname \"{name}\""),
             Self::NotIif(name) => write!(f, "iifname != \"{name}\""),
+            Self::IifIn(set) => write!(f, "iifname @{set}"),
             Self::Oif(name) => write!(f, "oifname \"{name}\""),
             Self::NotOif(name) => write!(f, "oifname != \"{name}\""),
             Self::Source(network) => write!(f, "ip saddr {}", Network(*network)),
@@ -186,18 +188,7 @@ impl fmt::Display for Rule<'_> {
 impl fmt::Display for Chain<'_> {
     /// The line that makes it a base chain, without its policy.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "type {} hook ", self.kind)?;
-        match &self.hook {
-            Hook::Stack(hook) => f.write_str(hook)?,
-            Hook::Ingress(devices) => {
-                f.write_str("ingress devices = { ")?;
-                for (number, device) in devices.iter().enumerate() {
-                    write!(f, "{}\"{device}\"", if number > 0 { ", " } else { "" })?;
-                }
-                f.write_str(" }")?;
-            }
-        }
-        write!(f, " priority {};", self.priority)
+        write!(f, "type {} hook {} priority {};", self.kind, self.hook, self.priority)
     }
 }
 

@@ -291,7 +291,11 @@ fn nft_table(table: &nft::Table<'_>) -> Value {
             }
         })
         .collect();
-    context! { family => table.family.as_str(), maps, chains }
+    let set = |set: &nft::InterfaceSet| {
+        context! { name => set.name, elements => strings(&set.elements) }
+    };
+    let sets: Vec<Value> = table.sets.iter().map(set).collect();
+    context! { family => table.family.as_str(), sets, maps, chains }
 }
 
 /// The text of the flows: a comment before each table, the object behind each flow.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::change::{Action, Kind, Step};
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::Diagnostic;
 use crate::subject::Cookie;
 use crate::system::{Command, System, Tool, failed};
 
@@ -162,21 +162,5 @@ fn object(flow: &str, objects: &BTreeMap<Cookie, String>) -> String {
             None => format!("cookie {text}"),
         },
         None => "without cookie".to_owned(),
-    }
-}
-
-/// RF209: the bridge has what it was given.
-pub(super) fn read_back(
-    system: &dyn System,
-    bridge: &str,
-    wanted: &str,
-) -> Result<(), Diagnostic> {
-    let difference = compare(system, bridge, wanted, false)?;
-    match difference.lines().first() {
-        None => Ok(()),
-        Some(first) => {
-            let message = format!("the bridge `{bridge}` differs after the change: {first}");
-            Err(Diagnostic::new(Code::ReadBack, message))
-        }
     }
 }

@@ -59,6 +59,12 @@ pub(super) struct LinkSteps {
     pub(super) routers: Step,
     /// At the end: what is no longer wanted.
     pub(super) remove: Step,
+    /// The interfaces on the node's side that are no ports of a bridge yet: missing, new, or made
+    /// anew by somebody since the bridge got them.
+    pub(super) unplugged: BTreeSet<String>,
+    /// The interfaces that pods bring themselves and that are not there, such as the tap of a
+    /// virtual machine that is off.
+    pub(super) absent: BTreeSet<String>,
 }
 
 pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
@@ -68,6 +74,19 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
         attach(wiring, netns, links, &mut steps, &mut batches)?;
     }
     batches.flush(&mut steps.make);
+    let new = batches.new.iter().map(|netns| netns.host.to_string());
+    steps.unplugged = wiring
+        .ports
+        .iter()
+        .map(|port| port.interface.to_string())
+        .filter(|name| links.node.links.get(name).is_none_or(|link| !link.promiscuous))
+        .chain(new)
+        .collect();
+    let made: BTreeSet<&str> = wiring.netns.iter().map(|netns| netns.host.as_str()).collect();
+    let brought = wiring.ports.iter().map(|port| port.interface.as_str());
+    let brought = brought.filter(|name| !made.contains(name));
+    let absent = brought.filter(|name| !links.node.links.contains_key(*name));
+    steps.absent = absent.map(str::to_owned).collect();
     checksums(wiring, &batches.new, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, &mut steps.tun);

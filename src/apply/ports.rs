@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::change::{Action, Kind, Step};
+use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Database, MARK, Port};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::{self, OfPort};
@@ -39,6 +40,7 @@ pub(super) struct Ports {
 pub(super) fn compare(
     wiring: &Wiring,
     database: &Database,
+    links: &LinkSteps,
     adopt: bool,
 ) -> Result<Ports, Diagnostic> {
     let name = wiring.bridge.name.as_str();
@@ -76,14 +78,24 @@ pub(super) fn compare(
         step.change(Action::Remove, Kind::Port, old, format!("of {owner}"));
         clause(words, &["--if-exists", "del-port", name, old]);
     }
+    let mut unplug: Vec<String> = Vec::new();
     for port in wanted.values() {
-        want(name, port, have.get(&port.name), &mut ports.before, &mut words);
-    }
-    for (step, words) in [(&mut ports.before, words), (&mut ports.after, after)] {
-        if !words.is_empty() {
-            let arguments = [TIMEOUT.to_owned()].into_iter().chain(words);
-            step.commands.push(Command::change(Tool::OvsVsctl, arguments));
+        let have = have.get(&port.name);
+        let again = have.and_then(|have| again(port, have, links));
+        if again.is_some() {
+            clause(&mut unplug, &["--if-exists", "del-port", name, &port.name]);
         }
+        want(name, port, have, again, &mut ports.before, &mut words);
+    }
+    // Within one transaction, Open vSwitch would keep the port as it is.
+    let before = &mut ports.before;
+    for words in [unplug, words].into_iter().filter(|words| !words.is_empty()) {
+        let arguments = [TIMEOUT.to_owned()].into_iter().chain(words);
+        before.commands.push(Command::change(Tool::OvsVsctl, arguments));
+    }
+    if !after.is_empty() {
+        let arguments = [TIMEOUT.to_owned()].into_iter().chain(after);
+        ports.after.commands.push(Command::change(Tool::OvsVsctl, arguments));
     }
     Ok(ports)
 }
@@ -109,6 +121,8 @@ fn bridge(wiring: &Wiring, database: &Database, ports: &mut Ports, words: &mut V
         settings.push(format!("datapath_type={datapath}"));
     }
     if have.fail_mode != "secure" {
+        // Open vSwitch drops all flows when the mode changes.
+        ports.flows_lost = true;
         differing.push("fail mode");
         settings.push("fail_mode=secure".to_owned());
     }
@@ -197,37 +211,48 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
     [vxlan, tun].into_iter().chain(pods).map(|port| (port.name.clone(), port)).collect()
 }
 
-/// The clauses that make a port what it is to be.
+/// Why a port has to be made anew, if it has to.
+fn again(wanted: &Wanted, have: &Port, links: &LinkSteps) -> Option<String> {
+    if links.absent.contains(&wanted.name) {
+        // Open vSwitch takes it in when it appears.
+        return None;
+    }
+    let number = i64::from(wanted.ofport.get());
+    if have.ofport != Some(number) {
+        let other = have.ofport.map_or_else(|| "none".to_owned(), |number| number.to_string());
+        Some(format!("port number {other}, not {number}"))
+    } else if have.kind != wanted.kind {
+        Some("type".to_owned())
+    } else if links.unplugged.contains(&wanted.name) {
+        Some("unplugged".to_owned())
+    } else {
+        None
+    }
+}
+
+/// The clauses that make a port what it is to be; `again` tells why it is made anew.
 fn want(
     bridge: &str,
     wanted: &Wanted,
     have: Option<&Port>,
+    again: Option<String>,
     step: &mut Step,
     words: &mut Vec<String>,
 ) {
     let Wanted { name, owner, kind, options, ofport, mac, mtu } = wanted;
     let number = i64::from(ofport.get());
     let fresh = have.is_none();
-    let mut have = have.cloned();
-    let mut differing = Vec::new();
-    // A number that it asked for and didn't get, or an interface that could not be opened, takes
-    // a new start; so does another type.
-    let again = have.as_ref().filter(|port| port.ofport != Some(number) || port.kind != *kind);
-    if let Some(port) = again {
-        differing.push(format!(
-            "port number {}, not {number}",
-            port.ofport.map_or_else(|| "none".to_owned(), |number| number.to_string())
-        ));
-        clause(words, &["--if-exists", "del-port", bridge, name]);
-        have = None;
-    }
+    let have = have.filter(|_| again.is_none()).cloned();
+    let mut differing: Vec<String> = again.into_iter().collect();
     if have.is_none() {
         clause(words, &["add-port", bridge, name]);
     }
     let have = have.unwrap_or_default();
     if have.external_ids.get(MARK) != Some(owner) {
         clause(words, &["set", "Port", name, &format!("external_ids:{MARK}=\"{owner}\"")]);
-        differing.push("owner".to_owned());
+        if differing.is_empty() {
+            differing.push("owner".to_owned());
+        }
     }
     let mut settings = Vec::new();
     if have.kind != *kind {

@@ -8,8 +8,9 @@ use super::{Exit, print, show, tell};
 use crate::apply::{Options, Outcome, STATE_DIRECTORY, apply};
 use crate::diagnostic::{Code, Diagnostic, counted, json};
 use crate::source::Sources;
-use crate::system::Machine;
-use crate::value::{InterfaceName, StringValue as _};
+use crate::system::netlink::Network;
+use crate::system::{Command, Machine, Output, System, Tool};
+use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -31,6 +32,9 @@ pub(super) struct Arguments {
     /// Use another bridge than br0
     #[arg(long, value_name = "BRIDGE", value_parser = bridge)]
     bridge: Option<InterfaceName>,
+    /// Show every command that changes something, before it runs
+    #[arg(short, long)]
+    verbose: bool,
     /// Exit with 2 instead of 0 where something was changed
     #[arg(long)]
     detailed_exitcode: bool,
@@ -50,7 +54,9 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         bridge: arguments.bridge.clone(),
         state: arguments.state.clone(),
     };
-    match apply(&arguments.directory, &options, &Machine) {
+    let announced = Announced { machine: Machine };
+    let system: &dyn System = if arguments.verbose { &announced } else { &Machine };
+    match apply(&arguments.directory, &options, system) {
         Ok(outcome) => {
             if arguments.json {
                 print(&json::pretty(&outcome));
@@ -86,4 +92,50 @@ fn human(outcome: &Outcome, diff: bool) {
         (true, true) => format!("{}: {number} pending", outcome.node),
         (true, false) => format!("{}: {number} applied", outcome.node),
     });
+}
+
+/// The machine, with every command that changes something shown before it runs.
+struct Announced {
+    machine: Machine,
+}
+
+impl System for Announced {
+    fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
+        const SHOWN: usize = 20;
+        if command.changes {
+            tell(&format!("> {command}"));
+            let stdin = String::from_utf8_lossy(&command.stdin);
+            let mut lines = stdin.lines();
+            lines.by_ref().take(SHOWN).for_each(|line| tell(&format!("    {line}")));
+            let more = lines.count();
+            if more > 0 {
+                tell(&format!("    … {}", counted(more, "more line")));
+            }
+        }
+        self.machine.run(command)
+    }
+
+    fn has(&self, tool: Tool) -> bool {
+        self.machine.has(tool)
+    }
+
+    fn is_root(&self) -> bool {
+        self.machine.is_root()
+    }
+
+    fn netns_names(&self) -> Result<Vec<String>, Diagnostic> {
+        self.machine.netns_names()
+    }
+
+    fn network(&self) -> Result<Network, Diagnostic> {
+        self.machine.network()
+    }
+
+    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
+        self.machine.networks(names)
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        self.machine.sysctl(name)
+    }
 }

@@ -1,6 +1,5 @@
 //! `ringfence lab`.
 
-use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -8,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::apply::fail;
 use super::{Exit, Input, print, show, tell};
 use crate::diagnostic::{Code, Diagnostic, counted};
-use crate::lab::{self, Hold, Lab};
+use crate::lab::{self, Hold, Lab, Setup};
 use crate::model::Model;
 use crate::source::Sources;
 
@@ -118,13 +117,22 @@ fn apply(lab: &Lab, title: &str) -> Result<(), Diagnostic> {
     Ok(())
 }
 
+/// This very program, for the nodes of the lab to run.
+fn program() -> Result<PathBuf, Diagnostic> {
+    std::env::current_exe().map_err(|error| {
+        Diagnostic::new(Code::LabSetup, format!("the program can't find itself: {error}"))
+    })
+}
+
 fn prove((model, sources): (Model, Sources)) -> Result<Exit, Diagnostic> {
     let directory = tempfile::Builder::new().prefix("ringfence-lab-").tempdir();
     let directory = directory.map_err(|error| {
         Diagnostic::new(Code::LabSetup, format!("no directory for the lab: {error}"))
     })?;
     tell("bringing up the lab");
-    let lab = Lab::up(model, &sources, directory.path(), Hold::WithParent)?;
+    let program = program()?;
+    let setup = Setup { directory: directory.path(), hold: Hold::WithParent, program: &program };
+    let lab = Lab::up(model, &sources, setup)?;
     apply(&lab, "apply")?;
     apply(&lab, "apply again")?;
     tell("sending packets");
@@ -149,13 +157,15 @@ fn up((model, sources): (Model, Sources), name: &Name) -> Result<Exit, Diagnosti
         return Err(Diagnostic::new(Code::LabSetup, message)
             .help("take it down with `ringfence lab down`, or give this one another --name"));
     }
-    let result = Lab::up(model, &sources, &directory, Hold::Forever).and_then(|lab| {
+    let program = program()?;
+    let setup = Setup { directory: &directory, hold: Hold::Forever, program: &program };
+    let result = Lab::up(model, &sources, setup).and_then(|lab| {
         apply(&lab, "apply")?;
         lab.keep();
         Ok(())
     });
     if let Err(diagnostic) = result {
-        let _ = fs::remove_dir_all(&directory);
+        let _ = lab::remove(&directory);
         return Err(diagnostic);
     }
     tell("the lab is up; try `ringfence lab exec`, end it with `ringfence lab down`");

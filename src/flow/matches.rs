@@ -144,7 +144,12 @@ impl Match {
                 out.extend_from_slice(b",reg");
                 write_number(out, register.number().into());
                 out.push(b'=');
-                write_hex(out, value.into());
+                // Open vSwitch prints zero without the prefix here.
+                if value == 0 {
+                    out.push(b'0');
+                } else {
+                    write_hex(out, value.into());
+                }
             }
         }
         if let Some(address) = self.tunnel_source {

@@ -3,7 +3,7 @@
 //! It reads requests as lines of JSON and answers each with a line. It ends with its input.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::thread;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::host::{Host, program};
-use super::setup;
+use super::host::Host;
+use super::failed;
 use crate::diagnostic::Diagnostic;
 
 /// What an agent is asked to do.
@@ -21,7 +21,15 @@ pub(super) enum Request {
     /// Answer at this address from now on.
     Listen(Transport, SocketAddrV4),
     /// Send a probe and tell what came back.
-    Probe { id: usize, transport: Transport, to: SocketAddrV4, milliseconds: u64 },
+    Probe {
+        id: usize,
+        transport: Transport,
+        to: SocketAddrV4,
+        milliseconds: u64,
+        /// Another source address than the namespace's own; only for UDP.
+        #[serde(default)]
+        source: Option<Ipv4Addr>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,10 +69,11 @@ pub fn run() {
                     Ok(()) => Reply::Listening,
                     Err(error) => Reply::CannotListen(format!("{at}: {error}")),
                 }),
-                Ok(Request::Probe { id, transport, to, milliseconds }) => {
+                Ok(Request::Probe { id, transport, to, milliseconds, source }) => {
                     let reply = &reply;
                     scope.spawn(move || {
-                        reply(&probe(id, transport, to, Duration::from_millis(milliseconds)));
+                        let timeout = Duration::from_millis(milliseconds);
+                        reply(&probe(id, transport, to, timeout, source));
                     });
                 }
                 Err(error) => reply(&Reply::CannotListen(error.to_string())),
@@ -100,10 +109,16 @@ fn listen(transport: Transport, at: SocketAddrV4) -> io::Result<()> {
     Ok(())
 }
 
-fn probe(id: usize, transport: Transport, to: SocketAddrV4, timeout: Duration) -> Reply {
+fn probe(
+    id: usize,
+    transport: Transport,
+    to: SocketAddrV4,
+    timeout: Duration,
+    source: Option<Ipv4Addr>,
+) -> Reply {
     let answer = match transport {
         Transport::Tcp => probe_tcp(to, timeout),
-        Transport::Udp => probe_udp(to, timeout),
+        Transport::Udp => probe_udp(to, timeout, source),
     };
     match answer {
         Ok(answer) => match answer.trim().split_once(' ') {
@@ -123,9 +138,14 @@ fn probe_tcp(to: SocketAddrV4, timeout: Duration) -> io::Result<String> {
     Ok(answer)
 }
 
-fn probe_udp(to: SocketAddrV4, timeout: Duration) -> io::Result<String> {
+fn probe_udp(
+    to: SocketAddrV4,
+    timeout: Duration,
+    source: Option<Ipv4Addr>,
+) -> io::Result<String> {
     const AGAIN: Duration = Duration::from_millis(400);
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let source = source.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let socket = UdpSocket::bind(SocketAddrV4::new(source, 0))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(AGAIN))?;
     let begin = Instant::now();
@@ -153,34 +173,37 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts an agent on a machine, or in a named namespace of it.
-    pub(super) fn start(host: &Host, netns: Option<&str>) -> Result<Self, Diagnostic> {
-        let failed = |error: io::Error| setup(&format!("an agent: {error}"));
-        let program = program()?;
-        let (input, requests) = io::pipe().map_err(failed)?;
-        let (replies, output) = io::pipe().map_err(failed)?;
+    pub(super) fn start(
+        host: &Host,
+        netns: Option<&str>,
+        program: &str,
+    ) -> Result<Self, Diagnostic> {
+        let broken = |error: io::Error| failed(&format!("an agent: {error}"));
+        let (input, requests) = io::pipe().map_err(broken)?;
+        let (replies, output) = io::pipe().map_err(broken)?;
         let handle = host
-            .command(netns, &[&program, "lab-agent"])
+            .command(netns, &[program, "lab-agent"])
             .stdin_file(OwnedFd::from(input))
             .stdout_file(OwnedFd::from(output))
             .unchecked()
             .start()
-            .map_err(failed)?;
+            .map_err(broken)?;
         Ok(Self { requests: Some(requests), replies: BufReader::new(replies), handle })
     }
 
     pub(super) fn send(&mut self, request: &Request) -> Result<(), Diagnostic> {
-        let failed = |error: io::Error| setup(&format!("an agent: {error}"));
-        let line = serde_json::to_string(request).map_err(|error| setup(&error.to_string()))?;
-        let requests = self.requests.as_mut().ok_or_else(|| setup("an agent has ended"))?;
-        writeln!(requests, "{line}").map_err(failed)
+        let broken = |error: io::Error| failed(&format!("an agent: {error}"));
+        let line = serde_json::to_string(request).map_err(|error| failed(&error.to_string()))?;
+        let requests = self.requests.as_mut().ok_or_else(|| failed("an agent has ended"))?;
+        writeln!(requests, "{line}").map_err(broken)
     }
 
     pub(super) fn receive(&mut self) -> Result<Reply, Diagnostic> {
         let mut line = String::new();
         self.replies
             .read_line(&mut line)
-            .map_err(|error| setup(&format!("an agent: {error}")))?;
-        serde_json::from_str(&line).map_err(|_| setup("an agent ended early"))
+            .map_err(|error| failed(&format!("an agent: {error}")))?;
+        serde_json::from_str(&line).map_err(|_| failed("an agent ended early"))
     }
 
     /// Makes the agent answer at an address.
@@ -188,8 +211,8 @@ impl Agent {
         self.send(&Request::Listen(transport, at))?;
         match self.receive()? {
             Reply::Listening => Ok(()),
-            Reply::CannotListen(reason) => Err(setup(&format!("an agent can't listen: {reason}"))),
-            other => Err(setup(&format!("an agent answers out of turn: {other:?}"))),
+            Reply::CannotListen(reason) => Err(failed(&format!("an agent can't listen: {reason}"))),
+            other => Err(failed(&format!("an agent answers out of turn: {other:?}"))),
         }
     }
 }

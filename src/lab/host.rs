@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use super::setup;
+use super::failed;
 use crate::diagnostic::Diagnostic;
 
 /// Where `apply` keeps its state on the machine.
@@ -63,7 +63,7 @@ impl Host {
         hold: Hold,
         directory: &Path,
     ) -> Result<Starting, Diagnostic> {
-        let failed = |error: std::io::Error| setup(&format!("{name}: {error}"));
+        let broken = |error: std::io::Error| failed(&format!("{name}: {error}"));
         let ready = directory.join(format!("{name}.ready"));
         let log = directory.join(format!("{name}.log"));
         let _ = fs::remove_file(&ready);
@@ -79,18 +79,18 @@ impl Host {
             // Away from the terminal, whose signals would end it.
             Hold::Forever => duct::cmd("setsid", unshare),
         };
-        let output = File::create(&log).map_err(failed)?;
-        let errors = output.try_clone().map_err(failed)?;
+        let output = File::create(&log).map_err(broken)?;
+        let errors = output.try_clone().map_err(broken)?;
         let command = command.dir("/").stdout_file(output).stderr_file(errors).unchecked();
         let forever = hold == Hold::Forever;
         let (command, hold) = match hold {
             Hold::WithParent => {
-                let (reader, writer) = std::io::pipe().map_err(failed)?;
+                let (reader, writer) = std::io::pipe().map_err(broken)?;
                 (command.stdin_file(reader), Some(writer))
             }
             Hold::Forever => (command.stdin_null(), None),
         };
-        let handle = Some(command.start().map_err(failed)?);
+        let handle = Some(command.start().map_err(broken)?);
         Ok(Starting { host: Self { pid: 0, hold, handle, forever, kept: false }, ready, log })
     }
 
@@ -126,7 +126,7 @@ impl Host {
             .stderr_capture()
             .unchecked()
             .run()
-            .map_err(|error| setup(&error.to_string()))
+            .map_err(|error| failed(&error.to_string()))
     }
 
     /// Runs a command on the machine that has to succeed.
@@ -136,7 +136,7 @@ impl Host {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(setup(&format!("`{}`: {reason}", words.join(" "))))
+        Err(failed(&format!("`{}`: {reason}", words.join(" "))))
     }
 
     /// Runs a command on the machine that has to succeed, with something to read.
@@ -148,19 +148,12 @@ impl Host {
     ) -> Result<(), Diagnostic> {
         let command = self.command(netns, words).stdin_bytes(stdin);
         let output = command.stdout_capture().stderr_capture().unchecked().run();
-        let output = output.map_err(|error| setup(&error.to_string()))?;
+        let output = output.map_err(|error| failed(&error.to_string()))?;
         if output.status.success() {
             return Ok(());
         }
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(setup(&format!("`{}`: {reason}", words.join(" "))))
-    }
-
-    /// Runs this very program on the machine.
-    pub fn ringfence(&self, arguments: &[&str]) -> Result<Output, Diagnostic> {
-        let program = program()?;
-        let words: Vec<&str> = [program.as_str()].into_iter().chain(arguments.iter().copied()).collect();
-        self.output(None, &words)
+        Err(failed(&format!("`{}`: {reason}", words.join(" "))))
     }
 
     /// Ends the machine and everything on it.
@@ -197,15 +190,6 @@ impl Drop for Host {
     }
 }
 
-/// The path of this program. Tests name it, since they are another one.
-pub(super) fn program() -> Result<String, Diagnostic> {
-    let path = match std::env::var_os("RINGFENCE_PROGRAM") {
-        Some(path) => PathBuf::from(path),
-        None => std::env::current_exe().map_err(|error| setup(&error.to_string()))?,
-    };
-    Ok(path.to_string_lossy().into_owned())
-}
-
 impl Starting {
     /// Waits until the machine is ready.
     pub(super) fn ready(mut self) -> Result<Host, Diagnostic> {
@@ -225,7 +209,7 @@ impl Starting {
                 let log = fs::read_to_string(&self.log).unwrap_or_default();
                 self.host.end();
                 let what = if ended { "ended early" } else { "did not get ready" };
-                return Err(setup(&format!("a machine {what}: {}", log.trim())));
+                return Err(failed(&format!("a machine {what}: {}", log.trim())));
             }
             std::thread::sleep(Duration::from_millis(10));
         }

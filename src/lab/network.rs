@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Lab, setup};
+use super::{Lab, failed};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Attachment, Node, NodeId};
 use crate::model::Tenant;
@@ -86,11 +86,11 @@ fn cable(lab: &Lab, id: NodeId, port: usize) -> Result<(), Diagnostic> {
         "name", &peer, "netns", &outside,
     ];
     let output = duct::cmd("ip", words).stderr_capture().unchecked().run();
-    let output = output.map_err(|error| setup(&error.to_string()))?;
+    let output = output.map_err(|error| failed(&error.to_string()))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(setup(&format!("a cable: {}", String::from_utf8_lossy(&output.stderr).trim())))
+    Err(failed(&format!("a cable: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
 fn mac(address: Ipv4Addr) -> String {

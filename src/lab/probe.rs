@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Reply, Request, Transport};
 use super::network::stand_in;
-use super::{Lab, setup};
+use super::{Lab, failed};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Attachment, EgressRule, NodeId, RouterId};
 use crate::model::{Model, Tenant, rule_name};
@@ -395,17 +395,17 @@ impl Lab {
         self.listen(&probes, &mut agents)?;
         self.warm_up(&mut agents)?;
         for (id, probe) in probes.iter().enumerate() {
-            let agent = agents.get_mut(&probe.from).ok_or_else(|| setup("an agent is missing"))?;
+            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             agent.send(&request(id, transport(probe.protocol), probe.to, PATIENCE))?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
         for probe in &probes {
-            let agent = agents.get_mut(&probe.from).ok_or_else(|| setup("an agent is missing"))?;
+            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             match agent.receive()? {
                 Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },
                 Reply::Refused { id } => seen[id] = Seen::Refusal,
                 Reply::Silent { id, .. } => seen[id] = Seen::Silence,
-                other => return Err(setup(&format!("an agent answers out of turn: {other:?}"))),
+                other => return Err(failed(&format!("an agent answers out of turn: {other:?}"))),
             }
         }
         Ok(Summary { results: probes.into_iter().zip(seen).collect() })
@@ -439,7 +439,7 @@ impl Lab {
         let mut agents = BTreeMap::new();
         for place in places {
             let (host, netns) = self.place(place)?;
-            agents.insert(place, Agent::start(host, netns.as_deref())?);
+            agents.insert(place, Agent::start(host, netns.as_deref(), &self.program)?);
         }
         Ok(agents)
     }
@@ -475,7 +475,7 @@ impl Lab {
         let lines: String =
             addresses.iter().map(|a| format!("route replace local {a}/32 dev lo\n")).collect();
         self.outside.feed(None, &["ip", "-batch", "-"], lines)?;
-        let outside = agents.get_mut(&Place::Outside).ok_or_else(|| setup("an agent is missing"))?;
+        let outside = agents.get_mut(&Place::Outside).ok_or_else(|| failed("an agent is missing"))?;
         for (transport, at) in targets {
             outside.listen(transport, at)?;
         }
@@ -491,7 +491,7 @@ impl Lab {
                 let address = SocketAddrV4::new(self.model.gateway(*to), port(POD_PORT));
                 let agent = agents
                     .get_mut(&Place::Node(*from))
-                    .ok_or_else(|| setup("an agent is missing"))?;
+                    .ok_or_else(|| failed("an agent is missing"))?;
                 loop {
                     agent.send(&request(0, Transport::Tcp, address, Duration::from_secs(3)))?;
                     if let Reply::Answered { .. } = agent.receive()? {
@@ -500,7 +500,7 @@ impl Lab {
                     if begin.elapsed() > WARM_UP {
                         let (from, to) = (&self.model.intent()[*from], &self.model.intent()[*to]);
                         let (from, to) = (&from.name, &to.name);
-                        return Err(setup(&format!("no tunnel from {from} to {to}")));
+                        return Err(failed(&format!("no tunnel from {from} to {to}")));
                     }
                 }
             }
@@ -511,7 +511,7 @@ impl Lab {
 
 fn request(id: usize, transport: Transport, to: SocketAddrV4, patience: Duration) -> Request {
     let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-    Request::Probe { id, transport, to, milliseconds }
+    Request::Probe { id, transport, to, milliseconds, source: None }
 }
 
 fn transport(protocol: Protocol) -> Transport {

@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::host::Host;
 use super::network::stand_in;
-use super::{Lab, OUTSIDE, setup};
+use super::{Lab, OUTSIDE, failed};
 use crate::diagnostic::{Code, Diagnostic, json, nearest};
 use crate::intent::Attachment;
 
 const STATE: &str = "lab.json";
+/// Not below `/run`, which every machine of the lab has for itself.
+const PARENT: &str = "/var/lib/ringfence-lab";
 
 /// What is written down about a lab.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,7 +51,7 @@ pub(super) fn write(lab: &Lab) -> Result<(), Diagnostic> {
     let machine = |name: &str, host: &Host| {
         Process::of(host.pid())
             .map(|process| (name.to_owned(), process))
-            .ok_or_else(|| setup("a machine ended early"))
+            .ok_or_else(|| failed("a machine ended early"))
     };
     let mut machines = BTreeMap::from([machine(OUTSIDE, &lab.outside)?]);
     for (name, host) in &lab.nodes {
@@ -68,7 +70,7 @@ pub(super) fn write(lab: &Lab) -> Result<(), Diagnostic> {
         tenants.insert(router.name.to_string(), (intent[router.node].name.to_string(), netns));
     }
     let text = json::pretty(&State { machines, tenants });
-    fs::write(lab.directory.join(STATE), text).map_err(|error| setup(&error.to_string()))
+    fs::write(lab.directory.join(STATE), text).map_err(|error| failed(&error.to_string()))
 }
 
 fn read(directory: &Path) -> Result<State, Diagnostic> {
@@ -92,7 +94,15 @@ pub fn down(directory: &Path) -> Result<(), Diagnostic> {
     for process in state.machines.values().filter(|process| process.is_alive()) {
         Host::existing(process.pid).end();
     }
-    fs::remove_dir_all(directory).map_err(|error| setup(&error.to_string()))
+    remove(directory)
+}
+
+/// Removes the files of a lab, and the directory of all labs with the last.
+pub fn remove(directory: &Path) -> Result<(), Diagnostic> {
+    fs::remove_dir_all(directory).map_err(|error| failed(&error.to_string()))?;
+    // It isn't empty where other labs are up.
+    let _ = fs::remove_dir(PARENT);
+    Ok(())
 }
 
 /// A command at a node, a pod (`project/pod`), an egress router or the outside.
@@ -126,5 +136,5 @@ pub fn enter(
 /// Where labs are kept that outlast their command.
 #[must_use]
 pub fn directory_of(name: &str) -> PathBuf {
-    Path::new("/run/ringfence-lab").join(name)
+    Path::new(PARENT).join(name)
 }

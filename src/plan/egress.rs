@@ -47,8 +47,14 @@ fn policies(builder: &mut Builder<'_>) {
     let projects: BTreeSet<_> = tenants.map(|tenant| model.project(tenant)).collect();
     for project in projects {
         let vnid = model.vnid(project).get();
+        // Rules of one protocol let the same fragments pass; the first of them is enough.
+        let mut fragments = BTreeSet::new();
         for (rule, subject, rank) in model.ranked_rules(project) {
             for conditions in rule_matches(rule) {
+                let fragment = conditions.fragment.is_some();
+                if fragment && !fragments.insert((rank, conditions.clone())) {
+                    continue;
+                }
                 let matches = Match { source: Some(vnid), ..ip(conditions) };
                 let actions = match rule.verdict {
                     Verdict::Allow => vec![Action::Goto(Table::EgressOut)],

@@ -4,44 +4,57 @@ use super::wiring::{Wiring, interface};
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
-use crate::nft::{Chain, Condition, Family, Hook, Rule, Ruleset, Statement, Table};
+use crate::nft::{Chain, Condition, Family, InterfaceSet, Rule, Ruleset, Statement, Table};
 use crate::pipeline;
 use crate::spec::Datapath;
 use crate::value::InterfaceName;
+
+const GUARDED: &str = "rf_guarded";
 
 pub(super) fn lower<'m>(
     model: &'m Model,
     node: NodeId,
     wiring: &Wiring,
 ) -> Result<Ruleset<'m>, Diagnostic> {
-    let mut inet = Table { family: Family::Inet, maps: vec![], chains: vec![] };
-    let userspace = model.datapath(node) == Datapath::Netdev;
-    let uplink = model.intent()[node].uplink.as_ref().map(|uplink| &uplink.interface);
+    let mut inet =
+        Table { family: Family::Inet, sets: vec![], maps: vec![], chains: inet_chains(model)? };
     let mut tables = Vec::new();
-    if userspace {
-        tables.extend(pods_guard(wiring));
-        if let Some(uplink) = uplink {
-            let rule = Rule {
-                conditions: vec![Condition::Iif(uplink.clone())],
-                statement: Statement::Drop,
-                subject: model.node_subject(node),
-            };
-            let chain = |name, hook, priority| Chain {
-                name,
-                kind: "filter",
-                hook: Hook::Stack(hook),
-                priority,
-                policy: "accept",
-                rules: vec![rule.clone()],
-            };
-            inet.chains.push(chain("rf_uplink", "prerouting", "raw - 10"));
-            let chains = vec![chain("rf_uplink", "input", "filter")];
-            tables.push(Table { family: Family::Arp, maps: vec![], chains });
-        }
+    if model.datapath(node) == Datapath::Netdev {
+        let uplink = model.intent()[node].uplink.as_ref().map(|uplink| &uplink.interface);
+        let pods = wiring.ports.iter().map(|port| &port.interface);
+        let mut elements: Vec<InterfaceName> = uplink.into_iter().chain(pods).cloned().collect();
+        elements.sort();
+        let sets = vec![InterfaceSet { name: GUARDED, elements }];
+        inet.sets.clone_from(&sets);
+        inet.chains.insert(0, guard(model, node, "prerouting", "raw - 10"));
+        let chains = vec![guard(model, node, "input", "filter")];
+        tables.push(Table { family: Family::Arp, sets, maps: vec![], chains });
     }
-    inet.chains.extend(inet_chains(model)?);
     tables.insert(0, inet);
     Ok(Ruleset { tables })
+}
+
+/// A userspace datapath reads the interfaces of pods and the uplink from the outside, so the
+/// kernel sees the same frames. It must not answer or forward them: nothing would check them.
+fn guard<'m>(
+    model: &'m Model,
+    node: NodeId,
+    hook: &'static str,
+    priority: &'static str,
+) -> Chain<'m> {
+    let rule = Rule {
+        conditions: vec![Condition::IifIn(GUARDED)],
+        statement: Statement::Drop,
+        subject: model.node_subject(node),
+    };
+    Chain {
+        name: "rf_guard",
+        kind: "filter",
+        hook,
+        priority,
+        policy: "accept",
+        rules: vec![rule],
+    }
 }
 
 fn inet_chains(model: &Model) -> Result<Vec<Chain<'_>>, Diagnostic> {
@@ -67,7 +80,7 @@ fn inet_chains(model: &Model) -> Result<Vec<Chain<'_>>, Diagnostic> {
     let chain = |name, kind, hook, priority, rules| Chain {
         name,
         kind,
-        hook: Hook::Stack(hook),
+        hook,
         priority,
         policy: "accept",
         rules,
@@ -81,23 +94,4 @@ fn inet_chains(model: &Model) -> Result<Vec<Chain<'_>>, Diagnostic> {
 
 fn lo() -> Result<InterfaceName, Diagnostic> {
     interface("lo")
-}
-
-/// A userspace datapath reads the pods' interfaces from the outside, so the kernel sees the same
-/// frames. It must not answer or forward them: nothing would check them.
-fn pods_guard<'m>(wiring: &Wiring) -> Option<Table<'m>> {
-    let devices: Vec<InterfaceName> =
-        wiring.ports.iter().map(|port| port.interface.clone()).collect();
-    if devices.is_empty() {
-        return None;
-    }
-    let chain = Chain {
-        name: "rf_pods",
-        kind: "filter",
-        hook: Hook::Ingress(devices),
-        priority: "-500",
-        policy: "drop",
-        rules: vec![],
-    };
-    Some(Table { family: Family::Netdev, maps: vec![], chains: vec![chain] })
 }

@@ -4,7 +4,7 @@ use super::wiring::{Macvlan, Router, interface, internal, namespace};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{NodeId, RouterId};
 use crate::model::{Model, Tenant};
-use crate::nft::{Chain, Condition, Family, Hook, PortMap, Rule, Ruleset, Statement, Table};
+use crate::nft::{Chain, Condition, Family, PortMap, Rule, Ruleset, Statement, Table};
 use crate::pipeline;
 use crate::value::{InterfaceName, Mac};
 
@@ -56,7 +56,7 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
     let chain = |name, kind, hook, priority, policy, rules| Chain {
         name,
         kind,
-        hook: Hook::Stack(hook),
+        hook,
         priority,
         policy,
         rules,
@@ -76,5 +76,5 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             Statement::Drop,
         )]),
     ];
-    Ok(Ruleset { tables: vec![Table { family: Family::Inet, maps, chains }] })
+    Ok(Ruleset { tables: vec![Table { family: Family::Inet, sets: vec![], maps, chains }] })
 }

@@ -57,6 +57,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is set up.
     pub up: bool,
+    /// Whether something listens to all of its frames, as a bridge does that has it as a port.
+    pub promiscuous: bool,
 }
 
 /// A route.
@@ -213,6 +215,7 @@ fn link(message: LinkMessage) -> (String, Link) {
             LinkAttribute::Address(bytes) => link.mac = bytes,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::Promiscuity(count) => link.promiscuous = count > 0,
             LinkAttribute::LinkInfo(info) => {
                 link.kind = info.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),

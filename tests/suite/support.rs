@@ -5,25 +5,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Set to rewrite the committed files that differ, instead of failing.
-pub const UPDATE: &str = "RINGFENCE_UPDATE";
+pub(crate) const UPDATE: &str = "RINGFENCE_UPDATE";
 
 /// The program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
 
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// What a run printed, and its exit status.
 #[derive(Debug)]
-pub struct Run {
-    pub stdout: String,
-    pub stderr: String,
-    pub status: i32,
+pub(crate) struct Run {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) status: i32,
 }
 
 /// Runs ringfence in a directory.
-pub fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
+pub(crate) fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
     let output = duct::cmd(PROGRAM, arguments)
         .dir(directory)
         .stdin_null()
@@ -40,7 +40,7 @@ pub fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
 }
 
 /// The directories below `directory`, by name.
-pub fn directories(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn directories(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -51,7 +51,7 @@ pub fn directories(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// All files below `directory`, by their paths from it.
-pub fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(root: &Path, at: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
         let Ok(entries) = fs::read_dir(at) else { return };
         for path in entries.map(|entry| entry.unwrap().path()) {
@@ -69,7 +69,7 @@ pub fn tree(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Compares what was made with a committed file, byte for byte. Returns what is wrong; rewrites
 /// the file where that was asked for.
-pub fn compare(path: &Path, made: &[u8]) -> Option<String> {
+pub(crate) fn compare(path: &Path, made: &[u8]) -> Option<String> {
     let committed = fs::read(path).ok();
     if committed.as_deref() == Some(made) {
         return None;
@@ -88,7 +88,7 @@ pub fn compare(path: &Path, made: &[u8]) -> Option<String> {
 }
 
 /// Fails with everything that is wrong at once.
-pub fn assert_none(wrong: Vec<String>) {
+pub(crate) fn assert_none(wrong: Vec<String>) {
     assert!(
         wrong.is_empty(),
         "{}\n{} differ; with {UPDATE}=1 the committed files are rewritten",

@@ -1,0 +1,351 @@
+//! `apply` on real nodes of the lab: idempotence, drift, removal, what is not ours.
+
+use std::process::Output;
+
+use crate::lab::{Live, example, live};
+use crate::support::root;
+use ringfence::lab;
+use ringfence::load::Loaded;
+use ringfence::source::{Source, Sources};
+
+/// What a run of ringfence on a node printed, and its exit status.
+struct Run {
+    stdout: String,
+    stderr: String,
+    status: i32,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            status: output.status.code().unwrap(),
+        }
+    }
+}
+
+impl Live {
+    /// Runs `ringfence apply` on a node with further arguments.
+    fn apply_on(&self, node: &str, arguments: &[&str]) -> Run {
+        let id = self.node(node);
+        let files = self.lab.files(id).to_string_lossy().into_owned();
+        let words: Vec<&str> = ["apply", files.as_str()].iter().chain(arguments).copied().collect();
+        self.lab.ringfence(id, &words).unwrap().into()
+    }
+}
+
+#[test]
+fn a_second_run_runs_nothing_that_changes_anything() {
+    let live = example("quickstart");
+    for node in ["node-1", "node-2", "node-3"] {
+        let first = live.apply_on(node, &["--verbose"]);
+        assert_eq!(first.status, 0, "{}", first.stderr);
+        assert!(first.stderr.contains("> ovs-ofctl -O OpenFlow14 bundle br0 -"), "{}", first.stderr);
+        let second = live.apply_on(node, &["--verbose"]);
+        assert_eq!(
+            (second.status, second.stdout.as_str(), second.stderr.as_str()),
+            (0, "", format!("{node}: nothing to change\n").as_str())
+        );
+        let check = live.apply_on(node, &["--check"]);
+        assert_eq!((check.status, check.stdout.as_str()), (0, ""));
+    }
+}
+
+#[test]
+fn a_check_changes_nothing_and_tells_what_a_run_does() {
+    let live = example("quickstart");
+    let before = state_of(&live, "node-1");
+    let check = live.apply_on("node-1", &["--check", "--diff", "--verbose"]);
+    assert_eq!(check.status, 2, "{}", check.stderr);
+    assert_eq!(check.stderr, "node-1: 33 changes pending\n");
+    assert_eq!(state_of(&live, "node-1"), before);
+    let run = live.apply_on("node-1", &["--diff"]);
+    assert_eq!(run.stdout, check.stdout);
+    assert_eq!(run.stderr, "node-1: 33 changes applied\n");
+}
+
+/// Everything that apply may change, as text.
+fn state_of(live: &Live, node: &str) -> String {
+    live.on(
+        node,
+        "ovs-vsctl show | tail -n +2; ip -br link; ip netns; ip route; nft list ruleset; \
+         sysctl net.ipv4.ip_forward; ls /run/ringfence 2>&1 || true",
+    )
+}
+
+/// What somebody does by hand on node-1, and what apply says about it.
+const DRIFT: &[(&str, &[&str])] = &[
+    (
+        "ovs-ofctl -O OpenFlow14 --strict del-flows br0 \
+         table=70,priority=100,ip,nw_dst=10.128.0.254",
+        &["+ flows pod shop/web-0: 1 added"],
+    ),
+    (
+        "ovs-ofctl -O OpenFlow14 add-flow br0 cookie=0x77,table=80,priority=900,actions=normal",
+        &["- flows cookie 0x77: 1 removed"],
+    ),
+    (
+        "ovs-ofctl -O OpenFlow14 --strict mod-flows br0 table=80,priority=0,actions=normal",
+        &["~ flows cluster: 1 changed"],
+    ),
+    (
+        "ovs-vsctl del-port rf-e9fdd9277568",
+        &["+ port rf-e9fdd9277568: 264 of pod shop/web-0"],
+    ),
+    (
+        "ovs-vsctl set interface vxlan0 options:dst_port=8472",
+        &["~ port vxlan0: dst_port of node-1"],
+    ),
+    (
+        "ovs-vsctl set interface tun0 'mac=\"02:00:00:00:00:01\"'",
+        // Open vSwitch takes the interface down to change it, and its routes go.
+        &["~ link tun0: route", "~ port tun0: Ethernet address of node-1"],
+    ),
+    ("ip addr flush dev tun0", &["~ link tun0: address, route"]),
+    ("ip route del 10.128.0.0/14 dev tun0", &["~ link tun0: route"]),
+    ("ip link set tun0 down", &["~ link tun0: state, route"]),
+    ("nft flush chain inet ringfence rf_forwards", &["~ ruleset node: changed by hand"]),
+    ("nft delete table inet ringfence", &["~ ruleset node: changed by hand"]),
+    (
+        "ip -n shop.web-0 addr add 10.128.0.9/23 dev eth0",
+        &["~ link rf-e9fdd9277568: address, route of pod shop/web-0"],
+    ),
+    (
+        "ip -n shop.web-0 route del default",
+        &["~ link rf-e9fdd9277568: route of pod shop/web-0"],
+    ),
+    (
+        "ip -n shop.web-0 link set eth0 mtu 1400 address 02:00:00:00:00:02",
+        &["~ link rf-e9fdd9277568: Ethernet address, MTU of pod shop/web-0"],
+    ),
+    ("ip link set rf-e9fdd9277568 down", &["~ link rf-e9fdd9277568: state of pod shop/web-0"]),
+    (
+        "ip link del rf-e9fdd9277568",
+        &[
+            "+ link rf-e9fdd9277568: of pod shop/web-0",
+            "~ port rf-e9fdd9277568: unplugged of pod shop/web-0",
+        ],
+    ),
+    (
+        // By its name it seems to be there, but Open vSwitch has the old one still.
+        "ip link del rf-e9fdd9277568; sleep 0.2; ip link add rf-e9fdd9277568 mtu 1450 type veth \
+         peer eth0 address 0a:58:0a:80:00:fe mtu 1450 netns shop.web-0; \
+         ip link set rf-e9fdd9277568 up alias 'ringfence pod shop/web-0'; \
+         ip -n shop.web-0 link set eth0 up; ip -n shop.web-0 addr add 10.128.0.254/23 dev eth0; \
+         ip -n shop.web-0 route add 10.128.0.0/14 dev eth0; \
+         ip -n shop.web-0 route add default via 10.128.0.1; \
+         ethtool -K rf-e9fdd9277568 tx off; ip netns exec shop.web-0 ethtool -K eth0 tx off",
+        &["~ port rf-e9fdd9277568: unplugged of pod shop/web-0"],
+    ),
+    (
+        "ip netns del shop.web-0; sleep 0.2",
+        &[
+            "+ link rf-e9fdd9277568: of pod shop/web-0",
+            "+ netns shop.web-0: of pod shop/web-0",
+            "~ port rf-e9fdd9277568: unplugged of pod shop/web-0",
+        ],
+    ),
+    (
+        "ip -n router_supplier link del net1",
+        &["+ link net1 of router supplier: macvlan on eth0"],
+    ),
+    (
+        "ip netns exec router_supplier sysctl -qw net.ipv4.ip_forward=0",
+        &["~ sysctl net.ipv4.ip_forward of router supplier: 0 to 1"],
+    ),
+    (
+        "ip netns exec router_supplier nft flush ruleset",
+        &["+ ruleset router supplier: not loaded"],
+    ),
+    ("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward: 0 to 1"]),
+];
+
+#[test]
+fn what_was_changed_by_hand_is_found_told_and_repaired() {
+    let live = example("quickstart");
+    live.apply_all();
+    for (command, expected) in DRIFT {
+        live.on("node-1", command);
+        let check = live.apply_on("node-1", &["--check"]);
+        let mut told: Vec<&str> = check.stdout.lines().collect();
+        told.sort_unstable();
+        assert_eq!((check.status, told.as_slice()), (2, *expected), "after `{command}`");
+        let run = live.apply_on("node-1", &[]);
+        assert_eq!(run.status, 0, "after `{command}`: {}", run.stderr);
+        let again = live.apply_on("node-1", &["--check"]);
+        assert_eq!((again.status, again.stdout.as_str()), (0, ""), "after `{command}`");
+    }
+    let summary = live.lab.probe(lab::plan(live.lab.model())).unwrap();
+    assert_eq!(summary.counts().1, 0, "{}", summary.table());
+}
+
+#[test]
+fn a_restart_of_open_vswitch_is_repaired() {
+    let live = example("quickstart");
+    live.apply_all();
+    live.on(
+        "node-1",
+        "ovs-appctl exit; while pidof ovs-vswitchd >/dev/null; do sleep 0.05; done; \
+         ovs-vswitchd unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir --log-file \
+         -vconsole:off",
+    );
+    let run = live.apply_on("node-1", &[]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("+ flows pod shop/web-0: "), "{}", run.stdout);
+    let summary = live.lab.probe(lab::plan(live.lab.model())).unwrap();
+    assert_eq!(summary.counts().1, 0, "{}", summary.table());
+}
+
+#[test]
+fn a_changed_fail_mode_takes_the_flows_with_it_and_is_repaired() {
+    let live = example("quickstart");
+    live.apply_all();
+    live.on("node-1", "ovs-vsctl set-fail-mode br0 standalone");
+    let run = live.apply_on("node-1", &[]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert!(run.stdout.starts_with("~ bridge br0: fail mode\n+ flows cluster: "), "{}", run.stdout);
+    let again = live.apply_on("node-1", &["--check"]);
+    assert_eq!((again.status, again.stdout.as_str()), (0, ""));
+}
+
+#[test]
+fn the_scripts_work_by_hand_and_leave_apply_nothing_but_to_remember_the_rulesets() {
+    let live = example("quickstart");
+    for id in live.nodes() {
+        let files = live.lab.files(id);
+        let notes = std::fs::read_to_string(files.join("notes.md")).unwrap();
+        let commands: Vec<&str> =
+            notes.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+        assert!(commands.len() >= 5, "{notes}");
+        let script = format!("cd {} && {}", files.display(), commands.join(" && "));
+        let name = live.lab.model().intent()[id].name.to_string();
+        for _ in 0..2 {
+            live.on(&name, &script);
+        }
+        let check = live.apply_on(&name, &["--check"]);
+        let rest: Vec<&str> =
+            check.stdout.lines().filter(|line| !line.starts_with("~ ruleset ")).collect();
+        assert_eq!(rest, Vec::<&str>::new());
+    }
+    let summary = live.lab.probe(lab::plan(live.lab.model())).unwrap();
+    assert_eq!(summary.counts().1, 0, "{}", summary.table());
+}
+
+/// The quickstart with some of its text replaced.
+fn changed(pairs: &[(&str, &str)]) -> (ringfence::model::Model, Sources) {
+    let directory = root().join("examples/quickstart");
+    let mut text = std::fs::read_to_string(directory.join("network.yaml")).unwrap();
+    for (old, new) in pairs {
+        assert!(text.contains(old), "{old}");
+        text = text.replace(old, new);
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    std::fs::write(temporary.path().join("network.yaml"), &text).unwrap();
+    std::fs::copy(directory.join("ringfence.lock"), temporary.path().join("ringfence.lock")).unwrap();
+    let loaded = Loaded::read(&[temporary.path().to_owned()], None, &mut std::io::empty());
+    let (model, _, _) = loaded.draft().unwrap_or_else(|(_, report)| panic!("{report:?}"));
+    (model, Sources::from_texts(vec![Source::new("network.yaml", "network.yaml", text)]))
+}
+
+#[test]
+fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
+    let mut live = example("quickstart");
+    live.apply_all();
+    // Somebody else's things on the same node.
+    live.on(
+        "node-1",
+        "ip netns add theirs && ip link add dummy7 type bridge && ip link set dummy7 alias mine && \
+         ovs-vsctl add-br br-theirs -- set bridge br-theirs datapath_type=netdev -- \
+         add-port br0 theirs0 -- set interface theirs0 type=internal && \
+         nft add table inet theirs && nft add chain inet theirs c",
+    );
+    // One pod goes, one moves to another node, the router goes with the join.
+    let (model, sources) = changed(&[
+        ("      - {name: log-0, node: node-1}\n", ""),
+        ("{name: core-0, node: node-1}", "{name: core-0, node: node-2}"),
+        ("joins:\n  - {to: shop, projects: [billing]}\n", ""),
+        (
+            "egressRouters:\n  - name: supplier\n    project: shop\n    source: 192.168.12.99\n    \
+             gateway: 192.168.12.1\n    destination: 203.0.113.25\n    \
+             nodeSelector: {site: springfield-1}\n",
+            "",
+        ),
+    ]);
+    live.lab.replace(model, &sources).unwrap();
+    let run = live.apply_on("node-1", &[]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    for expected in [
+        "- port rf-df27d2f86f2f: of pod audit/log-0\n",
+        "- link rf-df27d2f86f2f: of pod audit/log-0\n",
+        "- netns audit.log-0: no longer wanted\n",
+        "- netns bank.core-0: no longer wanted\n",
+        "- netns router_supplier: no longer wanted\n",
+        "- flows cookie 0x83104fca381595cf: 4 removed\n",
+    ] {
+        assert!(run.stdout.contains(expected), "no {expected:?} in\n{}", run.stdout);
+    }
+    live.apply_all();
+    let state = live.on("node-1", "ip netns; ip -br link; ovs-vsctl list-ports br0; ovs-vsctl list-br");
+    for gone in ["audit.log-0", "bank.core-0", "router_supplier", "rf-df27d2f86f2f"] {
+        assert!(!state.contains(gone), "{gone} is still in\n{state}");
+    }
+    for theirs in ["theirs", "dummy7", "theirs0", "br-theirs"] {
+        assert!(state.contains(theirs), "{theirs} is not in\n{state}");
+    }
+    assert!(live.on("node-1", "nft list tables").contains("table inet theirs"));
+    let summary = live.lab.probe(lab::plan(live.lab.model())).unwrap();
+    assert_eq!(summary.counts().1, 0, "{}", summary.table());
+}
+
+#[test]
+fn teardown_removes_what_is_ours_and_nothing_else() {
+    let live = example("quickstart");
+    let id = live.node("node-1");
+    let before = state_of(&live, "node-1");
+    live.on("node-1", "ip netns add theirs && nft add table inet theirs");
+    live.apply_all();
+    let teardown = |words: &[&str]| -> Run { live.lab.ringfence(id, words).unwrap().into() };
+    let check = teardown(&["teardown", "--check"]);
+    assert_eq!(check.status, 2, "{}", check.stderr);
+    assert_eq!(live.apply_on("node-1", &["--check"]).status, 0, "the check removed something");
+    let run = teardown(&["teardown"]);
+    assert_eq!((run.status, &run.stdout), (0, &check.stdout), "{}", run.stderr);
+    let again = teardown(&["teardown"]);
+    assert_eq!((again.status, again.stderr.as_str()), (0, "nothing to remove\n"));
+    live.on("node-1", "ip netns del theirs && nft delete table inet theirs");
+    live.on("node-1", "sysctl -qw net.ipv4.ip_forward=0");
+    assert_eq!(state_of(&live, "node-1"), before);
+}
+
+#[test]
+fn a_bridge_of_others_is_adopted_only_on_demand_and_survives_teardown() {
+    let live = live(&root().join("examples/quickstart"));
+    let id = live.node("node-1");
+    live.on("node-1", "ovs-vsctl add-br br0 -- set bridge br0 datapath_type=netdev");
+    let refused = live.apply_on("node-1", &[]);
+    assert_eq!(
+        (refused.status, refused.stderr.as_str()),
+        (
+            1,
+            "error[RF206]: the bridge `br0` exists and is not ringfence's\n |\n = help: choose \
+             another with --bridge, or take it over, flows and all, with --adopt\n\n1 error\n"
+        )
+    );
+    assert_eq!(live.apply_on("node-1", &["--adopt"]).status, 0);
+    assert_eq!(live.apply_on("node-1", &["--check"]).status, 0);
+    let run: Run = live.lab.ringfence(id, &["teardown"]).unwrap().into();
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert_eq!(live.on("node-1", "ovs-vsctl list-br; ovs-vsctl list-ports br0"), "br-phy\nbr0\n");
+    assert_eq!(live.on("node-1", "ovs-vsctl get bridge br0 external_ids"), "{}\n");
+    let flows = live.on("node-1", "ovs-ofctl -O OpenFlow14 dump-flows br0 --no-stats");
+    assert_eq!(flows.trim(), "");
+}
+
+#[test]
+fn another_bridge_can_be_named() {
+    let live = example("quickstart");
+    assert_eq!(live.apply_on("node-2", &["--bridge", "br-rf"]).status, 0);
+    assert_eq!(live.apply_on("node-2", &["--bridge", "br-rf", "--check"]).status, 0);
+    assert_eq!(live.on("node-2", "ovs-vsctl list-br"), "br-phy\nbr-rf\n");
+}

@@ -1,0 +1,261 @@
+//! Real packets: every example as a live network of real Open vSwitch nodes.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+
+use crate::support::{PROGRAM, directories, ringfence, root};
+use ringfence::intent::NodeId;
+use ringfence::lab::{self, Hold, Lab, Place, Seen, Setup, Summary};
+use ringfence::load::Loaded;
+use ringfence::model::{Model, Tenant};
+use ringfence::source::Sources;
+
+/// A lab with the directory of its files, which goes with it.
+pub(crate) struct Live {
+    pub(crate) lab: Lab,
+    pub(crate) sources: Sources,
+    _directory: tempfile::TempDir,
+}
+
+pub(crate) fn load(path: &Path) -> (Model, Sources) {
+    let loaded = Loaded::read(&[path.to_owned()], None, &mut std::io::empty());
+    let (model, sources, report) = loaded.draft().unwrap_or_else(|(_, report)| panic!("{report:?}"));
+    assert!(!report.has_errors(), "{report:?}");
+    (model, sources)
+}
+
+pub(crate) fn live(path: &Path) -> Live {
+    let (model, sources) = load(path);
+    let directory = tempfile::tempdir().unwrap();
+    let setup =
+        Setup { directory: directory.path(), hold: Hold::WithParent, program: Path::new(PROGRAM) };
+    let lab = Lab::up(model, &sources, setup).unwrap();
+    Live { lab, sources, _directory: directory }
+}
+
+pub(crate) fn example(name: &str) -> Live {
+    live(&root().join("examples").join(name))
+}
+
+impl Live {
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.lab.model().intent().nodes().map(|(id, _)| id).collect()
+    }
+
+    pub(crate) fn node(&self, name: &str) -> NodeId {
+        let mut nodes = self.lab.model().intent().nodes();
+        nodes.find(|(_, node)| node.name.as_str() == name).unwrap().0
+    }
+
+    pub(crate) fn tenant(&self, name: &str) -> Tenant {
+        let intent = self.lab.model().intent();
+        let pods = intent.pods().map(|(id, _)| (intent.pod_name(id), Tenant::Pod(id)));
+        let routers = intent.routers().map(|(id, r)| (r.name.to_string(), Tenant::Router(id)));
+        pods.chain(routers).find(|(other, _)| other == name).unwrap().1
+    }
+
+    pub(crate) fn apply_all(&self) -> Vec<bool> {
+        self.nodes().into_iter().map(|node| self.lab.apply(node).unwrap().changed).collect()
+    }
+
+    /// Runs a shell command on a node.
+    pub(crate) fn on(&self, node: &str, command: &str) -> String {
+        self.lab.node(self.node(node)).unwrap().run(None, &["sh", "-c", command]).unwrap()
+    }
+
+    /// Runs a shell command in a pod.
+    fn within(&self, tenant: &str, command: &str) -> String {
+        let (host, netns) = self.lab.place(Place::Tenant(self.tenant(tenant))).unwrap();
+        host.run(netns.as_deref(), &["sh", "-c", command]).unwrap()
+    }
+
+    fn address(&self, tenant: &str) -> Ipv4Addr {
+        self.lab.model().endpoint(self.tenant(tenant)).address
+    }
+
+    /// Sends a few datagrams from a pod and doesn't care for an answer.
+    fn datagrams(&self, from: &str, to: Ipv4Addr, source: Option<Ipv4Addr>) {
+        let (host, netns) = self.lab.place(Place::Tenant(self.tenant(from))).unwrap();
+        send(host, netns.as_deref(), SocketAddrV4::new(to, 9), source);
+    }
+
+    /// How many packets the flow with these words in it has met.
+    fn met(&self, node: &str, table: u8, words: &str) -> u64 {
+        let dump = format!("ovs-ofctl -O OpenFlow14 dump-flows br0 table={table}");
+        let text = self.on(node, &dump);
+        let line = text.lines().find(|line| line.contains(words));
+        let line = line.unwrap_or_else(|| panic!("no `{words}` in {text}"));
+        let number = line.split("n_packets=").nth(1).unwrap().split(',').next().unwrap();
+        number.parse().unwrap()
+    }
+
+    /// How many datagrams a pod has received, and those to ports where nobody listens.
+    fn received(&self, tenant: &str) -> u64 {
+        let text = self.within(tenant, "cat /proc/net/snmp");
+        let line = text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1).unwrap();
+        line.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
+    }
+
+    fn prove(&self) -> Summary {
+        let summary = self.lab.probe(lab::plan(self.lab.model())).unwrap();
+        assert_eq!(summary.counts().1, 0, "{}", summary.table());
+        summary
+    }
+}
+
+fn send(host: &lab::Host, netns: Option<&str>, to: SocketAddrV4, source: Option<Ipv4Addr>) {
+    let source = source.map_or_else(|| "null".to_owned(), |source| format!("\"{source}\""));
+    let request = format!(
+        "{{\"Probe\":{{\"id\":0,\"transport\":\"Udp\",\"to\":\"{to}\",\"milliseconds\":900,\
+         \"source\":{source}}}}}\n"
+    );
+    let output = host
+        .command(netns, &[PROGRAM, "lab-agent"])
+        .stdin_bytes(request)
+        .stdout_capture()
+        .run()
+        .unwrap();
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(!answer.contains("Answered"), "{answer}");
+}
+
+/// Brings an example up, applies it twice and proves it.
+fn prove_example(name: &str) -> Summary {
+    let live = example(name);
+    assert!(live.apply_all().iter().all(|changed| *changed), "the first run changes every node");
+    assert!(live.apply_all().iter().all(|changed| !changed), "the second changes none");
+    live.prove()
+}
+
+macro_rules! examples {
+    ($($name:ident = $directory:literal,)*) => {
+        const EXAMPLES: &[&str] = &[$($directory,)*];
+
+        $(
+            #[test]
+            fn $name() {
+                prove_example($directory);
+            }
+        )*
+    };
+}
+
+examples! {
+    quickstart_runs = "quickstart",
+}
+
+#[test]
+fn every_example_is_run() {
+    let names = directories(&root().join("examples"))
+        .into_iter()
+        .filter(|path| path.join("ringfence.lock").exists())
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect::<Vec<_>>();
+    assert_eq!(names, EXAMPLES);
+}
+
+#[test]
+fn forged_packets_are_dropped_where_they_enter() {
+    let live = example("quickstart");
+    live.apply_all();
+    live.prove();
+    let (shop, bank) = ("shop/web-0", "bank/core-0");
+    let bank_address = live.address(bank);
+    let shop_mac = live.lab.model().endpoint(live.tenant(shop)).mac;
+
+    // Another pod's address, the gateway's, one from outside.
+    let peer = live.address("shop/web-1");
+    for source in [bank_address, "10.128.0.1".parse().unwrap(), "203.0.113.9".parse().unwrap()] {
+        let (before, arrived) = (live.met("node-1", 20, "priority=0"), live.received("shop/web-1"));
+        live.within(shop, &format!("ip addr add {source}/32 dev eth0"));
+        live.datagrams(shop, peer, Some(source));
+        live.within(shop, &format!("ip addr del {source}/32 dev eth0"));
+        assert!(live.met("node-1", 20, "priority=0") > before, "{source} was not dropped");
+        assert_eq!(live.received("shop/web-1"), arrived, "{source} got through");
+    }
+
+    // Another Ethernet address.
+    let before = live.met("node-1", 20, "priority=0");
+    live.within(shop, "ip link set eth0 address 02:00:00:00:00:01");
+    live.datagrams(shop, peer, None);
+    live.within(shop, &format!("ip link set eth0 address {shop_mac}"));
+    assert!(live.met("node-1", 20, "priority=0") > before, "the forged MAC was not dropped");
+
+    // A tunnel from where no node is, with the VNI of the pod that it is for.
+    let vnid = live.lab.model().vnid(live.lab.model().project(live.tenant(bank)));
+    let mac = live.lab.model().endpoint(live.tenant(bank)).mac;
+    let (before, arrived) = (live.met("node-1", 10, "priority=0"), live.received(bank));
+    let outside = live.lab.outside();
+    let forge = format!(
+        "ip link add vx0 type vxlan id {vnid} remote 192.168.12.11 local 192.168.12.1 dstport 4789 \
+         && ip addr add 10.128.5.242/32 dev vx0 && ip link set vx0 up \
+         && ip route add {bank_address}/32 dev vx0 src 10.128.5.242 \
+         && ip neigh add {bank_address} lladdr {mac} dev vx0 && ethtool -K vx0 tx off"
+    );
+    outside.run(None, &["sh", "-c", &forge]).unwrap();
+    let to = SocketAddrV4::new(bank_address, 9);
+    send(outside, None, to, Some("10.128.5.242".parse().unwrap()));
+    assert!(live.met("node-1", 10, "priority=0") > before, "the forged tunnel was not dropped");
+    assert_eq!(live.received(bank), arrived, "the forged tunnel got through");
+
+    // A tunnel that a pod sends to another node: it would come from the pod's own node.
+    let before = live.met("node-1", 99, "tp_dst=4789");
+    let target = live.address("bank/core-1");
+    let target_mac = live.lab.model().endpoint(live.tenant("bank/core-1")).mac;
+    let forge = format!(
+        "ip link add vx0 type vxlan id {vnid} remote 192.168.12.13 dstport 4789 dev eth0 \
+         && ip addr add 10.128.1.1/32 dev vx0 && ip link set vx0 up \
+         && ip route add {target}/32 dev vx0 && ip neigh add {target} lladdr {target_mac} dev vx0"
+    );
+    live.within(shop, &forge);
+    let arrived = live.received("bank/core-1");
+    live.datagrams(shop, target, Some("10.128.1.1".parse().unwrap()));
+    assert!(live.met("node-1", 99, "tp_dst=4789") > before, "the pod's tunnel was not dropped");
+    assert_eq!(live.received("bank/core-1"), arrived, "the pod's tunnel got through");
+}
+
+#[test]
+fn the_outside_sees_the_router_and_not_the_pod() {
+    let live = example("quickstart");
+    live.apply_all();
+    let summary = live.prove();
+    let source = "192.168.12.99";
+    let through: Vec<_> = summary
+        .results
+        .iter()
+        .filter(|(probe, _)| {
+            let joined = ["shop/", "billing/"].iter().any(|name| probe.title.starts_with(name));
+            joined && probe.title.contains(" router ")
+        })
+        .collect();
+    assert_eq!(through.len(), 6, "from three nodes, by TCP and UDP");
+    for (probe, seen) in through {
+        let at = format!("203.0.113.25:{}", probe.to.port());
+        assert_eq!(*seen, Seen::Answer { seen_as: source.to_owned(), at });
+    }
+}
+
+#[test]
+fn a_lab_can_be_left_up_entered_and_taken_down() {
+    let name = format!("test-{}", std::process::id());
+    let lab = |words: &[&str]| ringfence(root(), words);
+    let up = lab(&["lab", "up", "examples/quickstart", "--name", &name]);
+    assert_eq!(up.status, 0, "{}", up.stderr);
+    let again = lab(&["lab", "up", "examples/quickstart", "--name", &name]);
+    assert_eq!(again.status, 1);
+    assert!(again.stderr.starts_with("error[RF230]: the lab `"), "{}", again.stderr);
+    let inside = lab(&["lab", "exec", "--name", &name, "shop/web-0", "ip", "-br", "addr"]);
+    assert!(inside.stdout.contains("10.128.0.254/23"), "{}", inside.stdout);
+    let bridge = lab(&["lab", "exec", "--name", &name, "node-2", "ovs-vsctl", "br-exists", "br0"]);
+    assert_eq!(bridge.status, 0, "{}", bridge.stderr);
+    let nobody = lab(&["lab", "exec", "--name", &name, "shop/web-9", "true"]);
+    assert_eq!(
+        nobody.stderr,
+        "error[RF232]: the lab has no `shop/web-9`\n |\n = help: did you mean `shop/web-0`?\n\n1 error\n"
+    );
+    let down = lab(&["lab", "down", "--name", &name]);
+    assert_eq!(down.status, 0, "{}", down.stderr);
+    let gone = lab(&["lab", "exec", "--name", &name, "node-1", "true"]);
+    assert!(gone.stderr.starts_with("error[RF232]: no lab is up"), "{}", gone.stderr);
+    assert!(!lab::directory_of(&name).exists());
+}

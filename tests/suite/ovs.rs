@@ -1,0 +1,218 @@
+//! What the real tools make of the output: Open vSwitch, nft and sh.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use crate::lab::{Live, example};
+use crate::support::{root, tree};
+use ringfence::intent::NodeId;
+use ringfence::model::Tenant;
+use ringfence::pipeline::OfPort;
+use ringfence::reach::{From, Packet, To, reach};
+use ringfence::spec::Protocol;
+use ringfence::value::Port;
+
+/// The golden files with this ending.
+fn golden(ending: &str) -> Vec<PathBuf> {
+    let golden = root().join("golden");
+    let files: Vec<PathBuf> = tree(&golden)
+        .into_keys()
+        .filter(|path| path.to_string_lossy().ends_with(ending))
+        .map(|path| golden.join(path))
+        .collect();
+    assert!(!files.is_empty());
+    files
+}
+
+fn run(words: &[&str]) -> std::process::Output {
+    duct::cmd(words[0], &words[1..])
+        .stdin_null()
+        .stdout_capture()
+        .stderr_capture()
+        .unchecked()
+        .run()
+        .unwrap_or_else(|error| panic!("{}: {error}", words[0]))
+}
+
+/// The flows of a file, as `parse-flows` prints them.
+fn expected(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let flows = text.lines().filter(|line| line.contains("actions="));
+    flows
+        .map(|line| {
+            let line = line.split(" # ").next().unwrap();
+            let (cookie, rest) = line.split_once(", ").unwrap();
+            let cookie = cookie.replace("cookie=", "cookie:");
+            let (table, rest) = rest.split_once(", ").unwrap();
+            let table = match table {
+                "table=0" => String::new(),
+                table => format!("{} ", table.replace('=', ":")),
+            };
+            let (matches, actions) = rest.split_once(" actions=").unwrap();
+            let matches = match matches {
+                "priority=0" => "priority=0".to_owned(),
+                matches => matches.to_owned(),
+            };
+            format!("ADD {table}{matches} {cookie} actions={actions}")
+        })
+        .collect()
+}
+
+#[test]
+fn open_vswitch_parses_every_golden_flow_without_changing_it() {
+    for path in golden("flows.ofctl") {
+        let file = path.to_str().unwrap();
+        let output = run(&["ovs-ofctl", "-O", "OpenFlow14", "parse-flows", file]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{file}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let parsed: Vec<&str> =
+            stdout.lines().filter_map(|line| line.split_once("): ").map(|(_, flow)| flow)).collect();
+        let expected = expected(&path);
+        for (parsed, expected) in parsed.iter().zip(&expected) {
+            assert_eq!(parsed, expected, "{file}");
+        }
+        assert_eq!(parsed.len(), expected.len(), "{file}");
+    }
+}
+
+#[test]
+fn a_bridge_that_was_loaded_by_hand_has_no_difference() {
+    let live = example("quickstart");
+    let host = live.lab.node(live.nodes()[0]).unwrap();
+    live.on(
+        "node-1",
+        "ovs-vsctl add-br br0 -- set bridge br0 datapath_type=netdev fail_mode=secure \
+         protocols=OpenFlow13,OpenFlow14,OpenFlow15",
+    );
+    for path in golden("flows.ofctl") {
+        let file = path.to_str().unwrap();
+        let ofctl = |words: &[&str]| {
+            let words: Vec<&str> = ["ovs-ofctl", "-O", "OpenFlow14"].iter().chain(words).copied().collect();
+            host.output(None, &words).unwrap()
+        };
+        let output = ofctl(&["--bundle", "replace-flows", "br0", file]);
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = ofctl(&["diff-flows", "br0", file]);
+        let difference = String::from_utf8_lossy(&output.stdout);
+        assert_eq!((output.status.code(), difference.as_ref()), (Some(0), ""), "{file}");
+    }
+}
+
+#[test]
+fn nft_accepts_every_golden_ruleset() {
+    for path in golden("ruleset.nft") {
+        let file = path.to_str().unwrap();
+        let output = run(&["unshare", "--net", "nft", "-c", "-f", file]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{file}");
+    }
+}
+
+#[test]
+fn sh_parses_every_golden_script() {
+    for path in golden(".sh") {
+        let output = run(&["sh", "-n", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", path.display());
+    }
+}
+
+/// Where a traced packet comes out.
+#[derive(Debug, PartialEq, Eq)]
+enum Traced {
+    Dropped,
+    Port(u16),
+    Tunnel(Ipv4Addr),
+}
+
+fn trace(live: &Live, node: NodeId, packet: &str) -> Traced {
+    let host = live.lab.node(node).unwrap();
+    let text = host.run(None, &["ovs-appctl", "ofproto/trace", "br0", packet]).unwrap();
+    let verdict = text.lines().rfind(|line| line.starts_with("Datapath actions: ")).unwrap();
+    if verdict == "Datapath actions: drop" {
+        return Traced::Dropped;
+    }
+    for line in text.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("-> tunneling to ") {
+            let address = rest.split(' ').next().unwrap();
+            return Traced::Tunnel(address.parse().unwrap());
+        }
+        if let Some(port) = line.strip_prefix("-> output port is ") {
+            return Traced::Port(port.parse().unwrap());
+        }
+        if line == "output:2" {
+            return Traced::Port(OfPort::TUN.get());
+        }
+    }
+    panic!("no output in {text}");
+}
+
+/// Traces a packet of a pod through the bridges that it crosses.
+fn follow(live: &Live, from: Tenant, to: Ipv4Addr, protocol: Protocol, port: u16) -> (NodeId, Traced) {
+    let model = live.lab.model();
+    let endpoint = model.endpoint(from);
+    let node = model.node(from);
+    let packet = format!("{protocol},nw_src={},nw_dst={to},{protocol}_dst={port}", endpoint.address);
+    let first = trace(
+        live,
+        node,
+        &format!("in_port={},dl_src={},{packet}", endpoint.port.get(), endpoint.mac),
+    );
+    let Traced::Tunnel(address) = first else { return (node, first) };
+    let mut nodes = model.intent().nodes();
+    let (other, _) = nodes.find(|(_, node)| node.address == address).unwrap();
+    let vni = model.vnid(model.project(from));
+    let source = model.intent()[node].address;
+    let tunnel = format!("in_port={},tun_id={vni},tun_src={source}", OfPort::VXLAN.get());
+    (other, trace(live, other, &format!("{tunnel},{packet}")))
+}
+
+#[test]
+fn traces_agree_with_the_intent() {
+    let live = example("quickstart");
+    live.apply_all();
+    live.lab.probe(Vec::new()).unwrap(); // brings the tunnels up
+    let model = live.lab.model();
+    let intent = model.intent();
+    let tenants: Vec<Tenant> = live.nodes().iter().flat_map(|node| model.tenants(*node)).collect();
+    let mut traced = 0;
+    for &from in &tenants {
+        let node = model.node(from);
+        let allowed = |to: To, protocol, port: u16| {
+            let port = Port::new(port.into()).unwrap();
+            reach(model, &Packet { from: From::Tenant(from), to, protocol, port }).allowed()
+        };
+        for &to in tenants.iter().filter(|to| **to != from) {
+            let endpoint = model.endpoint(to);
+            let arrival = follow(&live, from, endpoint.address, Protocol::Tcp, 80);
+            let expected = match allowed(To::Tenant(to), Protocol::Tcp, 80) {
+                true => Traced::Port(endpoint.port.get()),
+                false => Traced::Dropped,
+            };
+            assert_eq!(arrival, (model.node(to), expected), "{from:?} to {to:?}");
+            traced += 1;
+        }
+        for (address, protocol, port) in [
+            (Ipv4Addr::new(8, 8, 8, 8), Protocol::Tcp, 80),
+            (Ipv4Addr::new(198, 51, 100, 9), Protocol::Tcp, 443),
+            (Ipv4Addr::new(198, 51, 100, 9), Protocol::Tcp, 80),
+            (Ipv4Addr::new(198, 51, 100, 9), Protocol::Udp, 443),
+            (Ipv4Addr::new(203, 0, 113, 25), Protocol::Udp, 4789),
+            (Ipv4Addr::new(255, 255, 255, 255), Protocol::Udp, 67),
+            (Ipv4Addr::new(239, 1, 2, 3), Protocol::Udp, 5000),
+            (intent[node].address, Protocol::Udp, 53),
+            (intent[node].address, Protocol::Tcp, 53),
+            (intent[node].address, Protocol::Tcp, 22),
+        ] {
+            let arrival = follow(&live, from, address, protocol, port);
+            let expected = match allowed(To::Outside(address), protocol, port) {
+                true => Traced::Port(OfPort::TUN.get()),
+                false => Traced::Dropped,
+            };
+            assert_eq!(arrival, (node, expected), "{from:?} to {address}:{port}/{protocol}");
+            traced += 1;
+        }
+    }
+    assert_eq!(traced, 9 * 8 + 9 * 10);
+}

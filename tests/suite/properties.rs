@@ -1,0 +1,249 @@
+//! What holds for every network: the flows mean what the intent says, and nothing but the input
+//! decides about the output.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use crate::world::{World, model, worlds};
+use ringfence::compile::files;
+use ringfence::evaluate::{Body, End, Frame, walk};
+use ringfence::intent::{NodeId, Verdict};
+use ringfence::model::{Model, Tenant};
+use ringfence::pipeline::OfPort;
+use ringfence::plan::Plan;
+use ringfence::reach::{From, Packet, To, reach};
+use ringfence::render::Renderer;
+use ringfence::source::Sources;
+use ringfence::spec::Protocol;
+use ringfence::value::{Mac, Port};
+
+/// Where a frame comes out of the network.
+#[derive(Debug, PartialEq, Eq)]
+enum Arrival {
+    Nowhere,
+    Tenant(NodeId, OfPort),
+    Host(NodeId),
+}
+
+struct Fabric<'m> {
+    model: &'m Model,
+    plans: BTreeMap<NodeId, Plan<'m>>,
+}
+
+impl<'m> Fabric<'m> {
+    fn new(model: &'m Model) -> Self {
+        let nodes = model.intent().nodes();
+        let plans = nodes.map(|(id, _)| (id, Plan::of(model, id).unwrap())).collect();
+        Self { model, plans }
+    }
+
+    /// Sends a frame from a node's bridge through the network.
+    fn send(&self, node: NodeId, frame: &Frame) -> Arrival {
+        match walk(&self.plans[&node].flows, frame).end {
+            End::Dropped => Arrival::Nowhere,
+            End::Port(OfPort::TUN) => Arrival::Host(node),
+            End::Port(port) => Arrival::Tenant(node, port),
+            End::Tunnel { to, vni } => {
+                let mut nodes = self.model.intent().nodes();
+                let (other, _) = nodes.find(|(_, node)| node.address == to).unwrap();
+                let from = self.model.intent()[node].address;
+                let tunnel = Some((from, vni));
+                let frame = Frame { in_port: OfPort::VXLAN, tunnel, ..frame.clone() };
+                self.send(other, &frame)
+            }
+        }
+    }
+
+    fn tenants(&self) -> Vec<Tenant> {
+        self.plans.keys().flat_map(|node| self.model.tenants(*node)).collect()
+    }
+}
+
+fn from_tenant(model: &Model, tenant: Tenant, body: Body) -> Frame {
+    let endpoint = model.endpoint(tenant);
+    Frame { in_port: endpoint.port, tunnel: None, source: endpoint.mac, body }
+}
+
+fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protocol, u16)) -> Body {
+    let src = model.endpoint(from).address;
+    Body::Ip { src, dst, transport: Some(transport), later_fragment: false }
+}
+
+/// Addresses and ports on both sides of the borders of every rule that worlds have.
+fn outside() -> impl Iterator<Item = (Ipv4Addr, (Protocol, u16))> {
+    let addresses = ["8.8.8.8", "198.51.100.7", "198.51.100.8", "198.51.100.200", "203.0.113.1",
+        "192.0.2.127", "192.0.2.128", "223.255.255.255"];
+    let transports = [
+        (Protocol::Tcp, 79), (Protocol::Tcp, 80), (Protocol::Tcp, 90), (Protocol::Tcp, 91),
+        (Protocol::Tcp, 999), (Protocol::Tcp, 1000), (Protocol::Tcp, 2000), (Protocol::Tcp, 2001),
+        (Protocol::Udp, 53), (Protocol::Udp, 80), (Protocol::Udp, 500), (Protocol::Udp, 4789),
+        (Protocol::Sctp, 80), (Protocol::Sctp, 81),
+    ];
+    addresses
+        .into_iter()
+        .flat_map(move |address| transports.map(|transport| (address.parse().unwrap(), transport)))
+}
+
+/// A fragment behind the first has no ports: it passes where the first may have passed.
+fn fragment_passes(model: &Model, from: Tenant, dst: Ipv4Addr, protocol: Protocol) -> bool {
+    let rules = model.ranked_rules(model.project(from)).map(|(rule, _, _)| rule);
+    let decides = |rule: &&ringfence::intent::EgressRule| {
+        let allow = rule.verdict == Verdict::Allow;
+        rule.cidr.contains(&dst)
+            && (rule.ports.is_empty()
+                || rule
+                    .ports
+                    .iter()
+                    .any(|ports| ports.protocol == protocol && (allow || ports.range.is_none())))
+    };
+    rules.into_iter().find(decides).is_none_or(|rule| rule.verdict == Verdict::Allow)
+}
+
+fn check_meaning(world: &World) -> Result<(), TestCaseError> {
+    let (model, _) = model(vec![world.yaml()]);
+    let fabric = Fabric::new(&model);
+    let tenants = fabric.tenants();
+    for &from in &tenants {
+        let node = model.node(from);
+        let expect = |to: To, (protocol, port): (Protocol, u16)| {
+            let port = Port::new(port.into()).unwrap();
+            reach(&model, &Packet { from: From::Tenant(from), to, protocol, port }).allowed()
+        };
+        for &to in tenants.iter().filter(|to| **to != from) {
+            let endpoint = model.endpoint(to);
+            let there = Arrival::Tenant(model.node(to), endpoint.port);
+            let allowed = expect(To::Tenant(to), (Protocol::Tcp, 80));
+            let arp = Body::Arp {
+                spa: model.endpoint(from).address,
+                tpa: endpoint.address,
+                sha: model.endpoint(from).mac,
+            };
+            for body in [ip(&model, from, endpoint.address, (Protocol::Tcp, 80)), arp] {
+                let arrival = fabric.send(node, &from_tenant(&model, from, body));
+                let expected = if allowed { &there } else { &Arrival::Nowhere };
+                prop_assert_eq!(&arrival, expected, "{:?} to {:?}: {:?}", from, to, body);
+            }
+        }
+        for (address, transport) in outside().chain([
+            (model.intent()[node].address, (Protocol::Udp, 53)),
+            (model.intent()[node].address, (Protocol::Tcp, 53)),
+            (model.intent()[node].address, (Protocol::Tcp, 22)),
+        ]) {
+            let body = ip(&model, from, address, transport);
+            let arrival = fabric.send(node, &from_tenant(&model, from, body));
+            let allowed = expect(To::Outside(address), transport);
+            let expected = if allowed { Arrival::Host(node) } else { Arrival::Nowhere };
+            prop_assert_eq!(arrival, expected, "{:?} to {} {:?}", from, address, transport);
+        }
+        for (dst, transport) in outside().filter(|(_, transport)| transport.1 == 80) {
+            let src = model.endpoint(from).address;
+            let body = Body::Ip { src, dst, transport: Some(transport), later_fragment: true };
+            let arrival = fabric.send(node, &from_tenant(&model, from, body));
+            let allowed = fragment_passes(&model, from, dst, transport.0);
+            let expected = if allowed { Arrival::Host(node) } else { Arrival::Nowhere };
+            prop_assert_eq!(arrival, expected, "fragment from {:?} to {} {:?}", from, dst, transport);
+        }
+        for (other, _) in model.intent().nodes() {
+            let body = ip(&model, from, model.gateway(other), (Protocol::Tcp, 22));
+            let arrival = fabric.send(node, &from_tenant(&model, from, body));
+            prop_assert_eq!(arrival, Arrival::Host(other), "{:?} to a gateway", from);
+        }
+    }
+    Ok(())
+}
+
+fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
+    let (model, _) = model(vec![world.yaml()]);
+    let fabric = Fabric::new(&model);
+    let tenants = fabric.tenants();
+    let other_mac = Mac::of_ipv4(Ipv4Addr::new(10, 9, 8, 7));
+    for &from in &tenants {
+        let node = model.node(from);
+        for &to in &tenants {
+            let honest = from_tenant(&model, from, ip(&model, from, model.endpoint(to).address, (Protocol::Tcp, 80)));
+            let Body::Ip { dst, transport, later_fragment, .. } = honest.body else { unreachable!() };
+            let forged_source = |src| Frame {
+                body: Body::Ip { src, dst, transport, later_fragment },
+                ..honest.clone()
+            };
+            let forged_arp = |spa, sha| Frame { body: Body::Arp { spa, tpa: dst, sha }, ..honest.clone() };
+            let own = model.endpoint(from);
+            let mut frames = vec![
+                forged_source(Ipv4Addr::new(203, 0, 113, 1)),
+                forged_source(model.gateway(node)),
+                Frame { source: other_mac, ..honest.clone() },
+                Frame { in_port: OfPort::pod(60000).unwrap(), ..honest.clone() },
+                forged_arp(own.address, other_mac),
+                forged_arp(model.gateway(node), own.mac),
+                // Nobody else's tunnel, whatever it carries.
+                Frame {
+                    in_port: OfPort::VXLAN,
+                    tunnel: Some((Ipv4Addr::new(192, 168, 12, 200), 0)),
+                    ..honest.clone()
+                },
+            ];
+            for other in tenants.iter().filter(|other| **other != from) {
+                let other = model.endpoint(*other);
+                frames.push(forged_source(other.address));
+                frames.push(forged_arp(other.address, own.mac));
+            }
+            for frame in frames {
+                prop_assert_eq!(fabric.send(node, &frame), Arrival::Nowhere, "{:?}", frame);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of every file that has an effect.
+fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Vec<u8>> {
+    let renderer = Renderer::new().unwrap();
+    let mut all = BTreeMap::new();
+    for (id, node) in model.intent().nodes() {
+        for (path, bytes) in files(&renderer, model, id, sources).unwrap().files {
+            if !["sourcemap.json", "manifest.json"].contains(&path.as_str()) {
+                all.insert(format!("{}/{path}", node.name), bytes);
+            }
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn flows_mean_what_the_intent_says(world in worlds()) {
+        check_meaning(&world)?;
+    }
+
+    #[test]
+    fn forged_frames_go_nowhere(world in worlds()) {
+        check_spoofing(&world)?;
+    }
+
+    #[test]
+    fn order_files_and_threads_leave_no_trace(
+        world in worlds(),
+        order in prop::collection::vec(any::<usize>(), 64),
+        threads in 1..5_usize,
+    ) {
+        let (first, sources) = model(vec![world.yaml()]);
+        let expected = effective(&first, &sources);
+        let mut order = order.into_iter().cycle();
+        let texts = world.shuffled(|| order.next().unwrap());
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let made = pool.install(|| {
+            let (second, sources) = model(texts);
+            effective(&second, &sources)
+        });
+        prop_assert_eq!(expected.keys().collect::<Vec<_>>(), made.keys().collect::<Vec<_>>());
+        for (path, bytes) in &expected {
+            prop_assert_eq!(
+                String::from_utf8_lossy(bytes), String::from_utf8_lossy(&made[path]), "{}", path
+            );
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Generated networks: small ones of every shape for the properties.
+
+use std::fmt::Write as _;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use ringfence::allocate::allocate;
+use ringfence::document;
+use ringfence::lockfile::Lock;
+use ringfence::model::Model;
+use ringfence::resolve::resolve;
+use ringfence::source::{Source, Sources};
+
+/// A network to be written as YAML.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) subnet_mode: bool,
+    pub(crate) nodes: usize,
+    pub(crate) projects: Vec<Project>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Project {
+    pub(crate) network: Network,
+    /// The node of each pod, taken modulo the number of nodes.
+    pub(crate) pods: Vec<usize>,
+    /// Only taken where the project may have one.
+    pub(crate) policy: Option<Vec<Rule>>,
+    pub(crate) router: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    Own,
+    Global,
+    /// Joined to the project with this number, if that is before it and in its own network.
+    Joined(usize),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) allow: bool,
+    pub(crate) cidr: &'static str,
+    pub(crate) ports: &'static str,
+}
+
+/// Networks that contain, touch and miss each other.
+const CIDRS: [&str; 8] = [
+    "0.0.0.0/0",
+    "198.51.100.0/24",
+    "198.51.100.0/25",
+    "198.51.100.7/32",
+    "203.0.113.0/24",
+    "0.0.0.0/1",
+    "128.0.0.0/1",
+    "192.0.2.128/25",
+];
+
+/// Ports likewise.
+const PORTS: [&str; 7] = [
+    "",
+    "{port: 80}",
+    "{port: 80, endPort: 90}",
+    "{protocol: tcp}",
+    "{protocol: udp, port: 53}",
+    "{protocol: udp}",
+    "{port: 1000, endPort: 2000}, {protocol: udp, port: 500}, {protocol: sctp, port: 80}",
+];
+
+pub(crate) fn worlds() -> impl Strategy<Value = World> {
+    let rule = (any::<bool>(), 0..CIDRS.len(), 0..PORTS.len()).prop_map(|(allow, cidr, ports)| {
+        Rule { allow, cidr: CIDRS[cidr], ports: PORTS[ports] }
+    });
+    let network = prop_oneof![
+        4 => Just(Network::Own),
+        1 => Just(Network::Global),
+        2 => (0..6_usize).prop_map(Network::Joined),
+    ];
+    let project = (network, vec(0..4_usize, 0..4), option::of(vec(rule, 1..7)), any::<bool>())
+        .prop_map(|(network, pods, policy, router)| Project { network, pods, policy, router });
+    (prop::bool::weighted(0.1), 1..4_usize, vec(project, 1..6))
+        .prop_map(|(subnet_mode, nodes, projects)| World { subnet_mode, nodes, projects })
+}
+
+impl World {
+    fn network(&self, project: usize) -> Network {
+        match self.projects[project].network {
+            Network::Joined(to)
+                if to >= project || self.projects[to].network != Network::Own =>
+            {
+                Network::Own
+            }
+            network => network,
+        }
+    }
+
+    /// The sections as lists of entries, so that they can be shuffled and split.
+    pub(crate) fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
+        let nodes = (0..self.nodes).map(|n| {
+            format!(
+                "{{name: node-{n}, address: 192.168.12.{0}, \
+                 uplink: {{interface: eth0, subnet: 192.168.12.0/24, gateway: 192.168.12.1}}}}",
+                n + 11
+            )
+        });
+        let mut projects = Vec::new();
+        let (mut joins, mut policies, mut routers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut global = Vec::new();
+        let joined_to: Vec<usize> = (0..self.projects.len())
+            .filter_map(|p| match self.network(p) {
+                Network::Joined(to) => Some(to),
+                _ => None,
+            })
+            .collect();
+        for (number, project) in self.projects.iter().enumerate() {
+            let pods: Vec<String> = project
+                .pods
+                .iter()
+                .enumerate()
+                .map(|(pod, node)| format!("{{name: pod-{pod}, node: node-{}}}", node % self.nodes))
+                .collect();
+            projects.push(format!("{{name: project-{number}, pods: [{}]}}", pods.join(", ")));
+            let network = self.network(number);
+            match network {
+                Network::Joined(to) if !self.subnet_mode => {
+                    joins.push(format!("{{to: project-{to}, projects: [project-{number}]}}"));
+                }
+                Network::Global if !self.subnet_mode => global.push(format!("project-{number}")),
+                _ => {}
+            }
+            let alone = network == Network::Own && !joined_to.contains(&number);
+            if let Some(rules) = project.policy.as_ref().filter(|_| alone && !self.subnet_mode) {
+                let mut text = format!("{{project: project-{number}, rules: [");
+                for rule in rules {
+                    let verdict = if rule.allow { "allow" } else { "deny" };
+                    let _ = write!(text, "{{{verdict}: {{cidr: {}", rule.cidr);
+                    if !rule.ports.is_empty() {
+                        let _ = write!(text, ", ports: [{}]", rule.ports);
+                    }
+                    text.push_str("}}, ");
+                }
+                policies.push(text + "]}");
+            }
+            if project.router {
+                routers.push(format!(
+                    "{{name: router-{number}, project: project-{number}, node: node-{}, \
+                     source: 192.168.12.{}, gateway: 192.168.12.1, destination: 203.0.113.25}}",
+                    number % self.nodes,
+                    number + 100
+                ));
+            }
+        }
+        let mut sections = vec![
+            ("nodes", nodes.collect()),
+            ("projects", projects),
+            ("joins", joins),
+            ("egressPolicies", policies),
+            ("egressRouters", routers),
+        ];
+        if !global.is_empty() {
+            sections.push(("global", global));
+        }
+        sections
+    }
+
+    fn header(&self) -> &'static str {
+        if self.subnet_mode { "version: 1\ncluster: {mode: subnet}\n" } else { "version: 1\n" }
+    }
+
+    /// The whole as one text.
+    pub(crate) fn yaml(&self) -> String {
+        let mut text = self.header().to_owned();
+        for (section, entries) in self.sections() {
+            write_section(&mut text, section, &entries);
+        }
+        text
+    }
+
+    /// The whole in several texts and another order, as `order` has it.
+    pub(crate) fn shuffled(&self, mut order: impl FnMut() -> usize) -> Vec<String> {
+        let mut texts = vec![self.header().to_owned(), String::new(), String::new()];
+        for (section, entries) in self.sections() {
+            let mut parts: Vec<Vec<String>> = vec![Vec::new(); texts.len()];
+            for entry in entries {
+                let part = order() % parts.len();
+                let at = order() % (parts[part].len() + 1);
+                parts[part].insert(at, entry);
+            }
+            for (text, part) in texts.iter_mut().zip(parts) {
+                write_section(text, section, &part);
+            }
+        }
+        texts
+    }
+}
+
+fn write_section(text: &mut String, section: &str, entries: &[String]) {
+    if entries.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "{section}:");
+    for entry in entries {
+        let _ = writeln!(text, "  - {entry}");
+    }
+}
+
+/// The model of some texts, which have to be without errors.
+pub(crate) fn model(texts: Vec<String>) -> (Model, Sources) {
+    let sources = texts.into_iter().enumerate().map(|(number, text)| {
+        Source::new(format!("{number}.yaml"), format!("{number}.yaml"), text)
+    });
+    let sources = Sources::from_texts(sources.collect());
+    let (documents, report) = document::parse(&sources);
+    assert!(report.is_empty(), "{report:?}");
+    let (intent, report) = resolve(&documents, true);
+    let intent = intent.unwrap_or_else(|| panic!("{report:#?}"));
+    let (numbers, _) = allocate(&intent, &Lock::default(), false, None, &sources).unwrap();
+    (Model::new(intent, numbers), sources)
+}
