@@ -33,8 +33,12 @@ pub(super) fn explain(
         let (Ok(mut value), Some(top)) = (value, positions.documents().nth(number)) else { break };
         if !value.is_null() {
             let structure = Structure { schema: &schema, top };
-            for error in validator.iter_errors(&value) {
-                structure.explain(&error, &mut report);
+            let errors: Vec<ValidationError<'_>> = validator.iter_errors(&value).collect();
+            let errors: Vec<&ValidationError<'_>> = errors.iter().flat_map(leaves).collect();
+            for error in &errors {
+                if !structure.follows_from_another(error, &errors) {
+                    structure.explain(error, &mut report);
+                }
             }
             prune(&validator, &mut value, number, &mut positions);
         }
@@ -118,6 +122,16 @@ fn remove(value: &mut Value, pointer: &str) {
     }
 }
 
+/// The errors of the branch that was meant of each `anyOf`, down to those that have no branches.
+fn leaves<'e>(error: &'e ValidationError<'e>) -> Vec<&'e ValidationError<'e>> {
+    if let Kind::AnyOf { context } = error.kind()
+        && let Some(branch) = meant(error, context)
+    {
+        return branch.iter().flat_map(leaves).collect();
+    }
+    vec![error]
+}
+
 /// The branch of an `anyOf` that was meant: one for the type that the value has.
 fn meant<'a>(
     error: &ValidationError<'_>,
@@ -169,12 +183,16 @@ impl Structure<'_> {
         let instance = error.instance().as_ref();
         let place = at.place();
         match error.kind() {
-            Kind::AnyOf { context } => match meant(error, context) {
-                Some(branch) => branch.iter().for_each(|inner| self.explain(inner, report)),
-                None => report.push(wrong_type(&expected_of(context), instance).at(place)),
-            },
+            Kind::AnyOf { context } => {
+                report.push(wrong_type(&expected_of(context), instance).at(place));
+            }
             Kind::OneOfNotValid { .. } | Kind::OneOfMultipleValid { .. } => {
-                report.push(rule_verdict().at(place));
+                let words = self.words(error);
+                report.push(if words.is_empty() {
+                    rule_verdict().at(place)
+                } else {
+                    not_listed(instance, &words).at(place)
+                });
             }
             Kind::AdditionalProperties { unexpected } => {
                 let known = self.known_keys(error);
@@ -196,7 +214,10 @@ impl Structure<'_> {
             Kind::Type { kind } => {
                 report.push(wrong_type(&expected(kind), instance).at(place));
             }
-            Kind::Enum { options } => report.push(not_listed(instance, options).at(place)),
+            Kind::Enum { options } => {
+                let words = options.as_array().into_iter().flatten().filter_map(Value::as_str);
+                report.push(not_listed(instance, &words.collect::<Vec<_>>()).at(place));
+            }
             Kind::Constant { .. } => {
                 let path = error.instance_path().as_str();
                 report.push(if path.ends_with("/replicas") {
@@ -223,6 +244,34 @@ impl Structure<'_> {
         let path = error.schema_path().as_str();
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
         self.schema.pointer(parent).unwrap_or(&Value::Null)
+    }
+
+    /// The words of which one has to stand here, where the schema lists them one by one.
+    fn words(&self, error: &ValidationError<'_>) -> Vec<&str> {
+        let branches = self.subschema(error).get("oneOf").and_then(Value::as_array);
+        branches.into_iter().flatten().filter_map(|branch| branch.get("const")?.as_str()).collect()
+    }
+
+    /// Whether an error goes away with another one: a key that is only misspelt is not missing,
+    /// and a value of another type has no range.
+    fn follows_from_another(&self, error: &ValidationError<'_>, all: &[&ValidationError<'_>]) -> bool {
+        let mut beside =
+            all.iter().filter(|other| other.instance_path() == error.instance_path());
+        let misspelt = |other: &&&ValidationError<'_>, wanted: Option<&str>| match other.kind() {
+            Kind::AdditionalProperties { unexpected } => unexpected.iter().any(|key| {
+                let meant = nearest(key, self.known_keys(other));
+                meant.is_some_and(|meant| wanted.is_none_or(|wanted| wanted == meant))
+            }),
+            _ => false,
+        };
+        match error.kind() {
+            Kind::Required { property } => beside.any(|other| misspelt(&other, property.as_str())),
+            Kind::OneOfNotValid { .. } if self.words(error).is_empty() => {
+                beside.any(|other| misspelt(&other, None))
+            }
+            Kind::Type { .. } => false,
+            _ => beside.any(|other| matches!(other.kind(), Kind::Type { .. })),
+        }
     }
 
     fn known_keys(&self, error: &ValidationError<'_>) -> Vec<&str> {
@@ -285,13 +334,11 @@ fn unknown_key(key: &str, known: &[&str]) -> Diagnostic {
     }
 }
 
-fn not_listed(instance: &Value, options: &Value) -> Diagnostic {
-    let options: Vec<&str> =
-        options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+fn not_listed(instance: &Value, options: &[&str]) -> Diagnostic {
     let Some(text) = instance.as_str() else {
         return wrong_type(&["a string".to_owned()], instance);
     };
-    let message = format!("{} is not one of {}", quoted(text), listed(&options));
+    let message = format!("{} is not one of {}", quoted(text), listed(options));
     let diagnostic = Diagnostic::new(Code::BadValue, message);
     match nearest(text, options.iter().copied()) {
         Some(meant) => diagnostic.help(format!("did you mean `{meant}`?")),
