@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use rayon::prelude::*;
 
 use crate::diagnostic::{Code, Diagnostic, Report, counted};
 use crate::intent::{Fixed, Intent, Membership, NodeId, ProjectId};
@@ -52,8 +53,7 @@ pub fn allocate(
     source: Option<u32>,
     sources: &Sources,
 ) -> Result<(Numbers, Lock), Report> {
-    let mut allocator =
-        Allocator { intent, lock, source, sources, report: Report::new() };
+    let mut allocator = Allocator { intent, lock, source, sources, report: Report::new() };
     let (vnids, retired) = allocator.vnids(prune);
     let subnets = allocator.subnets();
     if allocator.report.has_errors() {
@@ -68,7 +68,7 @@ pub fn allocate(
     Ok((numbers, lock))
 }
 
-fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<u32, String>) -> Lock {
+fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<Vnid, String>) -> Lock {
     let entry = |node: NodeId, endpoint: &Endpoint| Entry {
         node: intent[node].name.clone(),
         address: endpoint.address,
@@ -80,7 +80,7 @@ fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<u32, String>) -
     let pods = intent.pods().zip(&numbers.pods);
     let routers = intent.routers().zip(&numbers.routers);
     Lock {
-        vnids: vnids.map(|((_, project), vnid)| (project.name.to_string(), vnid.get())).collect(),
+        vnids: vnids.map(|((_, project), vnid)| (project.name.to_string(), *vnid)).collect(),
         retired,
         subnets: subnets.map(|((_, node), subnet)| (node.name.to_string(), *subnet)).collect(),
         pods: pods.map(|((id, pod), e)| (intent.pod_name(id), entry(pod.node, e))).collect(),
@@ -124,42 +124,31 @@ impl Request<'_> {
 }
 
 impl Allocator<'_> {
-    fn vnids(&mut self, prune: bool) -> (Vec<Vnid>, BTreeMap<u32, String>) {
+    fn vnids(&mut self, prune: bool) -> (Vec<Vnid>, BTreeMap<Vnid, String>) {
         let intent = self.intent;
-        let mut retired = if prune { BTreeMap::new() } else { self.lock.retired.clone() };
-        let mut owners: BTreeMap<u32, ProjectId> = BTreeMap::new();
+        let mut owners: BTreeMap<Vnid, ProjectId> = BTreeMap::new();
         for (id, project) in intent.projects() {
             if let Some(fixed) = project.fixed_vnid {
-                owners.entry(fixed.value.get()).or_insert(id);
+                owners.entry(fixed.value).or_insert(id);
             }
         }
-        let mut numbers: Vec<Option<u32>> = vec![None; intent.projects().len()];
+        let mut retired = if prune { BTreeMap::new() } else { self.lock.retired.clone() };
+        let mut numbers: Vec<Option<Vnid>> = Vec::with_capacity(intent.projects().len());
         for (id, project) in intent.projects() {
             let locked = self.lock.vnids.get(project.name.as_str()).copied();
             let number = match (project.fixed_vnid, locked) {
-                (Some(fixed), _) => Some(fixed.value.get()),
-                (None, Some(locked)) if Vnid::new(locked.into()).is_ok() => {
-                    match owners.get(&locked) {
-                        None => {
-                            owners.insert(locked, id);
-                            Some(locked)
-                        }
-                        Some(owner) if intent[*owner].fixed_vnid.is_some() => None,
-                        Some(owner) => {
-                            let owner = intent[*owner].name.as_str();
-                            self.conflict("vnids", project.name.as_str(), owner, locked);
-                            None
-                        }
-                    }
-                }
-                _ => None,
+                (Some(fixed), _) => Some(fixed.value),
+                (None, Some(locked)) => self.keep_vnid(id, locked, &mut owners),
+                (None, None) => None,
             };
-            numbers[id.index()] = number;
             if let Some(locked) = locked.filter(|locked| Some(*locked) != number)
                 && !prune
+                // A number in conflict is neither's until that is solved.
+                && owners.get(&locked).is_none_or(|owner| intent[*owner].fixed_vnid.is_some())
             {
                 retired.insert(locked, project.name.to_string());
             }
+            numbers.push(number);
         }
         if !prune {
             for (name, number) in &self.lock.vnids {
@@ -170,33 +159,59 @@ impl Allocator<'_> {
             }
         }
         self.revive(&mut numbers, &mut retired, &mut owners);
-        for (id, project) in intent.projects() {
-            if numbers[id.index()].is_some() {
-                continue;
-            }
-            let free = |n: u32| !owners.contains_key(&n) && !retired.contains_key(&n);
+        let mut vnids = Vec::with_capacity(numbers.len());
+        for ((id, project), number) in intent.projects().zip(numbers) {
+            let taken = |n| owners.contains_key(&n) || retired.contains_key(&n);
+            let free = |n: u32| Vnid::new(n.into()).is_ok_and(|vnid| !taken(vnid));
             let key = format!("project/{}", project.name);
-            if let Some(number) = by_name(&key, Vnid::FIRST, Vnid::LAST, free) {
-                owners.insert(number, id);
-                numbers[id.index()] = Some(number);
+            let vnid = number.or_else(|| {
+                let number = by_name(&key, Vnid::FIRST, Vnid::LAST, free)?;
+                Vnid::new(number.into()).ok()
+            });
+            match vnid {
+                Some(vnid) => {
+                    owners.insert(vnid, id);
+                    vnids.push(vnid);
+                }
+                // Fewer projects than VNIDs can be read, so this doesn't happen.
+                None => self.report.push(Diagnostic::new(
+                    Code::Internal,
+                    format!("no VNID is left for the project `{}`", project.name),
+                )),
             }
         }
-        let vnid = |number: Option<u32>| Vnid::new(number.unwrap_or_default().into()).ok();
-        // None is missing: an input that can be read has fewer projects than there are VNIDs.
-        let vnids = numbers.into_iter().map(|n| vnid(n).unwrap_or(Vnid::GLOBAL)).collect();
         (vnids, retired)
+    }
+
+    /// The VNID of the lock file, unless the desired state gives it to another.
+    fn keep_vnid(
+        &mut self,
+        project: ProjectId,
+        locked: Vnid,
+        owners: &mut BTreeMap<Vnid, ProjectId>,
+    ) -> Option<Vnid> {
+        let intent = self.intent;
+        let Some(owner) = owners.get(&locked) else {
+            owners.insert(locked, project);
+            return Some(locked);
+        };
+        let (name, owner) = (intent[project].name.as_str(), &intent[*owner]);
+        if owner.fixed_vnid.is_none() {
+            let keys = [("vnids", name), ("vnids", owner.name.as_str())];
+            self.report.push(self.conflict(keys, locked));
+        }
+        None
     }
 
     /// Gives projects that came back their old number, and reports fixed numbers that still
     /// belong to another project's past.
     fn revive(
         &mut self,
-        numbers: &mut [Option<u32>],
-        retired: &mut BTreeMap<u32, String>,
-        owners: &mut BTreeMap<u32, ProjectId>,
+        numbers: &mut [Option<Vnid>],
+        retired: &mut BTreeMap<Vnid, String>,
+        owners: &mut BTreeMap<Vnid, ProjectId>,
     ) {
-        for (id, project) in self.intent.projects() {
-            let number = &mut numbers[id.index()];
+        for ((id, project), number) in self.intent.projects().zip(numbers) {
             let old = retired.iter().find(|(old, name)| {
                 name.as_str() == project.name.as_str() && !owners.contains_key(old)
             });
@@ -204,22 +219,20 @@ impl Allocator<'_> {
                 *number = Some(old);
                 owners.insert(old, id);
             }
-            if let Some(number) = *number
-                && let Some(former) = retired.get(&number)
-            {
-                if former.as_str() == project.name.as_str() {
-                    retired.remove(&number);
-                } else {
-                    let fixed = project.fixed_vnid.map_or(project.place, |fixed| fixed.place);
-                    let message = format!("VNID {number} belonged to the former project `{former}`");
-                    self.report.push(
-                        Diagnostic::new(Code::LockRetired, message).at(fixed).help(
-                            "nodes that still run an older generation would mix the two; once all \
-                             nodes run the present one, run `ringfence lock --prune`",
-                        ),
-                    );
-                }
+            let Some((number, former)) = number.and_then(|n| retired.get_key_value(&n)) else {
+                continue;
+            };
+            let number = *number;
+            if former.as_str() == project.name.as_str() {
+                retired.remove(&number);
+                continue;
             }
+            let place = project.fixed_vnid.map_or(project.place, |fixed| fixed.place);
+            let message = format!("VNID {number} belonged to the project `{former}` before");
+            self.report.push(Diagnostic::new(Code::LockRetired, message).at(place).help(
+                "nodes that still run an older generation would mix the two; once all nodes run \
+                 the present one, run `ringfence lock --prune`",
+            ));
         }
     }
 
@@ -251,7 +264,8 @@ impl Allocator<'_> {
                     Some((_, owner)) if intent[owner].fixed_subnet.is_some() => None,
                     Some((_, owner)) => {
                         let owner = intent[owner].name.as_str();
-                        self.conflict("subnets", node.name.as_str(), owner, locked);
+                        let keys = [("subnets", node.name.as_str()), ("subnets", owner)];
+                        self.report.push(self.conflict(keys, locked));
                         None
                     }
                 },
@@ -259,9 +273,10 @@ impl Allocator<'_> {
             };
             subnets.push(kept);
         }
-        let mut candidates = intent.cluster.pod_networks.iter().flat_map(|network| {
-            network.cidr.subnets(network.host_prefix).into_iter().flatten()
-        });
+        let mut candidates =
+            intent.cluster.pod_networks.iter().flat_map(|network| {
+                network.cidr.subnets(network.host_prefix).into_iter().flatten()
+            });
         let mut result = Vec::with_capacity(subnets.len());
         for ((_, node), subnet) in intent.nodes().zip(subnets) {
             let subnet = subnet.or_else(|| candidates.find(|s| overlapping(&used, *s).is_none()));
@@ -305,23 +320,34 @@ impl Allocator<'_> {
             };
             by_node[router.node.index()].push((pods + id.index(), request));
         }
+        let this = &*self;
+        let by_node: Vec<(Vec<(usize, Endpoint)>, Report)> = by_node
+            .par_iter()
+            .enumerate()
+            .map(|(node, requests)| this.node_endpoints(NodeId::new(node), subnets[node], requests))
+            .collect();
         let mut endpoints: Vec<Option<Endpoint>> = vec![None; pods + intent.routers().len()];
-        for ((id, _), requests) in intent.nodes().zip(&by_node) {
-            self.node_endpoints(id, subnets[id.index()], requests, &mut endpoints);
+        for (found, report) in by_node {
+            self.report.extend(report);
+            for (index, endpoint) in found {
+                endpoints[index] = Some(endpoint);
+            }
         }
-        self.macs_twice(&endpoints);
+        self.macs_twice(subnets, &endpoints);
         let mut endpoints: Vec<Endpoint> = endpoints.into_iter().flatten().collect();
         let routers = endpoints.split_off(pods.min(endpoints.len()));
         (endpoints, routers)
     }
 
+    /// The endpoints of one node's pods and egress routers, by their indices.
     fn node_endpoints(
-        &mut self,
+        &self,
         node: NodeId,
         subnet: Ipv4Net,
         requests: &[(usize, Request<'_>)],
-        endpoints: &mut [Option<Endpoint>],
-    ) {
+    ) -> (Vec<(usize, Endpoint)>, Report) {
+        let mut report = Report::new();
+        let mut endpoints = Vec::with_capacity(requests.len());
         let name = &self.intent[node].name;
         let (network, broadcast) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
         let (first, last) = (network + 2, broadcast - 1);
@@ -332,19 +358,19 @@ impl Allocator<'_> {
                 counted(requests.len(), "pod"),
                 counted(room, "address"),
             );
-            self.report.push(
+            report.push(
                 Diagnostic::new(Code::AddressesExhausted, message)
                     .at(self.intent[node].place)
                     .help("move pods to other nodes, or give the node a larger `podSubnet`"),
             );
-            return;
+            return (endpoints, report);
         }
         let mut addresses: BTreeMap<u32, usize> = BTreeMap::new();
         let mut ports: BTreeSet<u16> = BTreeSet::new();
         for (n, (_, request)) in requests.iter().enumerate() {
             let Some(Fixed { value, place }) = request.fixed_address else { continue };
             if let Some(diagnostic) = outside_subnet(value, subnet, name.as_str()) {
-                self.report.push(diagnostic.at(place));
+                report.push(diagnostic.at(place));
             }
             addresses.insert(value.into(), n);
         }
@@ -353,9 +379,8 @@ impl Allocator<'_> {
             let locked = request.locked.filter(|entry| entry.node == *name);
             let address = match (request.fixed_address, locked) {
                 (Some(fixed), _) => Some(fixed.value.into()),
-                (None, Some(entry)) if (first..=last).contains(&entry.address.into()) => {
-                    self.keep_address(n, entry.address.into(), requests, &mut addresses)
-                }
+                (None, Some(entry)) if (first..=last).contains(&entry.address.into()) => self
+                    .keep_address(n, entry.address.into(), requests, &mut addresses, &mut report),
                 _ => None,
             };
             let port = locked
@@ -374,17 +399,19 @@ impl Allocator<'_> {
             ports.insert(port.get());
             let address = Ipv4Addr::from(address);
             let mac = request.fixed_mac.map_or_else(|| Mac::of_ipv4(address), |fixed| fixed.value);
-            endpoints[*index] = Some(Endpoint { address, mac, port });
+            endpoints.push((*index, Endpoint { address, mac, port }));
         }
+        (endpoints, report)
     }
 
     /// The address of the lock file, unless the desired state gives it to another.
     fn keep_address(
-        &mut self,
+        &self,
         n: usize,
         address: u32,
         requests: &[(usize, Request<'_>)],
         addresses: &mut BTreeMap<u32, usize>,
+        report: &mut Report,
     ) -> Option<u32> {
         let Some(&owner) = addresses.get(&address) else {
             addresses.insert(address, n);
@@ -393,14 +420,14 @@ impl Allocator<'_> {
         let owner = &requests[owner].1;
         if owner.fixed_address.is_none() {
             let request = &requests[n].1;
-            let address = Ipv4Addr::from(address);
-            self.conflict(request.section, request.lock_key(), owner.lock_key(), address);
+            let keys = [(request.section, request.lock_key()), (owner.section, owner.lock_key())];
+            report.push(self.conflict(keys, Ipv4Addr::from(address)));
         }
         None
     }
 
     /// RF050 between Ethernet addresses that are fixed and those that follow from an IP address.
-    fn macs_twice(&mut self, endpoints: &[Option<Endpoint>]) {
+    fn macs_twice(&mut self, subnets: &[Ipv4Net], endpoints: &[Option<Endpoint>]) {
         let fixed: BTreeMap<Mac, Place> = self
             .intent
             .pods
@@ -410,34 +437,51 @@ impl Allocator<'_> {
         if fixed.is_empty() {
             return;
         }
-        for ((_, pod), endpoint) in self.intent.pods().zip(endpoints) {
-            let derived = endpoint.filter(|_| pod.fixed_mac.is_none()).map(|e| e.mac);
-            if let Some((mac, place)) = derived.and_then(|mac| fixed.get_key_value(&mac)) {
-                let message = format!("two pods have the Ethernet address {mac}");
+        let pods = self.intent.pods().map(|(id, pod)| {
+            let derived = pod.fixed_mac.is_none();
+            (derived, format!("pod `{}`", self.intent.pod_name(id)), pod.place)
+        });
+        let routers = self
+            .intent
+            .routers()
+            .map(|(_, router)| (true, format!("egress router `{}`", router.name), router.place));
+        let tenants =
+            pods.chain(routers).zip(endpoints).filter_map(|((derived, name, place), e)| {
+                e.filter(|_| derived).map(|endpoint| (endpoint.mac, name, place))
+            });
+        let gateways = self.intent.nodes().zip(subnets).filter_map(|((_, node), subnet)| {
+            let gateway = subnet.hosts().next()?;
+            Some((
+                Mac::of_ipv4(gateway),
+                format!("the gateway of node `{}`", node.name),
+                node.place,
+            ))
+        });
+        for (mac, owner, place) in tenants.chain(gateways) {
+            if let Some(first) = fixed.get(&mac) {
+                let message = format!("{mac} is also the Ethernet address of {owner}");
                 self.report.push(
                     Diagnostic::new(Code::MacTwice, message)
-                        .at(*place)
-                        .related(pod.place, "has it too: it follows from the IP address")
+                        .at(*first)
+                        .related(place, "there it follows from the IP address")
                         .help("leave `mac` out, or choose one that doesn't begin with 0a:58"),
                 );
             }
         }
     }
 
-    /// RF103: two entries of the lock file have the same number.
-    fn conflict(&mut self, section: &str, key: &str, other: &str, number: impl std::fmt::Display) {
-        let message = format!("`{other}` and `{key}` have the same number in the lock file: {number}");
+    /// RF103: two entries of the lock file, by their sections and keys, have the same number.
+    fn conflict(&self, keys: [(&str, &str); 2], number: impl std::fmt::Display) -> Diagnostic {
+        let [(_, name), (_, other)] = keys;
+        let message =
+            format!("`{other}` and `{name}` have the same number in the lock file: {number}");
         let diagnostic = Diagnostic::new(Code::LockConflict, message).help(
             "two branches allocated it at once: remove the line of the one that isn't rolled out \
              yet, and run `ringfence lock`",
         );
-        self.report.push(match self.source {
-            Some(source) => {
-                let place = |key| lockfile::place_of(self.sources, source, section, key);
-                diagnostic.at(place(key)).related(place(other), "the other")
-            }
-            None => diagnostic,
-        });
+        let Some(source) = self.source else { return diagnostic };
+        let place = |(section, key)| lockfile::place_of(self.sources, source, section, key);
+        diagnostic.at(place(keys[0])).related(place(keys[1]), "the other")
     }
 }
 

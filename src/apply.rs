@@ -153,14 +153,8 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
     may_run(system)?;
     let userspace = artifacts.wiring.bridge.datapath == Datapath::Netdev;
     let ethtool = userspace.then_some(Tool::Ethtool);
-    let all = [
-        Tool::Ip,
-        Tool::Nft,
-        Tool::OvsVsctl,
-        Tool::OvsOfctl,
-        Tool::OvsdbClient,
-        Tool::Sysctl,
-    ];
+    let all =
+        [Tool::Ip, Tool::Nft, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsdbClient, Tool::Sysctl];
     match all.into_iter().chain(ethtool).find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),

@@ -6,8 +6,8 @@ use crate::diagnostic::{Diagnostic, Report};
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::output::Output;
-use crate::plan::Plan;
-use crate::render::{NodeFiles, Renderer};
+use crate::plan::{Common, Plan};
+use crate::render::Renderer;
 use crate::source::Sources;
 
 /// Makes the files of `nodes` and hands them to `output`. Holds no more than one node's files a
@@ -19,11 +19,13 @@ pub fn compile(
     output: &Output,
     check: bool,
 ) -> Result<(), Report> {
-    let renderer = Renderer::new()?;
+    let common = Common::new(model)?;
+    let renderer = Renderer::new(model, sources)?;
     let results: Vec<Result<(), Diagnostic>> = nodes
         .par_iter()
         .map(|&node| {
-            let files = files(&renderer, model, node, sources)?;
+            let plan = Plan::of(&common, node)?;
+            let files = renderer.node(node, &plan)?;
             output.node(model.intent()[node].name.as_str(), files, check);
             Ok(())
         })
@@ -31,15 +33,4 @@ pub fn compile(
     let mut report = Report::new();
     results.into_iter().filter_map(Result::err).for_each(|diagnostic| report.push(diagnostic));
     if report.has_errors() { Err(report) } else { Ok(()) }
-}
-
-/// The files of one node.
-pub fn files(
-    renderer: &Renderer,
-    model: &Model,
-    node: NodeId,
-    sources: &Sources,
-) -> Result<NodeFiles, Diagnostic> {
-    let plan = Plan::of(model, node)?;
-    renderer.node(model, node, &plan, sources)
 }

@@ -119,8 +119,9 @@ impl Report {
     /// How many errors there are, and how many warnings.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        let errors = self.diagnostics.iter().filter(|d| d.is_error()).count();
-        (errors, self.diagnostics.len() - errors)
+        let shown = self.sorted();
+        let errors = shown.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        (errors, shown.len() - errors)
     }
 
     /// Turns every warning into an error, for `--deny-warnings`.
@@ -176,10 +177,31 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let lower = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate)
+        })
         .filter(|(distance, candidate)| *distance <= candidate.len().max(word.len()) / 3)
         .min_by_key(|(distance, candidate)| (*distance, *candidate))
         .map(|(_, candidate)| candidate)
+}
+
+/// Names in backquotes, the first four of them.
+#[must_use]
+pub fn listed<T: std::fmt::Display>(names: &[T]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// Why something with a file went wrong, in the system's words without its number.
+#[must_use]
+pub fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let plain = text.split(" (os error").next().unwrap_or(&text);
+    plain.chars().take(1).flat_map(char::to_lowercase).chain(plain.chars().skip(1)).collect()
 }
 
 /// `1 error`, `2 errors`, `2 addresses`: a number with its noun.

@@ -91,7 +91,8 @@ pub fn walk<'f, 'm>(flows: &'f FlowTable<'m>, frame: &Frame) -> Walk<'f, 'm> {
     while let Some(at) = table.take() {
         let matching = flows.table(at).filter(|flow| matches(&flow.matches, frame, &registers));
         // The first of the highest priority: `max_by_key` would take the last.
-        let best = matching.reduce(|best, flow| if flow.priority > best.priority { flow } else { best });
+        let best =
+            matching.reduce(|best, flow| if flow.priority > best.priority { flow } else { best });
         let Some(flow) = best else { break };
         met.push(flow);
         for action in &flow.actions {
@@ -104,8 +105,7 @@ pub fn walk<'f, 'm>(flows: &'f FlowTable<'m>, frame: &Frame) -> Walk<'f, 'm> {
                     registers.values[usize::from(Register::Source.number())] = vni;
                 }
                 Action::TunnelFromSource => {
-                    registers.tunnel_vni =
-                        registers.values[usize::from(Register::Source.number())];
+                    registers.tunnel_vni = registers.values[usize::from(Register::Source.number())];
                 }
                 Action::TunnelTo(address) => registers.tunnel_to = Some(*address),
                 Action::Output(port) => end = output(*port, frame, &registers),

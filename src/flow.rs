@@ -8,7 +8,10 @@ mod action;
 mod matches;
 
 pub use action::Action;
-pub use matches::{ArpMatch, Fragment, IpMatch, L4, Match, MaskedPort, Packet, port_masks};
+pub use matches::{ArpMatch, Fragment, IpMatch, L4, MaskedPort, Match, Packet, port_masks};
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::pipeline::Table;
 use crate::subject::Subject;
@@ -51,6 +54,34 @@ impl Flow<'_> {
     }
 }
 
+impl Flow<'_> {
+    /// Appends the flow with its object as a comment and a line end.
+    fn write_line(&self, out: &mut Vec<u8>) {
+        self.write(out);
+        out.extend_from_slice(b" # ");
+        out.extend_from_slice(self.subject.name.as_bytes());
+        out.push(b'\n');
+    }
+
+    /// What identifies the flow in its table, as a number.
+    fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.priority, &self.matches).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn check(&self) -> Result<(), Refused> {
+        if self.actions.iter().any(|action| matches!(action, Action::Goto(to) if *to <= self.table))
+        {
+            return Err(Refused::GotoDown);
+        }
+        if self.priority == 32768 {
+            return Err(Refused::DefaultPriority);
+        }
+        Ok(())
+    }
+}
+
 /// Why a flow was refused. This is a fault of a lowering, never of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -62,48 +93,168 @@ pub enum Refused {
     DefaultPriority,
 }
 
+/// Flows that several bridges have alike: checked and printed once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Section<'m> {
+    flows: Vec<Flow<'m>>,
+    keys: Vec<u64>,
+    text: Vec<u8>,
+    /// Where the text of each flow ends.
+    ends: Vec<usize>,
+}
+
+/// A part of a [`Section`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice<'m> {
+    flows: &'m [Flow<'m>],
+    keys: &'m [u64],
+    text: &'m [u8],
+}
+
+impl<'m> Section<'m> {
+    /// Checks and prints flows of one table.
+    pub fn new(flows: Vec<Flow<'m>>) -> Result<Self, (Flow<'m>, Refused)> {
+        let mut section = Self { flows, ..Self::default() };
+        for flow in &section.flows {
+            flow.check().map_err(|refused| (flow.clone(), refused))?;
+            section.keys.push(flow.key());
+            flow.write_line(&mut section.text);
+            section.ends.push(section.text.len());
+        }
+        Ok(section)
+    }
+
+    /// All flows.
+    #[must_use]
+    pub fn all(&self) -> Slice<'_> {
+        Slice { flows: &self.flows, keys: &self.keys, text: &self.text }
+    }
+
+    /// The flows before the one numbered `index`, and those behind it.
+    #[must_use]
+    pub fn around(&self, index: usize) -> [Slice<'_>; 2] {
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let end = self.ends[index];
+        [
+            Slice {
+                flows: &self.flows[..index],
+                keys: &self.keys[..index],
+                text: &self.text[..begin],
+            },
+            Slice {
+                flows: &self.flows[index + 1..],
+                keys: &self.keys[index + 1..],
+                text: &self.text[end..],
+            },
+        ]
+    }
+}
+
+/// Flows of a table that belong to one bridge, or to several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Run<'m> {
+    Own(Vec<Flow<'m>>),
+    Shared(Slice<'m>),
+}
+
 /// The flows of one bridge, by table, each table in the order in which its lowering wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowTable<'m> {
-    flows: Vec<Flow<'m>>,
+    tables: BTreeMap<Table, Vec<Run<'m>>>,
 }
 
 impl<'m> FlowTable<'m> {
     /// Adds a flow behind those of the same table.
     pub fn push(&mut self, flow: Flow<'m>) {
-        self.flows.push(flow);
+        let runs = self.tables.entry(flow.table).or_default();
+        match runs.last_mut() {
+            Some(Run::Own(flows)) => flows.push(flow),
+            _ => runs.push(Run::Own(vec![flow])),
+        }
     }
 
-    /// Brings the flows into the order of the tables and checks them.
+    /// Adds flows that other bridges have too behind those of the same table.
+    pub fn push_shared(&mut self, slice: Slice<'m>) {
+        if let Some(first) = slice.flows.first() {
+            self.tables.entry(first.table).or_default().push(Run::Shared(slice));
+        }
+    }
+
+    /// Checks the flows, each by itself and all together.
     pub fn finish(&mut self) -> Result<(), (Flow<'m>, Refused)> {
-        self.flows.sort_by_key(|flow| flow.table);
-        for flow in &self.flows {
-            let down = |action: &Action| matches!(action, Action::Goto(t) if *t <= flow.table);
-            if flow.actions.iter().any(down) {
-                return Err((flow.clone(), Refused::GotoDown));
+        for runs in self.tables.values() {
+            let mut keys = Vec::new();
+            for run in runs {
+                match run {
+                    Run::Own(flows) => {
+                        for flow in flows {
+                            flow.check().map_err(|refused| (flow.clone(), refused))?;
+                            keys.push(flow.key());
+                        }
+                    }
+                    Run::Shared(slice) => keys.extend_from_slice(slice.keys),
+                }
             }
-            if flow.priority == 32768 {
-                return Err((flow.clone(), Refused::DefaultPriority));
+            keys.sort_unstable();
+            // Two flows of one key are the same, or so nearly always that it needn't be told.
+            if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+                let flow = runs.iter().flat_map(Run::flows).find(|flow| flow.key() == twice[0]);
+                if let Some(flow) = flow {
+                    return Err((flow.clone(), Refused::Duplicate));
+                }
             }
         }
-        let mut keys: Vec<&Flow<'_>> = self.flows.iter().collect();
-        let key = |flow: &Flow<'_>| (flow.table, flow.priority);
-        keys.sort_unstable_by(|a, b| key(a).cmp(&key(b)).then_with(|| a.matches.cmp(&b.matches)));
-        let same = |a: &Flow<'_>, b: &Flow<'_>| key(a) == key(b) && a.matches == b.matches;
-        match keys.windows(2).find(|pair| same(pair[0], pair[1])) {
-            Some(pair) => Err((pair[1].clone(), Refused::Duplicate)),
-            None => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tables.values().flatten().map(|run| run.flows().len()).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The flows in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Flow<'m>> {
-        self.flows.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Flow<'m>> {
+        self.tables.values().flatten().flat_map(Run::flows)
     }
 
     /// The flows of one table in order.
     pub fn table(&self, table: Table) -> impl Iterator<Item = &Flow<'m>> {
-        self.flows.iter().filter(move |flow| flow.table == table)
+        self.tables.get(&table).into_iter().flatten().flat_map(Run::flows)
+    }
+
+    /// The flows that no other bridge has, in order.
+    pub fn own(&self) -> impl Iterator<Item = &Flow<'m>> {
+        let runs = self.tables.values().flatten();
+        runs.filter(|run| matches!(run, Run::Own(_))).flat_map(Run::flows)
+    }
+
+    /// Appends the lines of all flows, those of a table behind what `head` appends for it.
+    pub fn write(&self, out: &mut Vec<u8>, head: impl Fn(&mut Vec<u8>, Table)) {
+        for (table, runs) in &self.tables {
+            head(out, *table);
+            for run in runs {
+                match run {
+                    Run::Own(flows) => flows.iter().for_each(|flow| flow.write_line(out)),
+                    Run::Shared(slice) => out.extend_from_slice(slice.text),
+                }
+            }
+        }
+    }
+}
+
+impl<'m> Run<'m> {
+    fn flows(&self) -> &[Flow<'m>] {
+        match self {
+            Self::Own(flows) => flows,
+            Self::Shared(slice) => slice.flows,
+        }
     }
 }
 

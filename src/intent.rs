@@ -71,16 +71,19 @@ impl Intent {
     }
 
     /// The nodes by name.
+    #[must_use]
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = (NodeId, &Node)> {
         self.nodes.iter().enumerate().map(|(index, node)| (NodeId::new(index), node))
     }
 
     /// The projects by name.
+    #[must_use]
     pub fn projects(&self) -> impl ExactSizeIterator<Item = (ProjectId, &Project)> {
         self.projects.iter().enumerate().map(|(index, project)| (ProjectId::new(index), project))
     }
 
     /// The pods by project and name.
+    #[must_use]
     pub fn pods(&self) -> impl ExactSizeIterator<Item = (PodId, &Pod)> {
         self.pods.iter().enumerate().map(|(index, pod)| (PodId::new(index), pod))
     }
@@ -99,6 +102,7 @@ impl Intent {
     }
 
     /// The egress routers by name.
+    #[must_use]
     pub fn routers(&self) -> impl ExactSizeIterator<Item = (RouterId, &EgressRouter)> {
         self.routers.iter().enumerate().map(|(index, router)| (RouterId::new(index), router))
     }

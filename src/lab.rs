@@ -16,16 +16,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::compile;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::NodeId;
 use crate::model::Model;
+use crate::plan::{Common, Plan};
 use crate::render::Renderer;
 use crate::source::Sources;
 use crate::spec::Datapath;
 
 pub use agent::run as run_agent;
-pub use host::{Hold, Host, Role};
+pub use host::{Hold, Host, Role, Starting};
 pub use probe::{Place, Probe, Seen, Summary, Want, plan};
 pub use state::{directory_of, down, enter, is_up, remove};
 
@@ -94,11 +94,7 @@ pub fn check_machine() -> Result<(), Diagnostic> {
 impl Lab {
     /// Brings up the machines and the network between them, and compiles every node. Nothing is
     /// applied yet.
-    pub fn up(
-        model: Model,
-        sources: &Sources,
-        setup: Setup<'_>,
-    ) -> Result<Self, Diagnostic> {
+    pub fn up(model: Model, sources: &Sources, setup: Setup<'_>) -> Result<Self, Diagnostic> {
         check_machine()?;
         let Setup { directory, hold, program } = setup;
         let model = model.with_datapath(Datapath::Netdev);
@@ -149,10 +145,11 @@ impl Lab {
 
     /// Writes the files of every node.
     fn compile(&self, sources: &Sources) -> Result<(), Diagnostic> {
-        let renderer = Renderer::new()?;
+        let common = Common::new(&self.model)?;
+        let renderer = Renderer::new(&self.model, sources)?;
         for (id, _) in self.model.intent().nodes() {
-            let files = compile::files(&renderer, &self.model, id, sources)?;
-            for (path, bytes) in files.files {
+            let files = renderer.node(id, &Plan::of(&common, id)?)?.files;
+            for (path, bytes) in files {
                 let path = self.files(id).join(path);
                 crate::output::write_atomically(&path, &bytes)
                     .map_err(|error| failed(&error.to_string()))?;

@@ -33,12 +33,14 @@ impl Loaded {
         let (mut sources, mut report) = Sources::read(paths, stdin);
         let lock_path =
             lock.map_or_else(|| sources.root().join(lockfile::FILE_NAME), Path::to_owned);
-        let ((intent, found), lock_text) =
-            rayon::join(|| understand(&sources, report.has_errors()), || lockfile::read(&lock_path));
+        let lock_path = lock_path.strip_prefix(".").map_or(lock_path.clone(), Path::to_owned);
+        let ((intent, found), lock_text) = rayon::join(
+            || understand(&sources, report.has_errors()),
+            || lockfile::read(&lock_path),
+        );
         report.extend(found);
-        let lock = lock_text.and_then(|text| {
-            text.map(|text| text.store(&lock_path, &mut sources)).transpose()
-        });
+        let lock = lock_text
+            .and_then(|text| text.map(|text| text.store(&lock_path, &mut sources)).transpose());
         let lock = lock.unwrap_or_else(|diagnostic| {
             report.push(diagnostic);
             None
@@ -104,13 +106,11 @@ impl Loaded {
         };
         let differing = lockfile::differences(old, new);
         if let Some(first) = differing.first() {
-            let message = match differing.len() - 1 {
-                0 => format!("the lock file `{path}` is stale: {first}"),
-                more => format!(
-                    "the lock file `{path}` is stale: {first} and {}",
-                    counted(more, "more change")
-                ),
+            let more = match differing.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {}", counted(more, "more difference")),
             };
+            let message = format!("the lock file `{path}` is stale: {first}{more}");
             self.report.push(
                 Diagnostic::new(Code::LockStale, message)
                     .help("run `ringfence lock` on the same paths, and commit the file"),

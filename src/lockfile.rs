@@ -13,9 +13,10 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, reason};
+use crate::document::Positions;
 use crate::source::{Place, Source, Sources};
-use crate::value::{Mac, Name, StringValue};
+use crate::value::{Mac, Name, StringValue, Vnid};
 
 /// The name of the file.
 pub const FILE_NAME: &str = "ringfence.lock";
@@ -26,9 +27,9 @@ const VERSION: u64 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lock {
     /// The VNID of each project.
-    pub vnids: BTreeMap<String, u32>,
+    pub vnids: BTreeMap<String, Vnid>,
     /// VNIDs of projects that are gone, with the last project that had them.
-    pub retired: BTreeMap<u32, String>,
+    pub retired: BTreeMap<Vnid, String>,
     /// The pod subnet of each node.
     pub subnets: BTreeMap<String, Ipv4Net>,
     /// Each pod, as `project/pod`.
@@ -60,18 +61,16 @@ impl FromStr for Entry {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut words = text.split(' ');
-        let mut next = || words.next().ok_or("expected `node address mac ofport`".to_owned());
-        let entry = Self {
-            node: Name::parse(next()?).map_err(|invalid| invalid.message)?,
-            address: next()?.parse().map_err(|_| "the second word is not an IPv4 address")?,
-            mac: Mac::parse(next()?).map_err(|invalid| invalid.message)?,
-            ofport: next()?.parse().map_err(|_| "the fourth word is not a port number")?,
+        let words: Vec<&str> = text.split(' ').collect();
+        let &[node, address, mac, ofport] = words.as_slice() else {
+            return Err("expected `node address mac ofport`".to_owned());
         };
-        match words.next() {
-            None => Ok(entry),
-            Some(_) => Err("more than `node address mac ofport`".to_owned()),
-        }
+        Ok(Self {
+            node: Name::parse(node).map_err(|invalid| invalid.message)?,
+            address: address.parse().map_err(|_| format!("`{address}` is not an IPv4 address"))?,
+            mac: Mac::parse(mac).map_err(|invalid| invalid.message)?,
+            ofport: ofport.parse().map_err(|_| format!("`{ofport}` is not a port number"))?,
+        })
     }
 }
 
@@ -79,7 +78,7 @@ impl FromStr for Entry {
 #[derive(Debug)]
 pub struct LockText {
     text: String,
-    parsed: Result<Lock, (u32, u32, String)>,
+    parsed: Result<Lock, Fault>,
 }
 
 /// Reads the lock file at `path`, or `None` where there is none.
@@ -88,7 +87,7 @@ pub fn read(path: &Path) -> Result<Option<LockText>, Diagnostic> {
         Ok(text) => Ok(Some(LockText { parsed: parse(&text), text })),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
-            let message = format!("cannot read `{}`: {error}", path.display());
+            let message = format!("cannot read `{}`: {}", path.display(), reason(&error));
             Err(Diagnostic::new(Code::LockUnreadable, message))
         }
     }
@@ -99,30 +98,74 @@ impl LockText {
     /// the index of its source.
     pub fn store(self, path: &Path, sources: &mut Sources) -> Result<(Lock, u32), Diagnostic> {
         let display = path.to_string_lossy().into_owned();
-        let source = sources.add(Source::new(display, FILE_NAME, self.text));
-        self.parsed.map(|lock| (lock, source)).map_err(|(line, column, message)| {
-            Diagnostic::new(Code::LockUnreadable, message)
-                .at(Place { source, line, column, length: 0 })
-                .help(
-                    "after a merge, keep the lines of both sides and run `ringfence lock`; \
-                     otherwise restore the file from the repository",
-                )
-        })
+        let Self { text, parsed } = self;
+        let fault = parsed.as_ref().err().map(|fault| fault.clone().find(&text));
+        let source = sources.add(Source::new(display, FILE_NAME, text));
+        match (parsed, fault) {
+            (Ok(lock), _) => Ok((lock, source)),
+            (Err(fault), found) => {
+                let Fault { line, column, message, help } = found.unwrap_or(fault);
+                Err(Diagnostic::new(Code::LockUnreadable, message)
+                    .at(Place { source, line, column, length: 0 })
+                    .help(help))
+            }
+        }
     }
 }
 
-/// The lock in a text, or line, column and message of what is wrong with it.
-pub fn parse(text: &str) -> Result<Lock, (u32, u32, String)> {
+/// What is wrong with the text of a lock file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The line, from 1.
+    pub line: u32,
+    /// The column, from 1.
+    pub column: u32,
+    /// What is wrong, as a sentence.
+    pub message: String,
+    /// What to do.
+    pub help: &'static str,
+}
+
+const RESTORE: &str = "restore the file from the repository, or remove the line and run \
+                       `ringfence lock`";
+const MERGE: &str = "keep the lines of both sides, each once, and run `ringfence lock`";
+
+impl Fault {
+    /// The same, where a careless merge explains it better than serde can.
+    fn find(self, text: &str) -> Self {
+        for (number, line) in (1..).zip(text.lines()) {
+            if ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|marker| line.starts_with(marker)) {
+                let message = "the lock file has a merge conflict".to_owned();
+                return Self { line: number, column: 1, message, help: MERGE };
+            }
+        }
+        let twice = Positions::read(0, text).map(|positions| positions.duplicate_keys());
+        let twice = twice.unwrap_or_default();
+        match twice.sorted().first().and_then(|first| Some((first.place?, first))) {
+            Some((Place { line, column, .. }, first)) => {
+                let message = format!("the lock file is ambiguous: {}", first.message);
+                Self { line, column, message, help: MERGE }
+            }
+            None => self,
+        }
+    }
+}
+
+/// The lock in a text, or what is wrong with it.
+pub fn parse(text: &str) -> Result<Lock, Fault> {
     let wire: Wire = serde_yaml::from_str(text).map_err(|error| {
         let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let at = error.location();
         let (line, column) = at.map_or((1, 1), |at| (narrow(at.line()), narrow(at.column())));
         let text = error.to_string();
-        let reason = text.split(" at line ").next().unwrap_or_default().to_owned();
-        (line, column, format!("the lock file is not readable: {reason}"))
+        let reason = text.split(" at line ").next().unwrap_or_default();
+        let message = format!("the lock file is not readable: {reason}");
+        Fault { line, column, message, help: RESTORE }
     })?;
     if wire.version != VERSION {
-        return Err((1, 1, format!("the lock file has version {}, not {VERSION}", wire.version)));
+        let message = format!("the lock file has version {}, not {VERSION}", wire.version);
+        let help = "use the version of ringfence that wrote it, or a later one";
+        return Err(Fault { line: 1, column: 1, message, help });
     }
     Ok(Lock {
         vnids: wire.vnids.0,
@@ -133,7 +176,7 @@ pub fn parse(text: &str) -> Result<Lock, (u32, u32, String)> {
     })
 }
 
-/// The names of the entries that differ between two locks, with their sections.
+/// The entries that differ between two locks, each in a few words.
 #[must_use]
 pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     fn differing<K: Ord + fmt::Display, V: PartialEq>(
@@ -143,10 +186,17 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
         out: &mut Vec<String>,
     ) {
         let removed = old.keys().filter(|key| !new.contains_key(key));
-        let changed = new.iter().filter(|(key, value)| old.get(key) != Some(value));
-        let mut names: Vec<&K> = removed.chain(changed.map(|(key, _)| key)).collect();
-        names.sort();
-        out.extend(names.into_iter().map(|name| format!("{section} {name}")));
+        let mut entries: Vec<(&K, &str)> =
+            removed.map(|key| (key, "is no longer wanted")).collect();
+        for (key, value) in new {
+            match old.get(key) {
+                Some(old) if old == value => {}
+                Some(_) => entries.push((key, "has other numbers")),
+                None => entries.push((key, "is not in it")),
+            }
+        }
+        entries.sort();
+        out.extend(entries.into_iter().map(|(key, what)| format!("{section} `{key}` {what}")));
     }
     let mut out = Vec::new();
     differing("project", &old.vnids, &new.vnids, &mut out);
@@ -213,9 +263,9 @@ fn section<K: fmt::Display, V: fmt::Display>(
 struct Wire {
     version: u64,
     #[serde(default)]
-    vnids: Entries<String, u32>,
+    vnids: Entries<String, Vnid>,
     #[serde(default)]
-    retired: Entries<u32, String>,
+    retired: Entries<Vnid, String>,
     #[serde(default)]
     subnets: Entries<String, Ipv4Net>,
     #[serde(default)]

@@ -2,9 +2,11 @@
 //!
 //! A [`Model`] is an [`Intent`] and the [`Numbers`] of its objects, so it is always valid.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use rayon::prelude::*;
 
 use crate::allocate::{Endpoint, Numbers, effective_vnid};
 use crate::intent::{
@@ -55,8 +57,10 @@ impl Model {
         for (id, router) in intent.routers() {
             local[router.node.index()].routers.push(id);
         }
-        let rules = intent.policies().iter().map(|policy| ranked(&intent, policy)).collect();
-        let subjects = Subjects::of(&intent);
+        let (rules, subjects) = rayon::join(
+            || intent.policies().par_iter().map(|policy| ranked(&intent, policy)).collect(),
+            || Subjects::of(&intent),
+        );
         Self { intent, numbers, local, rules, subjects, datapath: None }
     }
 
@@ -200,9 +204,8 @@ struct Subjects {
 
 impl Subjects {
     fn of(intent: &Intent) -> Self {
-        let named = |kind: &str, name: &str, place: Place| {
-            Subject::new(kind, name, name, Some(place))
-        };
+        let named =
+            |kind: &str, name: &str, place: Place| Subject::new(kind, name, name, Some(place));
         let cluster = Subject {
             cookie: Cookie::of("cluster"),
             name: "cluster".into(),
@@ -210,7 +213,11 @@ impl Subjects {
         };
         let nodes = intent.nodes().map(|(_, node)| named("node", node.name.as_str(), node.place));
         let projects = intent.projects().map(|(_, p)| named("project", p.name.as_str(), p.place));
-        let pods = intent.pods().map(|(id, pod)| named("pod", &intent.pod_name(id), pod.place));
+        let pods = intent
+            .pods
+            .par_iter()
+            .enumerate()
+            .map(|(index, pod)| named("pod", &intent.pod_name(PodId::new(index)), pod.place));
         let routers = intent.routers().map(|(_, r)| named("router", r.name.as_str(), r.place));
         Self {
             cluster,
@@ -242,9 +249,9 @@ pub fn rule_name(rule: &EgressRule) -> String {
         name.push(' ');
         name.push_str(ports.protocol.as_str());
         if let Some(range) = &ports.range {
-            name.push_str(&format!("/{}", range.start()));
+            let _ = write!(name, "/{}", range.start());
             if range.end() != range.start() {
-                name.push_str(&format!("-{}", range.end()));
+                let _ = write!(name, "-{}", range.end());
             }
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Code, Diagnostic, Report, json};
+use crate::diagnostic::{Code, Diagnostic, Report, json, reason};
 use crate::render::{Manifest, NodeFiles};
 use crate::source::Sources;
 
@@ -172,11 +172,10 @@ impl Output {
                 {
                     return Ok(None);
                 }
-                if !self.ours.contains(path) && !check {
+                if !self.ours.contains(path) {
                     let message = format!("`{}` is not a file of ringfence", full.display());
-                    return Err(Diagnostic::new(Code::OutputForeign, message).help(
-                        "write to another directory, or move the file away",
-                    ));
+                    return Err(Diagnostic::new(Code::OutputForeign, message)
+                        .help("write to another directory, or move the file away"));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -300,8 +299,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Diagnostic {
-    Diagnostic::new(Code::OutputUnwritable, format!("cannot write `{}`: {error}", path.display()))
-        .help("check the directory's owner and the free space")
+    let message = format!("cannot use `{}`: {}", path.display(), reason(error));
+    Diagnostic::new(Code::OutputUnwritable, message)
+        .help("check the directory, its owner and the free space")
 }
 
 /// The changes as a unified diff against the tree at `root`.

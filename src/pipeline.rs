@@ -49,7 +49,7 @@ pub fn is_reserved_interface(name: &str) -> bool {
 }
 
 /// An OpenFlow port number of the bridge, fixed by `ofport_request`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OfPort(u16);
 

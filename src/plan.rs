@@ -3,6 +3,7 @@
 //! [`Plan::of`] lowers the [`Model`] for one node. One file a feature; each adds its own flows and
 //! wiring and knows nothing of the others.
 
+mod common;
 mod egress;
 mod entry;
 mod guard;
@@ -12,6 +13,7 @@ mod route;
 mod router;
 mod wiring;
 
+pub use common::Common;
 pub use wiring::{Bridge, Macvlan, Netns, Port, Router, Tun, Wiring};
 
 use std::net::Ipv4Addr;
@@ -19,7 +21,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::flow::{ArpMatch, Flow, FlowTable, IpMatch, Match, Packet};
+use crate::flow::{ArpMatch, Flow, FlowTable, IpMatch, Match, Packet, Refused};
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::nft::Ruleset;
@@ -41,19 +43,15 @@ pub struct Plan<'m> {
 
 impl<'m> Plan<'m> {
     /// The plan of a node. An error is a fault in ringfence, never in the input.
-    pub fn of(model: &'m Model, node: NodeId) -> Result<Self, Diagnostic> {
-        let mut builder = Builder { model, node, flows: FlowTable::default() };
+    pub fn of(common: &'m Common<'_>, node: NodeId) -> Result<Self, Diagnostic> {
+        let model = common.model();
+        let mut builder = Builder { model, common, node, flows: FlowTable::default() };
         entry::lower(&mut builder);
         route::lower(&mut builder);
         isolation::lower(&mut builder);
         egress::lower(&mut builder);
         multicast::lower(&mut builder);
-        builder.flows.finish().map_err(|(flow, refused)| {
-            let mut text = Vec::new();
-            flow.write(&mut text);
-            let text = String::from_utf8_lossy(&text).into_owned();
-            Diagnostic::new(Code::Internal, format!("the flow `{text}` was refused: {refused:?}"))
-        })?;
+        builder.flows.finish().map_err(|(flow, why)| refused(&flow, why))?;
         let wiring = wiring::lower(model, node)?;
         let routers = model.routers(node).iter();
         Ok(Self {
@@ -67,9 +65,17 @@ impl<'m> Plan<'m> {
     }
 }
 
+fn refused(flow: &Flow<'_>, why: Refused) -> Diagnostic {
+    let mut text = Vec::new();
+    flow.write(&mut text);
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Diagnostic::new(Code::Internal, format!("the flow `{text}` was refused: {why:?}"))
+}
+
 /// Collects the flows of one node.
 struct Builder<'m> {
     model: &'m Model,
+    common: &'m Common<'m>,
     node: NodeId,
     flows: FlowTable<'m>,
 }
@@ -84,6 +90,13 @@ impl<'m> Builder<'m> {
         actions: Vec<crate::flow::Action>,
     ) {
         self.flows.push(Flow { table, priority, matches, actions, subject });
+    }
+
+    /// The flows of a table about all other nodes.
+    fn other_nodes(&mut self, table: common::PerNode) {
+        for slice in self.common.other_nodes(table, self.node) {
+            self.flows.push_shared(slice);
+        }
     }
 
     /// What happens in a table to packets that nothing else matched.

@@ -3,6 +3,8 @@
 //! Flows and rules print themselves; the templates beside this file are the skeletons around
 //! them, without decisions of their own but for what a datapath or platform needs.
 
+mod sourcemap;
+
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
@@ -18,6 +20,7 @@ use crate::plan::{Plan, Wiring};
 use crate::source::Sources;
 use crate::spec::{Datapath, Platform};
 use crate::subject::Subject;
+use sourcemap::Sourcemap;
 
 /// The OpenFlow versions of the bridge. Bundles need 1.4; ringfence speaks it throughout.
 pub const PROTOCOLS: &str = "OpenFlow13,OpenFlow14,OpenFlow15";
@@ -33,15 +36,17 @@ pub struct NodeFiles {
     pub flows: usize,
 }
 
-/// Renders plans. Holds the parsed templates.
+/// Renders the plans of a model. Holds the parsed templates, and what nodes have alike.
 #[derive(Debug)]
-pub struct Renderer {
+pub struct Renderer<'m> {
     templates: Environment<'static>,
+    model: &'m Model,
+    sourcemap: Sourcemap<'m>,
 }
 
-impl Renderer {
+impl<'m> Renderer<'m> {
     /// Parses the templates.
-    pub fn new() -> Result<Self, Diagnostic> {
+    pub fn new(model: &'m Model, sources: &'m Sources) -> Result<Self, Diagnostic> {
         let mut templates = Environment::new();
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
         let syntax = SyntaxConfig::builder()
@@ -61,46 +66,43 @@ impl Renderer {
         ] {
             templates.add_template(name, text).map_err(|error| internal(&error))?;
         }
-        Ok(Self { templates })
+        Ok(Self { templates, model, sourcemap: Sourcemap::new(model, sources) })
     }
 
     /// The files of one node.
-    pub fn node(
-        &self,
-        model: &Model,
-        node: NodeId,
-        plan: &Plan<'_>,
-        sources: &Sources,
-    ) -> Result<NodeFiles, Diagnostic> {
+    pub fn node(&self, node: NodeId, plan: &Plan<'_>) -> Result<NodeFiles, Diagnostic> {
         let wiring = &plan.wiring;
         let title = format!("Node {}: masquerading and guards.", wiring.node);
-        let mut files = BTreeMap::new();
-        files.insert("links.sh".to_owned(), self.links(wiring)?);
-        files.insert("ports.sh".to_owned(), self.ports(wiring)?);
-        files.insert("sysctl.conf".to_owned(), self.sysctls(wiring)?);
-        files.insert("node.json".to_owned(), json::pretty(wiring).into_bytes());
-        files.insert("flows.ofctl".to_owned(), flows(plan));
-        files.insert("ruleset.nft".to_owned(), self.ruleset(&plan.ruleset, &title, None)?);
+        let mut files = Files::default();
+        files.add("links.sh", self.links(wiring)?);
+        files.add("ports.sh", self.ports(wiring)?);
+        files.add("sysctl.conf", self.sysctls(wiring)?);
+        files.add("node.json", node_json(wiring)?);
+        files.add("flows.ofctl", flows(plan));
+        files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, None)?);
         for (router, ruleset) in wiring.routers.iter().zip(&plan.router_rulesets) {
             let title = format!("Egress router {}.", router.name);
             let directory = format!("routers/{}", router.name);
-            files.insert(format!("{directory}/macvlan.sh"), self.macvlan(router)?);
+            files.add(format!("{directory}/macvlan.sh"), self.macvlan(router)?);
             let rendered = self.ruleset(ruleset, &title, None)?;
-            files.insert(format!("{directory}/ruleset.nft"), rendered);
+            files.add(format!("{directory}/ruleset.nft"), rendered);
         }
         // The generation stands in two of the files whose digest it is, so it comes last.
-        let generation = digest_of(&files);
-        if let Some(flows) = files.get_mut("flows.ofctl") {
-            note(flows, generation, model.cluster_subject());
-        }
-        let ruleset = self.ruleset(&plan.ruleset, &title, Some(generation))?;
-        files.insert("ruleset.nft".to_owned(), ruleset);
+        let generation = files.digest();
+        files.append("flows.ofctl", &note(generation, self.model.cluster_subject()));
+        files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, Some(generation))?);
         // What follows has no effect on the node.
-        files.insert("sourcemap.json".to_owned(), sourcemap(plan, sources));
-        files.insert("notes.md".to_owned(), self.notes(model, node, wiring)?);
-        let manifest = manifest(wiring, generation, &files);
-        files.insert("manifest.json".to_owned(), manifest.into_bytes());
-        Ok(NodeFiles { generation, files, flows: plan.flows.iter().len() })
+        files.add("sourcemap.json", self.sourcemap.render(node));
+        files.add("notes.md", self.notes(node, wiring)?);
+        let manifest = json::pretty(&Manifest {
+            version: Manifest::VERSION,
+            node: wiring.node.to_string(),
+            generation: generation.to_hex().to_string(),
+            files: files.digests(),
+        });
+        files.add("manifest.json", manifest.into_bytes());
+        let files = files.files.into_iter().map(|(name, (bytes, _))| (name, bytes)).collect();
+        Ok(NodeFiles { generation, files, flows: plan.flows.len() })
     }
 
     fn render(&self, name: &str, context: Value) -> Result<Vec<u8>, Diagnostic> {
@@ -207,9 +209,10 @@ impl Renderer {
         )
     }
 
-    fn notes(&self, model: &Model, node: NodeId, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
-        let intent = model.intent();
-        let routers: Vec<Value> = model
+    fn notes(&self, node: NodeId, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+        let intent = self.model.intent();
+        let routers: Vec<Value> = self
+            .model
             .routers(node)
             .iter()
             .zip(&wiring.routers)
@@ -217,7 +220,7 @@ impl Renderer {
                 context! {
                     name => router.name.as_str(),
                     project => intent[intent[*id].project].name.as_str(),
-                    address => model.endpoint(Tenant::Router(*id)).address.to_string(),
+                    address => self.model.endpoint(Tenant::Router(*id)).address.to_string(),
                     source => router.macvlan.source.to_string(),
                     mac => router.macvlan.mac.to_string(),
                     parent => router.macvlan.parent.as_str(),
@@ -300,8 +303,8 @@ fn nft_table(table: &nft::Table<'_>) -> Value {
 
 /// The text of the flows: a comment before each table, the object behind each flow.
 fn flows(plan: &Plan<'_>) -> Vec<u8> {
-    const LINE: usize = 200;
-    let mut out = Vec::with_capacity(plan.flows.iter().len() * LINE);
+    const LINE: usize = 210;
+    let mut out = Vec::with_capacity(plan.flows.len() * LINE);
     let bridge = plan.wiring.bridge.name.as_str();
     out.extend_from_slice(
         format!(
@@ -311,17 +314,7 @@ fn flows(plan: &Plan<'_>) -> Vec<u8> {
         )
         .as_bytes(),
     );
-    let mut table: Option<Table> = None;
-    for flow in plan.flows.iter() {
-        if table != Some(flow.table) {
-            table = Some(flow.table);
-            table_comment(&mut out, flow.table);
-        }
-        flow.write(&mut out);
-        out.extend_from_slice(b" # ");
-        out.extend_from_slice(flow.subject.name.as_bytes());
-        out.push(b'\n');
-    }
+    plan.flows.write(&mut out, table_comment);
     out
 }
 
@@ -333,7 +326,8 @@ fn table_comment(out: &mut Vec<u8>, table: Table) {
     out.push(b'\n');
 }
 
-fn note(flows: &mut Vec<u8>, generation: blake3::Hash, subject: &Subject) {
+/// The flow that holds the generation, with the comment before it.
+fn note(generation: blake3::Hash, subject: &Subject) -> Vec<u8> {
     let flow = crate::flow::Flow {
         table: Table::Generation,
         priority: 0,
@@ -341,69 +335,95 @@ fn note(flows: &mut Vec<u8>, generation: blake3::Hash, subject: &Subject) {
         actions: vec![Action::Note(*generation.as_bytes())],
         subject,
     };
-    table_comment(flows, Table::Generation);
-    flow.write(flows);
-    flows.push(b'\n');
+    let mut text = Vec::new();
+    table_comment(&mut text, Table::Generation);
+    flow.write(&mut text);
+    text.push(b'\n');
+    text
 }
 
-/// The digest of all files together, their names included.
-fn digest_of(files: &BTreeMap<String, Vec<u8>>) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    for (name, bytes) in files {
-        for part in [name.as_bytes(), bytes] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
+/// Files with their digests, each read once.
+#[derive(Default)]
+struct Files {
+    files: BTreeMap<String, (Vec<u8>, blake3::Hasher)>,
+}
+
+impl Files {
+    fn add(&mut self, name: impl Into<String>, bytes: Vec<u8>) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&bytes);
+        self.files.insert(name.into(), (bytes, hasher));
+    }
+
+    fn append(&mut self, name: &str, more: &[u8]) {
+        if let Some((bytes, hasher)) = self.files.get_mut(name) {
+            bytes.extend_from_slice(more);
+            hasher.update(more);
         }
     }
-    hasher.finalize()
-}
 
-/// From every cookie to the object and its place, one line a cookie, in the order of the cookies.
-fn sourcemap(plan: &Plan<'_>, sources: &Sources) -> Vec<u8> {
-    const LINE: usize = 90;
-    let rulesets = plan.router_rulesets.iter().chain([&plan.ruleset]);
-    let chains = rulesets.flat_map(|ruleset| &ruleset.tables).flat_map(|table| &table.chains);
-    let rules = chains.flat_map(|chain| &chain.rules).map(|rule| rule.subject);
-    let mut subjects: Vec<&Subject> =
-        plan.flows.iter().map(|flow| flow.subject).chain(rules).collect();
-    subjects.sort_unstable_by_key(|subject| subject.cookie);
-    subjects.dedup_by_key(|subject| subject.cookie);
-    let mut out = Vec::with_capacity(subjects.len() * LINE);
-    let mut separator: &[u8] = b"{\n";
-    for subject in subjects {
-        out.extend_from_slice(separator);
-        separator = b",\n";
-        out.extend_from_slice(b"\"");
-        crate::flow::write_hex(&mut out, subject.cookie.get());
-        out.extend_from_slice(b"\": [");
-        // Paths may hold any character.
-        out.extend_from_slice(quoted(&subject.name).as_bytes());
-        out.extend_from_slice(b", ");
-        out.extend_from_slice(quoted(&subject.position(sources)).as_bytes());
-        out.extend_from_slice(b"]");
+    /// The digest of all files together, their names included.
+    fn digest(&self) -> blake3::Hash {
+        let mut all = blake3::Hasher::new();
+        for (name, (_, hasher)) in &self.files {
+            all.update(&(name.len() as u64).to_le_bytes());
+            all.update(name.as_bytes());
+            all.update(hasher.finalize().as_bytes());
+        }
+        all.finalize()
     }
-    out.extend_from_slice(b"\n}\n");
-    out
+
+    fn digests(&self) -> BTreeMap<String, String> {
+        let digest = |hasher: &blake3::Hasher| hasher.finalize().to_hex().to_string();
+        self.files.iter().map(|(name, (_, hasher))| (name.clone(), digest(hasher))).collect()
+    }
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// `node.json`, one line for each port, namespace and router.
+fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+    let Wiring {
+        version,
+        node,
+        address,
+        mtu,
+        pod_networks,
+        bridge,
+        tun,
+        ports,
+        netns,
+        routers,
+        sysctls,
+    } = wiring;
+    let lines = [
+        ("version", one_line(version)?),
+        ("node", one_line(node)?),
+        ("address", one_line(address)?),
+        ("mtu", one_line(mtu)?),
+        ("podNetworks", one_line(pod_networks)?),
+        ("bridge", one_line(bridge)?),
+        ("tun", one_line(tun)?),
+        ("ports", line_each(ports)?),
+        ("netns", line_each(netns)?),
+        ("routers", line_each(routers)?),
+        ("sysctls", one_line(sysctls)?),
+    ];
+    let lines: Vec<String> =
+        lines.into_iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+    Ok(format!("{{\n{}\n}}\n", lines.join(",\n")).into_bytes())
 }
 
-fn manifest(
-    wiring: &Wiring,
-    generation: blake3::Hash,
-    files: &BTreeMap<String, Vec<u8>>,
-) -> String {
-    json::pretty(&Manifest {
-        version: Manifest::VERSION,
-        node: wiring.node.to_string(),
-        generation: generation.to_hex().to_string(),
-        files: files
-            .iter()
-            .map(|(name, bytes)| (name.clone(), blake3::hash(bytes).to_hex().to_string()))
-            .collect(),
+fn one_line(value: &impl serde::Serialize) -> Result<String, Diagnostic> {
+    serde_json::to_string(value).map_err(|error| {
+        Diagnostic::new(Code::Internal, format!("`node.json` could not be written: {error}"))
     })
+}
+
+fn line_each(values: &[impl serde::Serialize]) -> Result<String, Diagnostic> {
+    if values.is_empty() {
+        return Ok("[]".to_owned());
+    }
+    let lines = values.iter().map(one_line).collect::<Result<Vec<_>, _>>()?;
+    Ok(format!("[\n{}\n]", lines.join(",\n")))
 }
 
 /// `manifest.json` of a node: what `apply` checks the files against.

@@ -33,10 +33,10 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     wire.check_version(&mut context);
     let cluster = cluster::resolve(&wire, &mut context);
     let nodes = nodes::resolve(&wire, &cluster, &mut context);
-    let projects = projects::resolve(&wire, &nodes, &cluster, &mut context);
+    let projects = projects::resolve(&wire, &nodes, &mut context);
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
-    addresses::check(&cluster, &nodes, &projects.pods, &mut context);
+    addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
         cluster,
         nodes: nodes.list,
@@ -97,9 +97,12 @@ impl Context {
             return Some(address);
         };
         self.push(
-            Diagnostic::new(Code::BadAddress, format!("`{address}` {what}, no host can have it"))
-                .at(place)
-                .help("write the address of a host"),
+            Diagnostic::new(
+                Code::BadAddress,
+                format!("`{address}` {what}, which no host can have"),
+            )
+            .at(place)
+            .help("write the address of a host"),
         );
         None
     }
@@ -131,18 +134,19 @@ impl Context {
         );
     }
 
-    /// Checks the parts of a selector that its types can't.
-    fn check_selector(&mut self, selector: &Selector, at: At<'_>) {
+    /// Checks the parts of a selector that its types can't, and tells whether they are good.
+    fn check_selector(&mut self, selector: &Selector, at: At<'_>) -> bool {
+        let mut good = true;
         let items = at.find("matchExpressions").into_iter().flat_map(At::children);
         for (expression, at) in selector.expressions.iter().zip(items) {
-            let lists =
-                matches!(expression.operator, spec::Operator::In | spec::Operator::NotIn);
+            let lists = matches!(expression.operator, spec::Operator::In | spec::Operator::NotIn);
             if lists == expression.values.is_empty() {
                 let message = format!(
                     "the operator {:?} takes {}",
                     expression.operator,
                     if lists { "at least one value" } else { "no values" }
                 );
+                good = false;
                 self.push(
                     Diagnostic::new(Code::BadValue, message)
                         .at(at.key("values").place())
@@ -150,6 +154,7 @@ impl Context {
                 );
             }
         }
+        good
     }
 }
 
@@ -184,6 +189,11 @@ impl<'a> Wire<'a> {
         self.documents
             .iter()
             .filter_map(move |&(at, state)| value(state).map(|value| (at.key(key), value)))
+    }
+
+    /// The keys of one section in all documents that have it.
+    fn section_keys(&self, key: &'static str) -> impl Iterator<Item = Place> {
+        self.documents.iter().filter_map(move |(at, _)| Some(at.find(key)?.key_place()))
     }
 
     fn check_version(&self, context: &mut Context) {
@@ -262,4 +272,6 @@ struct Projects<'a> {
     pods: Vec<intent::Pod>,
     /// For each project that is in a join, as member or target, where that is said.
     joins: BTreeMap<ProjectId, Place>,
+    /// For each global project, where that is said.
+    global: BTreeMap<ProjectId, Place>,
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::diagnostic::{Code, Diagnostic, Report};
+use crate::diagnostic::{Code, Diagnostic, Report, reason};
 
 /// The most bytes of one file, and of standard input.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -100,18 +100,23 @@ impl Sources {
         let mut sources = Vec::new();
         let mut left = MAX_TOTAL_BYTES;
         for path in files {
-            let display = path.to_string_lossy().into_owned();
+            // `./` says nothing, and annotations of a pull request don't match with it.
+            let shown = path.strip_prefix(".").unwrap_or(&path);
+            let display = shown.to_string_lossy().into_owned();
             let (bytes, name) = if is_stdin(&path) {
                 (read_bounded(stdin), "stdin".to_owned())
             } else {
                 let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
-                (File::open(&path).and_then(|mut file| {
-                    if file.metadata()?.is_file() {
-                        read_bounded(&mut file)
-                    } else {
-                        Err(io::Error::other("not a regular file"))
-                    }
-                }), name)
+                (
+                    File::open(&path).and_then(|mut file| {
+                        if file.metadata()?.is_file() {
+                            read_bounded(&mut file)
+                        } else {
+                            Err(io::Error::other("not a regular file"))
+                        }
+                    }),
+                    name,
+                )
             };
             let display = if is_stdin(&path) { "<stdin>".to_owned() } else { display };
             match bytes.map_err(|error| unreadable(&display, &error)) {
@@ -240,12 +245,7 @@ fn without_bom(mut text: String) -> String {
 }
 
 fn unreadable(display: &str, error: &io::Error) -> Diagnostic {
-    let reason = match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => error.to_string(),
-    };
-    Diagnostic::new(Code::Unreadable, format!("cannot read `{display}`: {reason}"))
+    Diagnostic::new(Code::Unreadable, format!("cannot read `{display}`: {}", reason(error)))
 }
 
 fn too_large(display: &str, file: bool) -> Diagnostic {

@@ -220,8 +220,7 @@ impl System for Machine {
             .map_err(broken)?;
         let Some(output) = handle.wait_timeout(TIMEOUT).map_err(broken)? else {
             handle.kill().map_err(broken)?;
-            let message =
-                format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
+            let message = format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
             return Err(Diagnostic::new(Code::CommandFailed, message));
         };
         Ok(Output {

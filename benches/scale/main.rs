@@ -3,6 +3,16 @@
 //! `cargo bench` runs all of it; `cargo bench -- compile` or `-- apply` one part. The part
 //! `apply` needs root and what the lab needs.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    unreachable_pub,
+    reason = "a benchmark prints figures, and can't go on where something is missing"
+)]
+
 mod apply;
 mod compile;
 mod world;
@@ -11,8 +21,8 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let part = words.first().map(String::as_str);
     // Measures itself in a process of its own, for the memory.
-    if let (Some("one"), Some(nodes)) = (part, words.get(1)) {
-        compile::one(nodes.parse().expect("a number of nodes"));
+    if let ["one", nodes, directory] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        compile::one(nodes.parse().expect("a number of nodes"), directory.as_ref());
         return;
     }
     if matches!(part, None | Some("compile")) {

@@ -14,7 +14,7 @@ pub struct Size {
     pub rules: usize,
 }
 
-/// A number that follows from others and looks like chance (SplitMix64).
+/// A number that follows from others and looks like chance (`SplitMix64`).
 fn mixed(mut seed: u64) -> u64 {
     seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -69,6 +69,16 @@ pub fn write(directory: &Path, size: Size) {
         fs::write(directory.join(format!("projects-{number:03}.yaml")), text + &policies)
             .expect("projects");
     }
+}
+
+/// Adds one more project with a pod on the first node, and a policy.
+pub fn write_project(directory: &Path, size: Size) {
+    let mut text = "projects:\n  - name: one-more\n    pods:\n      \
+                    - {name: pod-0, node: node-0}\negressPolicies:\n"
+        .to_owned();
+    policy(&mut text, size.projects, 20);
+    let text = text.replace(&format!("project-{}", size.projects), "one-more");
+    fs::write(directory.join("one-more.yaml"), text).expect("one-more.yaml");
 }
 
 fn policy(text: &mut String, project: usize, rules: usize) {

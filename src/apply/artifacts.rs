@@ -54,9 +54,8 @@ impl Artifacts {
         if wiring.version != Wiring::VERSION {
             return Err(version("node.json", wiring.version));
         }
-        let flows = String::from_utf8(take("flows.ofctl")?).map_err(|_| {
-            Diagnostic::new(Code::NotOutputDirectory, "`flows.ofctl` is not UTF-8")
-        })?;
+        let flows = String::from_utf8(take("flows.ofctl")?)
+            .map_err(|_| Diagnostic::new(Code::NotOutputDirectory, "`flows.ofctl` is not UTF-8"))?;
         let mut rulesets = BTreeMap::from([(String::new(), take("ruleset.nft")?)]);
         for router in &wiring.routers {
             let path = format!("routers/{}/ruleset.nft", router.name);

@@ -1,6 +1,7 @@
 //! Flows: compared as text, changed by one bundle that holds only the difference.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use super::change::{Action, Kind, Step};
 use crate::diagnostic::Diagnostic;
@@ -96,7 +97,8 @@ fn parse(text: &str) -> Difference {
         let Some((sign, flow)) = line.split_at_checked(1) else { continue };
         let key = flow.split(" cookie=").next().unwrap_or(flow);
         let key = key.split(" actions=").next().unwrap_or(key);
-        let key = key.trim().replacen(' ', ",", usize::from(key.trim_start().starts_with("table=")));
+        let key =
+            key.trim().replacen(' ', ",", usize::from(key.trim_start().starts_with("table=")));
         let flow = flow.to_owned();
         match sign {
             "+" => difference.add.insert(key, flow),
@@ -123,11 +125,11 @@ pub(super) fn step(
         if difference.add.contains_key(key) {
             continue; // replaced in place, with its counters kept
         }
-        bundle.push_str(&format!("flow delete_strict {key}\n"));
+        let _ = writeln!(bundle, "flow delete_strict {key}");
         counts.entry(object(flow, objects)).or_default()[2] += 1;
     }
     for (key, flow) in &difference.add {
-        bundle.push_str(&format!("flow add {flow}\n"));
+        let _ = writeln!(bundle, "flow add {flow}");
         let replaced = usize::from(difference.delete.contains_key(key));
         counts.entry(object(flow, objects)).or_default()[replaced] += 1;
     }

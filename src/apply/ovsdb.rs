@@ -56,22 +56,32 @@ pub(super) struct Port {
 impl Database {
     /// Reads the database. Fails where Open vSwitch doesn't run.
     pub(super) fn read(system: &dyn System) -> Result<Self, Diagnostic> {
-        let select = |table: &str, columns: &[&str]| {
-            json!({"op": "select", "table": table, "where": [], "columns": columns})
-        };
+        let select = |table: &str, columns: &[&str]| json!({"op": "select", "table": table, "where": [], "columns": columns});
         let transaction = json!([
             "Open_vSwitch",
-            select("Bridge", &[
-                "name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"
-            ]),
+            select(
+                "Bridge",
+                &["name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"]
+            ),
             select("Port", &["_uuid", "name", "interfaces", "external_ids"]),
-            select("Interface", &[
-                "_uuid", "name", "type", "options", "ofport", "ofport_request", "mac",
-                "mtu_request"
-            ]),
+            select(
+                "Interface",
+                &[
+                    "_uuid",
+                    "name",
+                    "type",
+                    "options",
+                    "ofport",
+                    "ofport_request",
+                    "mac",
+                    "mtu_request"
+                ]
+            ),
         ]);
-        let command =
-            Command::read(Tool::OvsdbClient, ["--timeout=20", "transact", &transaction.to_string()]);
+        let command = Command::read(
+            Tool::OvsdbClient,
+            ["--timeout=20", "transact", &transaction.to_string()],
+        );
         let output = system.run(&command)?;
         if output.status != Some(0) {
             let reason = failed(&command, &output).message;
@@ -83,7 +93,10 @@ impl Database {
             .help("start Open vSwitch: systemctl start openvswitch-switch"));
         }
         Self::parse(&output.stdout).ok_or_else(|| {
-            Diagnostic::new(Code::CommandFailed, "Open vSwitch's database answers in an unknown form")
+            Diagnostic::new(
+                Code::CommandFailed,
+                "Open vSwitch's database answers in an unknown form",
+            )
         })
     }
 

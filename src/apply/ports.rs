@@ -50,9 +50,8 @@ pub(super) fn compare(
         && !adopt
     {
         let message = format!("the bridge `{name}` exists and is not ringfence's");
-        return Err(Diagnostic::new(Code::NotOurs, message).help(
-            "choose another with --bridge, or take it over, flows and all, with --adopt",
-        ));
+        return Err(Diagnostic::new(Code::NotOurs, message)
+            .help("choose another with --bridge, or take it over, flows and all, with --adopt"));
     }
     let mut ports = Ports { flows_lost: live.is_none(), ..Ports::default() };
     let mut words: Vec<String> = Vec::new();
@@ -286,7 +285,12 @@ fn want(
     if fresh {
         step.change(Action::Add, Kind::Port, name, format!("{number} of {owner}"));
     } else if !differing.is_empty() {
-        step.change(Action::Change, Kind::Port, name, format!("{} of {owner}", differing.join(", ")));
+        step.change(
+            Action::Change,
+            Kind::Port,
+            name,
+            format!("{} of {owner}", differing.join(", ")),
+        );
     }
 }
 

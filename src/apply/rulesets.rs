@@ -47,9 +47,8 @@ pub(super) fn step(
     remembered: Option<&Loaded>,
 ) -> Step {
     let mut step = Step::default();
-    let in_effect = listing.zip(remembered).is_some_and(|(listing, remembered)| {
-        remembered.is(file, listing)
-    });
+    let in_effect =
+        listing.zip(remembered).is_some_and(|(listing, remembered)| remembered.is(file, listing));
     if in_effect {
         return step;
     }
@@ -60,9 +59,7 @@ pub(super) fn step(
         Some(_) => (Action::Change, "of another generation"),
     };
     step.change(action, Kind::Ruleset, place.object, detail);
-    step.commands.push(
-        Command::change(Tool::Nft, ["-f", "-"]).within(place.netns).stdin(file),
-    );
+    step.commands.push(Command::change(Tool::Nft, ["-f", "-"]).within(place.netns).stdin(file));
     step
 }
 
@@ -71,10 +68,10 @@ pub(super) fn remove(listing: Option<&[u8]>) -> Step {
     let mut step = Step::default();
     if listing.is_some() {
         step.change(Action::Remove, Kind::Ruleset, "node", "all tables of ringfence");
-        let commands: String = Family::ALL
-            .iter()
-            .map(|family| format!("table {0} {TABLE}\ndelete table {0} {TABLE}\n", family.as_str()))
-            .collect();
+        let commands = Family::ALL
+            .map(Family::as_str)
+            .map(|family| format!("table {family} {TABLE}\ndelete table {family} {TABLE}\n"));
+        let commands = commands.concat();
         step.commands.push(Command::change(Tool::Nft, ["-f", "-"]).stdin(commands));
     }
     step

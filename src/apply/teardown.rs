@@ -13,11 +13,7 @@ use crate::system::{Command, System, Tool};
 
 /// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
 /// `check`, only tells what there is.
-pub fn teardown(
-    state: &Path,
-    check: bool,
-    system: &dyn System,
-) -> Result<Vec<Change>, Diagnostic> {
+pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Change>, Diagnostic> {
     may_run(system)?;
     let mut store = Store::at(state);
     if !check {

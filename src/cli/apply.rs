@@ -13,6 +13,7 @@ use crate::system::{Command, Machine, Output, System, Tool};
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Arguments {
     /// The directory of this node in the output, such as out/node-1
     #[arg(value_name = "DIR")]

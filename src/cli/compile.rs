@@ -42,8 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         .collect();
     if let (true, Some(name)) = (nodes.is_empty(), &arguments.node) {
         let known = model.intent().nodes().map(|(_, node)| node.name.as_str());
-        let diagnostic =
-            Diagnostic::new(Code::UnknownNode, format!("there is no node `{name}`"));
+        let diagnostic = Diagnostic::new(Code::UnknownNode, format!("there is no node `{name}`"));
         let diagnostic = match nearest(name, known) {
             Some(meant) => diagnostic.help(format!("did you mean `{meant}`?")),
             None => diagnostic,
@@ -62,7 +61,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         show(&report, &sources);
         return Exit::Error;
     }
-    let outcome = output.finish(&sources, arguments.node.as_deref(), arguments.check);
+    let mut outcome = output.finish(&sources, arguments.node.as_deref(), arguments.check);
+    if arguments.input.deny_warnings {
+        outcome.report.deny_warnings();
+    }
     show(&outcome.report, &sources);
     if outcome.report.has_errors() {
         return Exit::Error;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Exit, print, show};
-use crate::diagnostic::{Code, Diagnostic, nearest};
+use crate::diagnostic::{Code, Diagnostic, quoted};
 use crate::source::Sources;
 use crate::subject::Cookie;
 
@@ -42,13 +42,14 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 }
 
 fn unknown_code(text: &str) -> Diagnostic {
-    let codes: Vec<String> = Code::ALL.iter().map(ToString::to_string).collect();
-    let message = format!("`{text}` is neither a code nor a cookie");
-    let diagnostic = Diagnostic::new(Code::CookieUnknown, message);
-    match nearest(text, codes.iter().map(String::as_str)) {
-        Some(meant) => diagnostic.help(format!("did you mean {meant}?")),
-        None => diagnostic.help("codes are RF and three digits, cookies begin with 0x"),
-    }
+    let is_code = text.get(..2).is_some_and(|head| head.eq_ignore_ascii_case("RF"));
+    let message = if is_code {
+        format!("there is no code {}", quoted(text))
+    } else {
+        format!("{} is neither a code nor a cookie", quoted(text))
+    };
+    Diagnostic::new(Code::CookieUnknown, message)
+        .help("codes are RF and three digits, cookies begin with 0x")
 }
 
 /// The object of a cookie, from the source maps of a node's directory or of all nodes'.
@@ -65,7 +66,7 @@ fn find(cookie: Cookie, out: &Path) -> Result<String, Diagnostic> {
         let map: BTreeMap<Cookie, (String, String)> =
             serde_json::from_slice(&bytes).map_err(|error| {
                 let message = format!("`{}` is no source map: {error}", path.display());
-                Diagnostic::new(Code::CookieUnknown, message)
+                Diagnostic::new(Code::CookieUnknown, message).help("compile again")
             })?;
         found.extend(map.get(&cookie).cloned());
     }
@@ -75,8 +76,10 @@ fn find(cookie: Cookie, out: &Path) -> Result<String, Diagnostic> {
         } else {
             format!("there is no sourcemap.json in `{}` or below", out.display())
         };
-        return Err(Diagnostic::new(Code::CookieUnknown, message)
-            .help("name the output directory with --out, compiled from the generation in question"));
+        return Err(Diagnostic::new(Code::CookieUnknown, message).help(
+            "name the output directory with --out, compiled from the generation in question",
+        ));
     }
-    Ok(found.into_iter().map(|(object, at)| format!("{cookie}: {object}\n  at {at}\n")).collect())
+    let lines = found.into_iter().map(|(object, at)| format!("{cookie}: {object}\n  at {at}\n"));
+    Ok(lines.collect::<Vec<_>>().concat())
 }

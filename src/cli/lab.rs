@@ -74,15 +74,14 @@ fn label(text: &str) -> Result<String, String> {
 
 pub(super) fn run(command: &Command) -> Exit {
     let result = match command {
-        Command::Run(arguments) => load(&arguments.input).map(|loaded| prove(loaded)),
+        Command::Run(arguments) => load(&arguments.input).map(prove),
         Command::Up(arguments) => load(&arguments.input).map(|loaded| up(loaded, &arguments.name)),
         Command::Exec(arguments) => return exec(arguments),
         Command::Down(arguments) => Ok(lab::down(&arguments.name.directory()).map(|()| Exit::Done)),
     };
     match result {
-        Ok(Ok(exit)) => exit,
+        Ok(Ok(exit)) | Err(exit) => exit,
         Ok(Err(diagnostic)) => fail(diagnostic),
-        Err(exit) => exit,
     }
 }
 

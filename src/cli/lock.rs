@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Exit, Input, print, show, tell};
-use crate::diagnostic::{Code, Diagnostic, counted};
+use crate::diagnostic::{Code, Diagnostic, counted, reason};
 use crate::lockfile::{self, Lock};
 use crate::output::write_atomically;
 
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         return Exit::Differs;
     }
     if let Err(error) = write_atomically(path, text.as_bytes()) {
-        let message = format!("cannot write `{}`: {error}", path.display());
+        let message = format!("cannot write `{}`: {}", path.display(), reason(&error));
         show(&Diagnostic::new(Code::OutputUnwritable, message).into(), &loaded.sources);
         return Exit::Error;
     }

@@ -1,8 +1,8 @@
 //! Diagnostics for people: the source line, a caret, help, and a closing count.
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Level, Renderer, Snippet};
 
-use super::{Diagnostic, Report, Severity, counted};
+use super::{Diagnostic, Related, Report, Severity, counted};
 use crate::source::{Place, Sources};
 
 /// Renders the whole report, with colour where `styled`.
@@ -39,12 +39,29 @@ fn one(renderer: &Renderer, diagnostic: &Diagnostic, sources: &Sources) -> Strin
     };
     let code = diagnostic.code.to_string();
     let mut group = level.primary_title(diagnostic.message.as_str()).id(code).elements(
-        diagnostic.place.map(|place| snippet(place, None, AnnotationKind::Primary, sources)),
+        // Related places of the same line stand below it together.
+        diagnostic.place.map(|place| {
+            let beside = diagnostic.related.iter().filter(|related| same_line(related, place));
+            beside.fold(
+                snippet(place, sources).annotation(annotation(place, None, sources)),
+                |snippet, related| {
+                    let label = Some(related.label.as_str());
+                    snippet.annotation(annotation(related.place, label, sources))
+                },
+            )
+        }),
     );
-    for related in &diagnostic.related {
+    let elsewhere = diagnostic
+        .related
+        .iter()
+        .filter(|related| diagnostic.place.is_none_or(|place| !same_line(related, place)));
+    for related in elsewhere {
         let label = Some(related.label.as_str());
-        group =
-            group.element(snippet(related.place, label, AnnotationKind::Context, sources));
+        group = group.element(snippet(related.place, sources).annotation(annotation(
+            related.place,
+            label,
+            sources,
+        )));
     }
     if let Some(help) = &diagnostic.help {
         group = group.element(Level::HELP.message(help.as_str()));
@@ -52,19 +69,23 @@ fn one(renderer: &Renderer, diagnostic: &Diagnostic, sources: &Sources) -> Strin
     renderer.render(&[group])
 }
 
-fn snippet<'a>(
-    place: Place,
-    label: Option<&'a str>,
-    kind: AnnotationKind,
-    sources: &'a Sources,
-) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+fn same_line(related: &Related, place: Place) -> bool {
+    (related.place.source, related.place.line) == (place.source, place.line)
+}
+
+fn snippet(place: Place, sources: &Sources) -> Snippet<'_, Annotation<'_>> {
+    Snippet::source(sources.line(place))
+        .path(sources.display(place.source))
+        .line_start(place.line as usize)
+}
+
+/// The mark below the line: with a label for a related place.
+fn annotation<'a>(place: Place, label: Option<&'a str>, sources: &'a Sources) -> Annotation<'a> {
     let line = sources.line(place);
     let start = byte_offset(line, place.column.saturating_sub(1) as usize);
     let end = start + byte_offset(&line[start..], (place.length as usize).max(1));
-    Snippet::source(line)
-        .path(sources.display(place.source))
-        .line_start(place.line as usize)
-        .annotation(kind.span(start..end).label(label))
+    let kind = if label.is_some() { AnnotationKind::Context } else { AnnotationKind::Primary };
+    kind.span(start..end).label(label)
 }
 
 /// The byte at which the character numbered `chars` begins, or the end.

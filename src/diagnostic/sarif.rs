@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use percent_encoding::{AsciiSet, CONTROLS};
 use serde_json::{Value, json};
 
 use super::{Code, Report, Severity, json::pretty};
@@ -18,7 +19,7 @@ pub fn render(report: &Report, sources: &Sources) -> String {
             json!({
                 "id": code.to_string(),
                 "shortDescription": {"text": code.title()},
-                "help": {"text": code.explanation()},
+                "help": {"text": code.explanation(), "markdown": code.explanation()},
             })
         })
         .collect();
@@ -59,10 +60,31 @@ pub fn render(report: &Report, sources: &Sources) -> String {
     }))
 }
 
+/// A path as a relative reference (RFC 3986).
+fn uri(path: &str) -> String {
+    const PATH: &AsciiSet = &CONTROLS
+        .add(b' ')
+        .add(b'"')
+        .add(b'#')
+        .add(b'%')
+        .add(b'<')
+        .add(b'>')
+        .add(b'?')
+        .add(b'[')
+        .add(b']')
+        .add(b'^')
+        .add(b'`')
+        .add(b'{')
+        .add(b'|')
+        .add(b'}')
+        .add(b':');
+    percent_encoding::utf8_percent_encode(path, PATH).to_string()
+}
+
 fn location(place: Place, label: Option<&str>, sources: &Sources) -> Value {
     let mut location = json!({
         "physicalLocation": {
-            "artifactLocation": {"uri": sources.display(place.source)},
+            "artifactLocation": {"uri": uri(sources.display(place.source))},
             "region": {
                 "startLine": place.line,
                 "startColumn": place.column,

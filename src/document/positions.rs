@@ -212,7 +212,7 @@ impl Builder {
 
     fn read(mut self, text: &str) -> Result<Positions, Report> {
         for event in Parser::new_from_str(text) {
-            let (event, span) = event.map_err(|error| self.syntax(&error))?;
+            let (event, span) = event.map_err(|error| self.syntax(&error, text))?;
             match event {
                 Event::Scalar(text, _, anchor, _) => {
                     let node = self.node(span);
@@ -308,12 +308,24 @@ impl Builder {
         narrow(self.positions.nodes.len() - 1)
     }
 
-    fn syntax(&self, error: &saphyr_parser::ScanError) -> Report {
+    fn syntax(&self, error: &saphyr_parser::ScanError, text: &str) -> Report {
         let mark = error.marker();
+        let (mut line, mut column) = (mark.line(), mark.col() + 1);
+        if error.info().contains("tab") {
+            // The parser notices it late, and tells where the line before it ended.
+            let lines = (1..).zip(text.lines()).skip(mark.line().saturating_sub(1));
+            let indents = lines.map(|(number, line)| {
+                (number, line.split(|c: char| !c.is_whitespace()).next().unwrap_or_default())
+            });
+            if let Some((number, indent)) = indents.into_iter().find(|(_, i)| i.contains('\t')) {
+                line = number;
+                column = indent.chars().take_while(|c| *c != '\t').count() + 1;
+            }
+        }
         let place = Place {
             source: self.positions.source,
-            line: u32::try_from(mark.line()).unwrap_or(NONE),
-            column: u32::try_from(mark.col() + 1).unwrap_or(NONE),
+            line: u32::try_from(line).unwrap_or(NONE),
+            column: u32::try_from(column).unwrap_or(NONE),
             length: 0,
         };
         syntax_error(place, error.info()).into()

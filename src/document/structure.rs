@@ -6,8 +6,8 @@ use jsonschema::types::JsonType;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::positions::{At, Positions, syntax_error};
 use super::Documents;
+use super::positions::{At, Positions, syntax_error};
 use crate::diagnostic::{Code, Diagnostic, Report, nearest, quoted};
 use crate::schema;
 use crate::source::Place;
@@ -155,21 +155,51 @@ fn validator(schema: &Value) -> Result<jsonschema::Validator, Box<ValidationErro
 /// An error that only serde sees, at the position that it gives.
 fn from_serde(source: u32, error: &serde_yaml::Error) -> Diagnostic {
     let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let place = error.location().map_or(
-        Place { source, line: 1, column: 1, length: 0 },
-        |location| Place {
-            source,
-            line: narrow(location.line()),
-            column: narrow(location.column()),
-            length: 0,
-        },
-    );
+    let place =
+        error.location().map_or(Place { source, line: 1, column: 1, length: 0 }, |location| {
+            Place {
+                source,
+                line: narrow(location.line()),
+                column: narrow(location.column()),
+                length: 0,
+            }
+        });
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     if reason.contains("repetition limit") || reason.contains("recursion limit") {
         return Diagnostic::new(Code::TooLarge, "the aliases repeat too much").at(place);
     }
-    syntax_error(place, reason)
+    // In front of it stands the path, as in `projects[0].vnid: `.
+    let plain = reason.rsplit_once("]: ").map_or(reason, |(_, plain)| plain);
+    let plain = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find_map(|kind| plain.split_once(kind).map(|(_, rest)| rest))
+        .unwrap_or(plain);
+    if let Some((found, expected)) = plain.split_once(", expected ") {
+        let message = format!("expected {}, found {}", in_words(expected), in_words(found));
+        return Diagnostic::new(Code::WrongType, message).at(place);
+    }
+    let code = if plain.contains("twice") || plain.contains("duplicate") {
+        Code::DuplicateKey
+    } else if reason.contains("invalid") {
+        Code::BadValue
+    } else {
+        return syntax_error(place, reason);
+    };
+    Diagnostic::new(code, plain).at(place)
+}
+
+/// Serde's name of a type, as people call it.
+fn in_words(name: &str) -> String {
+    let words = match name {
+        "u64" | "u32" | "u16" | "u8" => "a whole number",
+        "a sequence" | "sequence" => "a list",
+        "a map" | "map" => "a mapping",
+        "unit value" => "nothing",
+        _ if name.starts_with("struct ") => "a mapping",
+        _ => return name.replace("floating point", "the number").replace("integer", "the number"),
+    };
+    words.to_owned()
 }
 
 struct Structure<'a> {
@@ -202,16 +232,23 @@ impl Structure<'_> {
             }
             Kind::PropertyNames { error } => {
                 let key = error.instance().as_str().unwrap_or_default();
-                report.push(self.from_format(error, key).at(at.key(key).key_place()));
+                report.push(self.format_error(error, key).at(at.key(key).key_place()));
             }
             Kind::Required { property } => {
                 let name = property.as_str().unwrap_or_default();
-                report.push(
+                let diagnostic =
                     Diagnostic::new(Code::MissingKey, format!("the key `{name}` is missing"))
-                        .at(place),
-                );
+                        .at(place);
+                let description = self.subschema(error).get("properties");
+                let description = description.and_then(|keys| keys.get(name)?.get("description"));
+                report.push(match description.and_then(Value::as_str) {
+                    Some(text) => diagnostic.help(format!("add `{name}`: {}", sentence(text))),
+                    None => diagnostic,
+                });
             }
             Kind::Type { kind } => {
+                // Nothing has no place of its own.
+                let place = if instance.is_null() { at.key_place() } else { place };
                 report.push(wrong_type(&expected(kind), instance).at(place));
             }
             Kind::Enum { options } => {
@@ -230,12 +267,14 @@ impl Structure<'_> {
             Kind::Pattern { .. } => {}
             Kind::Format { .. } => {
                 let text = instance.as_str().unwrap_or_default();
-                report.push(self.from_format(error, text).at(place));
+                report.push(self.format_error(error, text).at(place));
             }
             Kind::Minimum { .. } | Kind::Maximum { .. } => {
                 report.push(self.out_of_range(error).at(place));
             }
-            _ => report.push(Diagnostic::new(Code::BadValue, clipped(&error.to_string())).at(place)),
+            _ => {
+                report.push(Diagnostic::new(Code::BadValue, clipped(&error.to_string())).at(place));
+            }
         }
     }
 
@@ -254,9 +293,12 @@ impl Structure<'_> {
 
     /// Whether an error goes away with another one: a key that is only misspelt is not missing,
     /// and a value of another type has no range.
-    fn follows_from_another(&self, error: &ValidationError<'_>, all: &[&ValidationError<'_>]) -> bool {
-        let mut beside =
-            all.iter().filter(|other| other.instance_path() == error.instance_path());
+    fn follows_from_another(
+        &self,
+        error: &ValidationError<'_>,
+        all: &[&ValidationError<'_>],
+    ) -> bool {
+        let mut beside = all.iter().filter(|other| other.instance_path() == error.instance_path());
         let misspelt = |other: &&&ValidationError<'_>, wanted: Option<&str>| match other.kind() {
             Kind::AdditionalProperties { unexpected } => unexpected.iter().any(|key| {
                 let meant = nearest(key, self.known_keys(other));
@@ -270,6 +312,8 @@ impl Structure<'_> {
                 beside.any(|other| misspelt(&other, None))
             }
             Kind::Type { .. } => false,
+            Kind::Minimum { .. } | Kind::Maximum { .. } => beside
+                .any(|other| matches!(other.kind(), Kind::Type { .. } | Kind::Constant { .. })),
             _ => beside.any(|other| matches!(other.kind(), Kind::Type { .. })),
         }
     }
@@ -279,7 +323,7 @@ impl Structure<'_> {
         properties.into_iter().flat_map(|map| map.keys().map(String::as_str)).collect()
     }
 
-    fn from_format(&self, error: &ValidationError<'_>, text: &str) -> Diagnostic {
+    fn format_error(&self, error: &ValidationError<'_>, text: &str) -> Diagnostic {
         let format = self.subschema(error).get("format").and_then(Value::as_str);
         let check = value::FORMATS.iter().find(|(name, _)| Some(*name) == format);
         match check.map(|(_, check)| check(text)) {
@@ -297,13 +341,15 @@ impl Structure<'_> {
         if let (Some(invalid), Some(_)) = (checked, number.as_u64()) {
             return invalid.into();
         }
-        let bound = |name| schema.get(name).map_or_else(String::new, ToString::to_string);
         let message = format!("{number} is out of range");
-        Diagnostic::new(Code::BadValue, message).help(format!(
-            "choose a number from {} to {}",
-            bound("minimum"),
-            bound("maximum")
-        ))
+        let diagnostic = Diagnostic::new(Code::BadValue, message);
+        match (schema.get("minimum"), schema.get("maximum")) {
+            (Some(least), Some(most)) => {
+                diagnostic.help(format!("choose a number from {least} to {most}"))
+            }
+            (Some(least), None) => diagnostic.help(format!("choose {least} or more")),
+            _ => diagnostic,
+        }
     }
 }
 
@@ -315,8 +361,11 @@ pub(crate) fn rule_verdict() -> Diagnostic {
 
 /// A version of the format that this ringfence does not know.
 pub(crate) fn unsupported_version(found: &Value) -> Diagnostic {
-    Diagnostic::new(Code::Version, format!("version {} is not supported", clipped(&found.to_string())))
-        .help("this ringfence reads `version: 1`")
+    Diagnostic::new(
+        Code::Version,
+        format!("version {} is not supported", clipped(&found.to_string())),
+    )
+    .help("this ringfence reads `version: 1`")
 }
 
 /// A number of replicas other than one.
@@ -328,9 +377,15 @@ pub(crate) fn replicas(found: &Value) -> Diagnostic {
 
 fn unknown_key(key: &str, known: &[&str]) -> Diagnostic {
     let diagnostic = Diagnostic::new(Code::UnknownKey, format!("unknown key {}", quoted(key)));
+    if key == "<<" {
+        return diagnostic.help("YAML's merge keys are not supported: write the keys out");
+    }
+    if key.starts_with("match") && known.contains(&"selector") {
+        return diagnostic.help("put it under `selector`");
+    }
     match nearest(key, known.iter().copied()) {
         Some(meant) => diagnostic.help(format!("did you mean `{meant}`?")),
-        None => diagnostic.help(format!("the keys here are {}", listed(known))),
+        None => diagnostic.help(format!("the keys here are {}", all(known))),
     }
 }
 
@@ -338,7 +393,7 @@ fn not_listed(instance: &Value, options: &[&str]) -> Diagnostic {
     let Some(text) = instance.as_str() else {
         return wrong_type(&["a string".to_owned()], instance);
     };
-    let message = format!("{} is not one of {}", quoted(text), listed(options));
+    let message = format!("{} is not one of {}", quoted(text), all(options));
     let diagnostic = Diagnostic::new(Code::BadValue, message);
     match nearest(text, options.iter().copied()) {
         Some(meant) => diagnostic.help(format!("did you mean `{meant}`?")),
@@ -361,7 +416,7 @@ fn wrong_type(expected: &[String], found: &Value) -> Diagnostic {
         Value::Number(_) | Value::Bool(_) if expected.iter().any(|e| e == "a string") => {
             diagnostic.help(format!("put it in quotes: \"{found}\""))
         }
-        Value::Null => diagnostic.help("remove the key, or give it a value"),
+        Value::Null => diagnostic.help("give it a value, or remove it if it may be left out"),
         _ => diagnostic,
     }
 }
@@ -397,8 +452,15 @@ fn expected(kind: &TypeKind) -> Vec<String> {
     named.map(str::to_owned).collect()
 }
 
-fn listed(words: &[&str]) -> String {
+fn all(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A description of the schema as the rest of a sentence.
+fn sentence(text: &str) -> String {
+    let first = text.split(". ").next().unwrap_or(text).trim_end_matches('.').replace('\n', " ");
+    let lower = first.chars().take(1).flat_map(char::to_lowercase);
+    lower.chain(first.chars().skip(1)).collect()
 }
 
 fn clipped(text: &str) -> String {

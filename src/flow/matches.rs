@@ -10,7 +10,7 @@ use crate::pipeline::{OfPort, Register};
 use crate::value::Mac;
 
 /// The packets that a flow takes: all conditions hold together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Match {
     /// The VNID of the source, in reg0.
     pub source: Option<u32>,
@@ -27,7 +27,7 @@ pub struct Match {
 }
 
 /// What a frame holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Packet {
     /// Anything.
     #[default]
@@ -39,7 +39,7 @@ pub enum Packet {
 }
 
 /// Conditions on an ARP packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArpMatch {
     /// The sender's IP address.
     pub spa: Option<Ipv4Net>,
@@ -50,7 +50,7 @@ pub struct ArpMatch {
 }
 
 /// Conditions on an IPv4 packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpMatch {
     /// The source address.
     pub src: Option<Ipv4Net>,
@@ -63,7 +63,7 @@ pub struct IpMatch {
 }
 
 /// Conditions on the transport protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum L4 {
     /// Any protocol.
     #[default]
@@ -77,14 +77,14 @@ pub enum L4 {
 }
 
 /// Whether a packet is a fragment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fragment {
     /// A fragment that is not the first: it has no ports.
     Later,
 }
 
 /// Ports whose bits under the mask have this value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MaskedPort {
     /// The bits that count.
     pub value: u16,

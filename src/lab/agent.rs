@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::host::Host;
 use super::failed;
+use super::host::Host;
 use crate::diagnostic::Diagnostic;
 
 /// What an agent is asked to do.
@@ -138,11 +138,7 @@ fn probe_tcp(to: SocketAddrV4, timeout: Duration) -> io::Result<String> {
     Ok(answer)
 }
 
-fn probe_udp(
-    to: SocketAddrV4,
-    timeout: Duration,
-    source: Option<Ipv4Addr>,
-) -> io::Result<String> {
+fn probe_udp(to: SocketAddrV4, timeout: Duration, source: Option<Ipv4Addr>) -> io::Result<String> {
     const AGAIN: Duration = Duration::from_millis(400);
     let source = source.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let socket = UdpSocket::bind(SocketAddrV4::new(source, 0))?;
@@ -200,14 +196,16 @@ impl Agent {
 
     pub(super) fn receive(&mut self) -> Result<Reply, Diagnostic> {
         let mut line = String::new();
-        self.replies
-            .read_line(&mut line)
-            .map_err(|error| failed(&format!("an agent: {error}")))?;
+        self.replies.read_line(&mut line).map_err(|error| failed(&format!("an agent: {error}")))?;
         serde_json::from_str(&line).map_err(|_| failed("an agent ended early"))
     }
 
     /// Makes the agent answer at an address.
-    pub(super) fn listen(&mut self, transport: Transport, at: SocketAddrV4) -> Result<(), Diagnostic> {
+    pub(super) fn listen(
+        &mut self,
+        transport: Transport,
+        at: SocketAddrV4,
+    ) -> Result<(), Diagnostic> {
         self.send(&Request::Listen(transport, at))?;
         match self.receive()? {
             Reply::Listening => Ok(()),

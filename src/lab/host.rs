@@ -49,7 +49,7 @@ pub struct Host {
 
 /// A machine that isn't ready yet.
 #[derive(Debug)]
-pub(super) struct Starting {
+pub struct Starting {
     host: Host,
     ready: PathBuf,
     log: PathBuf,
@@ -57,7 +57,7 @@ pub(super) struct Starting {
 
 impl Host {
     /// Starts a machine; [`Starting::ready`] waits for it.
-    pub(super) fn start(
+    pub fn start(
         name: &str,
         role: Role,
         hold: Hold,
@@ -71,8 +71,19 @@ impl Host {
         let role = if role == Role::Node { "node" } else { "outside" };
         let hold_word = if hold == Hold::WithParent { "stdin" } else { "forever" };
         let unshare = [
-            "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", SCRIPT,
-            "sh", &ready_text, role, hold_word,
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            SCRIPT,
+            "sh",
+            &ready_text,
+            role,
+            hold_word,
         ];
         let command = match hold {
             Hold::WithParent => duct::cmd(unshare[0], &unshare[1..]),
@@ -107,7 +118,6 @@ impl Host {
 
     /// A command on the machine, to be configured further. A pod's command runs in its named
     /// network namespace.
-    #[must_use]
     pub fn command(&self, netns: Option<&str>, words: &[&str]) -> duct::Expression {
         let pid = self.pid.to_string();
         let mut all = vec!["--target", &pid, "--net", "--mount", "--pid", "--"];
@@ -192,7 +202,7 @@ impl Drop for Host {
 
 impl Starting {
     /// Waits until the machine is ready.
-    pub(super) fn ready(mut self) -> Result<Host, Diagnostic> {
+    pub fn ready(mut self) -> Result<Host, Diagnostic> {
         let begin = Instant::now();
         loop {
             let mut text = String::new();

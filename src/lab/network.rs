@@ -82,8 +82,20 @@ fn cable(lab: &Lab, id: NodeId, port: usize) -> Result<(), Diagnostic> {
     let (inside, outside) = (lab.node(id)?.pid().to_string(), lab.outside.pid().to_string());
     let (mac, peer) = (mac(node.address), format!("w{port}"));
     let words = [
-        "link", "add", uplink(node), "address", &mac, "netns", &inside, "type", "veth", "peer",
-        "name", &peer, "netns", &outside,
+        "link",
+        "add",
+        uplink(node),
+        "address",
+        &mac,
+        "netns",
+        &inside,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        &peer,
+        "netns",
+        &outside,
     ];
     let output = duct::cmd("ip", words).stderr_capture().unchecked().run();
     let output = output.map_err(|error| failed(&error.to_string()))?;
@@ -111,11 +123,28 @@ fn underlay(
     host.run(None, &["ethtool", "-K", uplink, "tx", "off"])?;
     host.run(None, &["ip", "link", "set", uplink, "up"])?;
     let hwaddr = format!("other-config:hwaddr={}", mac(node.address));
-    host.run(None, &[
-        "ovs-vsctl", "--timeout=30", "add-br", UNDERLAY, "--", "set", "Bridge", UNDERLAY,
-        "datapath_type=netdev", "fail_mode=standalone", &hwaddr, "--", "add-port", UNDERLAY, uplink,
-    ])?;
-    let length = subnet.filter(|subnet| subnet.contains(&node.address)).map_or(32, |s| s.prefix_len());
+    host.run(
+        None,
+        &[
+            "ovs-vsctl",
+            "--timeout=30",
+            "add-br",
+            UNDERLAY,
+            "--",
+            "set",
+            "Bridge",
+            UNDERLAY,
+            "datapath_type=netdev",
+            "fail_mode=standalone",
+            &hwaddr,
+            "--",
+            "add-port",
+            UNDERLAY,
+            uplink,
+        ],
+    )?;
+    let length =
+        subnet.filter(|subnet| subnet.contains(&node.address)).map_or(32, |s| s.prefix_len());
     let mut lines = format!("address add {}/{length} dev {UNDERLAY}\n", node.address);
     let _ = writeln!(lines, "link set {UNDERLAY} up");
     if length == 32 {

@@ -186,7 +186,14 @@ impl Planner<'_> {
         }
     }
 
-    fn push(&mut self, from: Tenant, to: To, address: SocketAddrV4, protocol: Protocol, title: String) {
+    fn push(
+        &mut self,
+        from: Tenant,
+        to: To,
+        address: SocketAddrV4,
+        protocol: Protocol,
+        title: String,
+    ) {
         let Ok(port) = Port::new(address.port().into()) else { return };
         let packet = Packet { from: From::Tenant(from), to, protocol, port };
         let reach = reach(self.model, &packet);
@@ -201,7 +208,14 @@ impl Planner<'_> {
             Want::Silence
         };
         let from = Place::Tenant(from);
-        self.probes.push(Probe { title, from, to: address, protocol, want, because: reach.because });
+        self.probes.push(Probe {
+            title,
+            from,
+            to: address,
+            protocol,
+            want,
+            because: reach.because,
+        });
     }
 
     /// One pair of pods of every two projects on one node, and one across nodes.
@@ -214,7 +228,8 @@ impl Planner<'_> {
         for sources in &pods {
             for destinations in &pods {
                 let pairs = || {
-                    let pairs = sources.iter().flat_map(|a| destinations.iter().map(move |b| (*a, *b)));
+                    let pairs =
+                        sources.iter().flat_map(|a| destinations.iter().map(move |b| (*a, *b)));
                     pairs.filter(|(a, b)| a != b)
                 };
                 let same = |(a, b): &(Tenant, Tenant)| self.model.node(*a) == self.model.node(*b);
@@ -246,7 +261,9 @@ impl Planner<'_> {
             let rules: Vec<&EgressRule> =
                 self.model.ranked_rules(project).map(|(rule, _, _)| rule).collect();
             for (index, rule) in rules.iter().enumerate() {
-                let Some((address, protocol)) = self.example(rule, &rules[..index]) else { continue };
+                let Some((address, protocol)) = self.example(rule, &rules[..index]) else {
+                    continue;
+                };
                 let title = format!("{name} to {address}/{protocol}: {}", rule_name(rule));
                 self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
             }
@@ -263,7 +280,11 @@ impl Planner<'_> {
     }
 
     /// An address, port and protocol that a rule is the first to match.
-    fn example(&self, rule: &EgressRule, earlier: &[&EgressRule]) -> Option<(SocketAddrV4, Protocol)> {
+    fn example(
+        &self,
+        rule: &EgressRule,
+        earlier: &[&EgressRule],
+    ) -> Option<(SocketAddrV4, Protocol)> {
         let mut ports: Vec<(Protocol, u16)> = rule
             .ports
             .iter()
@@ -279,15 +300,17 @@ impl Planner<'_> {
         let inside = rule.cidr.hosts().take(3).chain([rule.cidr.broadcast(), OUTSIDE_EXAMPLE]);
         let spread = (1..64).filter_map(|n| {
             let size = u64::from(u32::from(rule.cidr.broadcast()) - u32::from(rule.cidr.network()));
-            u32::try_from(size * n / 64).ok().map(|offset| {
-                Ipv4Addr::from(u32::from(rule.cidr.network()) + offset)
-            })
+            u32::try_from(size * n / 64)
+                .ok()
+                .map(|offset| Ipv4Addr::from(u32::from(rule.cidr.network()) + offset))
         });
-        let addresses = inside.chain(spread).filter(|address| {
-            rule.cidr.contains(address) && self.can_be_outside(*address)
-        });
+        let addresses = inside
+            .chain(spread)
+            .filter(|address| rule.cidr.contains(address) && self.can_be_outside(*address));
         addresses
-            .flat_map(|address| ports.iter().map(move |(protocol, port)| (address, *protocol, *port)))
+            .flat_map(|address| {
+                ports.iter().map(move |(protocol, port)| (address, *protocol, *port))
+            })
             .find(|(address, protocol, port)| {
                 !earlier.iter().any(|earlier| matches(earlier, *address, *protocol, *port))
             })
@@ -387,7 +410,6 @@ fn matches(rule: &EgressRule, address: Ipv4Addr, protocol: Protocol, port: u16) 
             }))
 }
 
-
 impl Lab {
     /// Sends every probe at once and waits for what comes back.
     pub fn probe(&self, probes: Vec<Probe>) -> Result<Summary, Diagnostic> {
@@ -472,10 +494,10 @@ impl Lab {
         let targets: BTreeSet<(Transport, SocketAddrV4)> =
             targets.filter(|(_, at)| !known(at.ip())).collect();
         let addresses: BTreeSet<Ipv4Addr> = targets.iter().map(|(_, at)| *at.ip()).collect();
-        let lines: String =
-            addresses.iter().map(|a| format!("route replace local {a}/32 dev lo\n")).collect();
-        self.outside.feed(None, &["ip", "-batch", "-"], lines)?;
-        let outside = agents.get_mut(&Place::Outside).ok_or_else(|| failed("an agent is missing"))?;
+        let lines = addresses.iter().map(|a| format!("route replace local {a}/32 dev lo\n"));
+        self.outside.feed(None, &["ip", "-batch", "-"], lines.collect::<Vec<_>>().concat())?;
+        let outside =
+            agents.get_mut(&Place::Outside).ok_or_else(|| failed("an agent is missing"))?;
         for (transport, at) in targets {
             outside.listen(transport, at)?;
         }

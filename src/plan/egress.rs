@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::{Builder, host, ip, ip_to};
-use crate::flow::{Action, Fragment, IpMatch, L4, MaskedPort, Match, port_masks};
-use crate::intent::{EgressRule, Verdict};
+use crate::flow::{Action, Flow, Fragment, IpMatch, L4, MaskedPort, Match, port_masks};
+use crate::intent::{EgressRule, ProjectId, Verdict};
+use crate::model::Model;
 use crate::pipeline::{OfPort, Table};
 use crate::spec::Protocol;
 use crate::value::Port;
@@ -46,25 +47,36 @@ fn policies(builder: &mut Builder<'_>) {
     let tenants = model.tenants(builder.node);
     let projects: BTreeSet<_> = tenants.map(|tenant| model.project(tenant)).collect();
     for project in projects {
-        let vnid = model.vnid(project).get();
-        // Rules of one protocol let the same fragments pass; the first of them is enough.
-        let mut fragments = BTreeSet::new();
-        for (rule, subject, rank) in model.ranked_rules(project) {
-            for conditions in rule_matches(rule) {
-                let fragment = conditions.fragment.is_some();
-                if fragment && !fragments.insert((rank, conditions.clone())) {
-                    continue;
-                }
-                let matches = Match { source: Some(vnid), ..ip(conditions) };
-                let actions = match rule.verdict {
-                    Verdict::Allow => vec![Action::Goto(Table::EgressOut)],
-                    Verdict::Deny => vec![],
-                };
-                builder.flow(subject, Table::EgressPolicy, rank, matches, actions);
-            }
-        }
+        builder.flows.push_shared(builder.common.policy(project));
     }
     builder.default(Table::EgressPolicy, vec![Action::Goto(Table::EgressOut)]);
+}
+
+/// The flows of the policy of one project.
+pub(super) fn policy(model: &Model, project: ProjectId) -> Vec<Flow<'_>> {
+    let vnid = model.vnid(project).get();
+    // Rules of one protocol let the same fragments pass; the first of them is enough.
+    let mut fragments = BTreeSet::new();
+    let mut flows = Vec::new();
+    for (rule, subject, rank) in model.ranked_rules(project) {
+        for conditions in rule_matches(rule) {
+            let fragment = conditions.fragment.is_some();
+            if fragment && !fragments.insert((rank, conditions.clone())) {
+                continue;
+            }
+            flows.push(Flow {
+                table: Table::EgressPolicy,
+                priority: rank,
+                matches: Match { source: Some(vnid), ..ip(conditions) },
+                actions: match rule.verdict {
+                    Verdict::Allow => vec![Action::Goto(Table::EgressOut)],
+                    Verdict::Deny => vec![],
+                },
+                subject,
+            });
+        }
+    }
+    flows
 }
 
 /// The packets that a rule is about. Fragments behind the first have no ports: they pass where

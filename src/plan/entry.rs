@@ -1,7 +1,10 @@
 //! Tables 0 to 25: who may send, and as whom.
 
+use super::common::PerNode;
 use super::{Builder, arp, host, ip, ip_to};
-use crate::flow::{Action, ArpMatch, IpMatch, Match};
+use crate::flow::{Action, ArpMatch, Flow, IpMatch, Match};
+use crate::intent::NodeId;
+use crate::model::Model;
 use crate::pipeline::{OfPort, Register, Table};
 
 pub(super) fn lower(builder: &mut Builder<'_>) {
@@ -29,16 +32,20 @@ fn classify(builder: &mut Builder<'_>) {
 
 /// A tunnel's other end is a node that is known.
 fn from_vxlan(builder: &mut Builder<'_>) {
-    let model = builder.model;
-    for (id, node) in model.intent().nodes() {
-        if id == builder.node {
-            continue;
-        }
-        let matches = Match { tunnel_source: Some(node.address), ..Match::default() };
-        let actions = vec![Action::LoadSourceFromTunnel, Action::Goto(Table::RouteFromVxlan)];
-        builder.flow(model.node_subject(id), Table::FromVxlan, 100, matches, actions);
-    }
+    builder.other_nodes(PerNode::FromVxlan);
     builder.default(Table::FromVxlan, vec![]);
+}
+
+/// Lets in the tunnel of a node.
+pub(super) fn from_node(model: &Model, node: NodeId) -> Flow<'_> {
+    let address = model.intent()[node].address;
+    Flow {
+        table: Table::FromVxlan,
+        priority: 100,
+        matches: Match { tunnel_source: Some(address), ..Match::default() },
+        actions: vec![Action::LoadSourceFromTunnel, Action::Goto(Table::RouteFromVxlan)],
+        subject: model.node_subject(node),
+    }
 }
 
 /// A pod sends with its own port, Ethernet and IP address only.

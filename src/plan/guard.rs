@@ -47,14 +47,7 @@ fn guard<'m>(
         statement: Statement::Drop,
         subject: model.node_subject(node),
     };
-    Chain {
-        name: "rf_guard",
-        kind: "filter",
-        hook,
-        priority,
-        policy: "accept",
-        rules: vec![rule],
-    }
+    Chain { name: "rf_guard", kind: "filter", hook, priority, policy: "accept", rules: vec![rule] }
 }
 
 fn inet_chains(model: &Model) -> Result<Vec<Chain<'_>>, Diagnostic> {

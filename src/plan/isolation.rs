@@ -19,8 +19,7 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
         let to = Match { destination: global, ..Match::default() };
         builder.flow(cluster, table, 200, to, output());
         for (vnid, project) in local_networks(builder) {
-            let matches =
-                Match { source: Some(vnid), destination: Some(vnid), ..Match::default() };
+            let matches = Match { source: Some(vnid), destination: Some(vnid), ..Match::default() };
             builder.flow(model.project_subject(project), table, 100, matches, output());
         }
     } else {

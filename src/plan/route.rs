@@ -4,8 +4,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::common::PerNode;
 use super::{Builder, arp_to, host, ip, ip_to};
-use crate::flow::{Action, IpMatch, L4, MaskedPort, Match};
+use crate::flow::{Action, Flow, IpMatch, L4, MaskedPort};
+use crate::intent::NodeId;
+use crate::model::Model;
 use crate::pipeline::{OfPort, Register, Table};
 
 /// RFC 1112.
@@ -60,9 +63,8 @@ fn onwards(builder: &mut Builder<'_>) {
 
 fn local_pods(builder: &mut Builder<'_>) {
     let model = builder.model;
-    let forms: [(Table, fn(Ipv4Net) -> Match); 2] =
-        [(Table::ArpLocal, arp_to), (Table::LocalPod, ip_to)];
-    for (table, to) in forms {
+    for table in [Table::ArpLocal, Table::LocalPod] {
+        let to = if table == Table::ArpLocal { arp_to } else { ip_to };
         for tenant in model.tenants(builder.node) {
             let endpoint = model.endpoint(tenant);
             let vnid = model.vnid(model.project(tenant)).get();
@@ -80,21 +82,26 @@ fn local_pods(builder: &mut Builder<'_>) {
 }
 
 fn other_nodes(builder: &mut Builder<'_>) {
-    let model = builder.model;
-    let forms: [(Table, fn(Ipv4Net) -> Match); 2] =
-        [(Table::ArpRemote, arp_to), (Table::RemotePod, ip_to)];
-    for (table, to) in forms {
-        for (id, node) in model.intent().nodes() {
-            if id == builder.node {
-                continue;
-            }
-            let actions = vec![
-                Action::TunnelFromSource,
-                Action::TunnelTo(node.address),
-                Action::Output(OfPort::VXLAN),
-            ];
-            builder.flow(model.node_subject(id), table, 100, to(model.subnet(id)), actions);
-        }
+    for (table, per_node) in
+        [(Table::ArpRemote, PerNode::ArpRemote), (Table::RemotePod, PerNode::RemotePod)]
+    {
+        builder.other_nodes(per_node);
         builder.default(table, vec![]);
+    }
+}
+
+/// Sends what is for the pods of a node through its tunnel.
+pub(super) fn to_node(model: &Model, node: NodeId, table: Table) -> Flow<'_> {
+    let to = if table == Table::ArpRemote { arp_to } else { ip_to };
+    Flow {
+        table,
+        priority: 100,
+        matches: to(model.subnet(node)),
+        actions: vec![
+            Action::TunnelFromSource,
+            Action::TunnelTo(model.intent()[node].address),
+            Action::Output(OfPort::VXLAN),
+        ],
+        subject: model.node_subject(node),
     }
 }

@@ -67,14 +67,22 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
         chain("rf_redirect", "nat", "prerouting", "dstnat", "accept", redirect),
         chain("rf_source", "nat", "postrouting", "srcnat", "accept", vec![source]),
         // It forwards what it redirects, and the replies, and nothing else.
-        chain("rf_forwards", "filter", "forward", "filter", "drop", vec![rule(
-            vec![Condition::CtDnat],
-            Statement::Accept,
-        )]),
-        chain("rf_inward", "filter", "input", "filter", "accept", vec![rule(
-            from_outside,
-            Statement::Drop,
-        )]),
+        chain(
+            "rf_forwards",
+            "filter",
+            "forward",
+            "filter",
+            "drop",
+            vec![rule(vec![Condition::CtDnat], Statement::Accept)],
+        ),
+        chain(
+            "rf_inward",
+            "filter",
+            "input",
+            "filter",
+            "accept",
+            vec![rule(from_outside, Statement::Drop)],
+        ),
     ];
     Ok(Ruleset { tables: vec![Table { family: Family::Inet, sets: vec![], maps, chains }] })
 }

@@ -204,8 +204,8 @@ pub(super) fn namespace(model: &Model, tenant: Tenant) -> Result<Option<NetnsNam
             pipeline::ROUTER_NETNS_PREFIX,
             model.intent()[id].name
         ))
-            .map(Some)
-            .map_err(|_| internal("a router's namespace has no name")),
+        .map(Some)
+        .map_err(|_| internal("a router's namespace has no name")),
     }
 }
 

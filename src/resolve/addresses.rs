@@ -6,18 +6,23 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Context, Nodes};
+use super::{Context, Nodes, Projects};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{Cluster, Fixed, Pod};
 use crate::source::Place;
 
-pub(super) fn check(cluster: &Cluster, nodes: &Nodes<'_>, pods: &[Pod], context: &mut Context) {
+pub(super) fn check(
+    cluster: &Cluster,
+    nodes: &Nodes<'_>,
+    projects: &Projects<'_>,
+    context: &mut Context,
+) {
     subnets_overlap(nodes, context);
-    pod_outside_subnet(cluster, nodes, pods, context);
+    pod_outside_subnet(cluster, nodes, &projects.pods, context);
     let help = "give each its own address, or leave one out to be allocated";
-    twice(Code::AddressTwice, "address", help, pods.iter().filter_map(|p| p.fixed_address), context);
+    twice(Code::AddressTwice, "address", help, projects, |pod| pod.fixed_address, context);
     let help = "give each its own, or leave one out: it follows from the IP address";
-    twice(Code::MacTwice, "Ethernet address", help, pods.iter().filter_map(|p| p.fixed_mac), context);
+    twice(Code::MacTwice, "Ethernet address", help, projects, |pod| pod.fixed_mac, context);
 }
 
 /// RF043: the subnets of nodes are disjoint.
@@ -51,12 +56,7 @@ fn subnets_overlap(nodes: &Nodes<'_>, context: &mut Context) {
 
 /// RF046 and RF047 as far as they don't depend on the lock file: where the node's subnet is
 /// allocated, the address must at least be in a pod network.
-fn pod_outside_subnet(
-    cluster: &Cluster,
-    nodes: &Nodes<'_>,
-    pods: &[Pod],
-    context: &mut Context,
-) {
+fn pod_outside_subnet(cluster: &Cluster, nodes: &Nodes<'_>, pods: &[Pod], context: &mut Context) {
     for pod in pods {
         let Some(Fixed { value: address, place }) = pod.fixed_address else { continue };
         let node = &nodes.list[pod.node.index()];
@@ -66,21 +66,21 @@ fn pod_outside_subnet(
             }
         } else if !cluster.pod_networks.iter().any(|network| network.cidr.contains(&address)) {
             let message = format!("the pod address {address} is outside of the pod networks");
-            context.push(
-                Diagnostic::new(Code::PodOutsideSubnet, message)
-                    .at(place)
-                    .help("leave `address` out, or choose one of the node's subnet"),
-            );
+            context.push(Diagnostic::new(Code::PodOutsideSubnet, message).at(place).help(format!(
+                "leave `address` out, or choose one of {}",
+                networks(cluster).join(" or ")
+            )));
         }
     }
 }
 
+/// The pod networks in words.
+pub(super) fn networks(cluster: &Cluster) -> Vec<String> {
+    cluster.pod_networks.iter().map(|network| network.cidr.to_string()).collect()
+}
+
 /// What is wrong with a pod's address on a node with this subnet, if anything.
-pub(crate) fn outside_subnet(
-    address: Ipv4Addr,
-    subnet: Ipv4Net,
-    node: &str,
-) -> Option<Diagnostic> {
+pub(crate) fn outside_subnet(address: Ipv4Addr, subnet: Ipv4Net, node: &str) -> Option<Diagnostic> {
     if !subnet.contains(&address) {
         return Some(
             Diagnostic::new(
@@ -113,20 +113,25 @@ fn twice<T: Ord + fmt::Display>(
     code: Code,
     what: &str,
     help: &str,
-    values: impl Iterator<Item = Fixed<T>>,
+    projects: &Projects<'_>,
+    fixed: impl Fn(&Pod) -> Option<Fixed<T>>,
     context: &mut Context,
 ) {
-    let mut taken: BTreeMap<T, Place> = BTreeMap::new();
-    for Fixed { value, place } in values {
-        if let Some(first) = taken.get(&value) {
+    let name = |pod: &Pod| format!("`{}/{}`", projects.list[pod.project.index()].name, pod.name);
+    let mut taken: BTreeMap<T, (&Pod, Place)> = BTreeMap::new();
+    for pod in &projects.pods {
+        let Some(Fixed { value, place }) = fixed(pod) else { continue };
+        if let Some((first, first_place)) = taken.get(&value) {
+            let message =
+                format!("the pods {} and {} have the {what} {value}", name(first), name(pod));
             context.push(
-                Diagnostic::new(code, format!("two pods have the {what} {value}"))
+                Diagnostic::new(code, message)
                     .at(place)
-                    .related(*first, "the other")
+                    .related(*first_place, "the other")
                     .help(help),
             );
         } else {
-            taken.insert(value, place);
+            taken.insert(value, (pod, place));
         }
     }
 }

@@ -20,8 +20,7 @@ const MTU: std::ops::RangeInclusive<u32> = 576..=65485;
 type Sections<'a> = Vec<(At<'a>, &'a spec::Cluster)>;
 
 pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
-    let sections: Sections<'_> =
-        wire.values("cluster", |state| state.cluster.as_ref()).collect();
+    let sections: Sections<'_> = wire.values("cluster", |state| state.cluster.as_ref()).collect();
     let mut networks = pod_networks(&sections, context);
     let service = one(&sections, "serviceNetwork", |c| c.service_network.as_ref(), context)
         .and_then(|(place, cidr)| context.take(ipv4(cidr), place).map(|net| (net, place)));
@@ -46,13 +45,7 @@ pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
         );
     }
     let mode = one(&sections, "mode", |c| c.mode.as_ref(), context);
-    if let Some((place, Mode::Networkpolicy)) = mode {
-        context.push(
-            Diagnostic::new(Code::ModeCannot, "the mode `networkpolicy` does not work yet")
-                .at(place)
-                .help("choose `multitenant` or `subnet`"),
-        );
-    }
+    mode_cannot(wire, mode, context);
     let vxlan_port = one(&sections, "vxlanPort", |c| c.vxlan_port.as_ref(), context);
     let platform = one(&sections, "platform", |c| c.platform.as_ref(), context);
     Cluster {
@@ -63,6 +56,36 @@ pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
         mtu: mtu.map_or(DEFAULT_MTU, |(_, mtu)| *mtu),
         platform: platform.map(|(_, platform)| *platform).unwrap_or_default(),
         place: sections.first().map(|(at, _)| at.place()),
+    }
+}
+
+/// RF034: a flat network has nothing to join, to isolate or to make global, and no policies.
+fn mode_cannot(wire: &Wire<'_>, mode: Option<(Place, &Mode)>, context: &mut Context) {
+    match mode {
+        Some((place, Mode::Networkpolicy)) => context.push(
+            Diagnostic::new(Code::ModeCannot, "the mode `networkpolicy` does not work yet")
+                .at(place)
+                .help("choose `multitenant` or `subnet`"),
+        ),
+        Some((place, Mode::Subnet)) => {
+            for key in ["joins", "isolate", "global", "egressPolicies"] {
+                for section in wire.section_keys(key) {
+                    context.push(
+                        Diagnostic::new(
+                            Code::ModeCannot,
+                            format!("the mode `subnet` has no `{key}`"),
+                        )
+                        .at(section)
+                        .related(place, "the mode")
+                        .help(
+                            "in a flat network all pods reach each other; for tenants choose \
+                               `multitenant`",
+                        ),
+                    );
+                }
+            }
+        }
+        _ => {}
     }
 }
 
@@ -125,6 +148,16 @@ fn pod_networks(
     networks
 }
 
+/// Ranges that no network of ours can be in (RFC 6890).
+pub(super) fn special_ranges() -> [(&'static str, Ipv4Net); 4] {
+    [
+        ("the range of this host", net([0, 0, 0, 0], 8)),
+        ("the loopback range", net([127, 0, 0, 0], 8)),
+        ("the multicast range", net([224, 0, 0, 0], 4)),
+        ("the reserved range", net([240, 0, 0, 0], 4)),
+    ]
+}
+
 /// RF040: pod networks, the service network and the special ranges of RFC 6890 are disjoint.
 fn networks_overlap(
     pods: &[(PodNetwork, Option<Place>)],
@@ -132,24 +165,25 @@ fn networks_overlap(
     service_place: Option<Place>,
     context: &mut Context,
 ) {
-    let mut named: Vec<(String, Ipv4Net, Option<Place>)> = vec![
-        ("the range of this host".to_owned(), net([0, 0, 0, 0], 8), None),
-        ("the loopback range".to_owned(), net([127, 0, 0, 0], 8), None),
-        ("the multicast range".to_owned(), net([224, 0, 0, 0], 4), None),
-        ("the reserved range".to_owned(), net([240, 0, 0, 0], 4), None),
-    ];
+    type Named = (&'static str, Ipv4Net, Option<Place>);
+    let mut named: Vec<Named> =
+        special_ranges().map(|(what, network)| (what, network, None)).to_vec();
     let fixed = named.len();
-    let pod = |(network, place): &(PodNetwork, Option<Place>)| {
-        ("the pod network".to_owned(), network.cidr, *place)
-    };
-    named.extend(pods.iter().map(pod));
-    named.push(("the service network".to_owned(), service, service_place));
+    named.extend(pods.iter().map(|(network, place)| ("the pod network", network.cidr, *place)));
+    named.push(("the service network", service, service_place));
     for (number, (what, network, place)) in named.iter().enumerate().skip(fixed) {
-        for (other_what, other, other_place) in &named[..number] {
+        for (other_number, (other_what, other, other_place)) in named[..number].iter().enumerate() {
             if !network.contains(other) && !other.contains(network) {
                 continue;
             }
-            let message = format!("{what} {network} overlaps {other_what} {other}");
+            let by_default = |number: usize, place: &Option<Place>| {
+                if number >= fixed && place.is_none() { " (by default)" } else { "" }
+            };
+            let message = format!(
+                "{what} {network}{} overlaps {other_what} {other}{}",
+                by_default(number, place),
+                by_default(other_number, other_place)
+            );
             let mut diagnostic = Diagnostic::new(Code::NetworksOverlap, message)
                 .help("choose networks that have no address in common");
             match (place, other_place) {

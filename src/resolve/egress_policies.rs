@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::{Context, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::document::{At, rule_verdict};
-use crate::intent::{Cluster, EgressPolicy, EgressRule, Membership, Ports, ProjectId, Verdict};
+use crate::intent::{Cluster, EgressPolicy, EgressRule, Ports, ProjectId, Verdict};
 use crate::source::Place;
-use crate::spec::{self, Mode};
+use crate::spec;
 use crate::value::{Name, ipv4};
 
 /// The most rules of a policy, as in openshift-sdn.
@@ -19,16 +19,9 @@ pub(super) fn resolve(
     cluster: &Cluster,
     context: &mut Context,
 ) -> Vec<EgressPolicy> {
-    let mut policies: BTreeMap<ProjectId, EgressPolicy> = BTreeMap::new();
+    let mut policies: BTreeMap<ProjectId, (EgressPolicy, Place)> = BTreeMap::new();
     for (at, wire) in wire.items("egressPolicies", |state| &state.egress_policies) {
         let spec::EgressPolicy { project: name, rules } = wire;
-        if cluster.mode == Mode::Subnet {
-            context.push(
-                Diagnostic::new(Code::ModeCannot, "the mode `subnet` has no egress policies")
-                    .at(at.place())
-                    .help("choose the mode `multitenant`"),
-            );
-        }
         let place = at.key("project").place();
         policy_length(rules.len(), at, context);
         let rules = resolve_rules(rules, at, cluster, context);
@@ -39,21 +32,21 @@ pub(super) fn resolve(
         };
         policy_global(project, name, place, projects, context);
         policy_joined(project, name, place, projects, context);
-        if let Some(first) = policies.get(&project) {
+        if let Some((_, first)) = policies.get(&project) {
             context.push(
                 Diagnostic::new(
                     Code::PolicyTwice,
                     format!("the project `{name}` has two egress policies"),
                 )
                 .at(place)
-                .related(first.place, "the first")
+                .related(*first, "the first")
                 .help("put all rules into one policy, in the order in which they count"),
             );
             continue;
         }
-        policies.insert(project, EgressPolicy { project, rules, place: at.place() });
+        policies.insert(project, (EgressPolicy { project, rules, place: at.place() }, place));
     }
-    policies.into_values().collect()
+    policies.into_values().map(|(policy, _)| policy).collect()
 }
 
 /// RF074 and RF075: a policy has 1 to 1,000 rules.
@@ -65,8 +58,7 @@ fn policy_length(rules: usize, at: At<'_>, context: &mut Context) {
                 .help("add rules, or remove the policy: without one everything is allowed"),
         );
     } else if rules > MAX_RULES {
-        let message =
-            format!("the egress policy has {}", counted(rules, "rule"));
+        let message = format!("the egress policy has {}", counted(rules, "rule"));
         context.push(
             Diagnostic::new(Code::PolicyTooLong, message)
                 .at(at.key("rules").key_place())
@@ -83,13 +75,14 @@ fn policy_global(
     projects: &Projects<'_>,
     context: &mut Context,
 ) {
-    if projects.list[project.index()].membership == Membership::Global {
+    if let Some(&global) = projects.global.get(&project) {
         context.push(
             Diagnostic::new(
                 Code::PolicyGlobal,
                 format!("the global project `{name}` can't have an egress policy"),
             )
             .at(place)
+            .related(global, "made global here")
             .help("move the pods that it is meant for into a project of their own"),
         );
     }
@@ -145,7 +138,7 @@ fn resolve_rules(
             continue;
         }
         let ports = resolve_ports(ports, target_at, context);
-        let rule = EgressRule { verdict, cidr, ports, place: at.place() };
+        let rule = EgressRule { verdict, cidr, ports, place: target_at.key_place() };
         inside_cluster(&rule, cidr_place, cluster, context);
         never_matches(&rule, &resolved, context);
         resolved.push(rule);
@@ -204,4 +197,3 @@ fn never_matches(rule: &EgressRule, earlier: &[EgressRule], context: &mut Contex
         );
     }
 }
-

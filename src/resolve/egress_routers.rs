@@ -48,7 +48,7 @@ pub(super) fn resolve(
                     "egress routers don't work on Amazon Web Services",
                 )
                 .at(at.place())
-                .help("its network drops macvlan frames; use an address of the provider instead"),
+                .help("its network drops frames of macvlan interfaces; let a NAT gateway of the provider give the traffic its address"),
             );
         }
         if let Some(count) = count
@@ -185,7 +185,9 @@ fn choose_node(
         (vec![node], place)
     } else if let Some(selector) = &wire.node_selector {
         let selector_at = at.key("nodeSelector");
-        context.check_selector(selector, selector_at);
+        if !context.check_selector(selector, selector_at) {
+            return None;
+        }
         let matching = all.filter(|node| selector.matches(&nodes.list[node.index()].labels));
         (matching.collect(), selector_at.place())
     } else {
@@ -193,11 +195,15 @@ fn choose_node(
     };
     if candidates.is_empty() {
         let (message, help) = if wire.node_selector.is_some() {
-            (format!("no node matches the selector of egress router `{}`", wire.name),
-             "compare it with the labels of the nodes".to_owned())
+            (
+                format!("no node matches the selector of egress router `{}`", wire.name),
+                "compare it with the labels of the nodes".to_owned(),
+            )
         } else {
-            (format!("no node can host the egress router `{}`", wire.name),
-             format!("{source} must be in the subnet of a node's uplink"))
+            (
+                format!("no node can host the egress router `{}`", wire.name),
+                format!("{source} must be in the subnet of a node's uplink"),
+            )
         };
         context.push(Diagnostic::new(Code::RouterNoNode, message).at(place).help(help));
         return None;
@@ -209,9 +215,8 @@ fn choose_node(
     if !unfit.is_empty() {
         return None;
     }
-    let reserves = |node: &NodeId| {
-        nodes.reserved[node.index()].iter().any(|(address, _)| *address == source)
-    };
+    let reserves =
+        |node: &NodeId| nodes.reserved[node.index()].iter().any(|(address, _)| *address == source);
     let reserving = (0..nodes.list.len()).map(NodeId::new).find(reserves);
     match (candidates.as_slice(), reserving) {
         (&[only], None) => Some(only),
@@ -316,6 +321,7 @@ fn resolve_destinations(
     let outside = |address: &crate::value::Address, place: Place, context: &mut Context| {
         let address = context.host_address(address, place)?;
         destination_inside(address, place, cluster, context);
+        destination_itself(address, place, wire, at, context);
         Some(address)
     };
     let single = wire.destination.as_ref();
@@ -323,10 +329,15 @@ fn resolve_destinations(
     let explicit = wire.fallback.as_ref();
     let explicit = explicit.and_then(|to| outside(to, at.key("fallback").place(), context));
     one_form(wire, at, context);
-    let items: Vec<(At<'_>, &spec::Destination)> =
-        at.find("destinations").into_iter().flat_map(At::children).zip(&wire.destinations).collect();
+    let items: Vec<(At<'_>, &spec::Destination)> = at
+        .find("destinations")
+        .into_iter()
+        .flat_map(At::children)
+        .zip(&wire.destinations)
+        .collect();
     let mut destinations: BTreeMap<_, (Destination, Place)> = BTreeMap::new();
     let mut listed_fallback = None;
+    let router_at = at;
     for (number, &(at, item)) in items.iter().enumerate() {
         let spec::Destination { port, protocol, to, to_port } = item;
         let Some(to) = outside(to, at.key("to").place(), context) else { continue };
@@ -350,6 +361,7 @@ fn resolve_destinations(
                 context.push(
                     Diagnostic::new(Code::ConflictingKeys, "the router has two fallbacks")
                         .at(at.place())
+                        .related(router_at.key("fallback").key_place(), "the other")
                         .help("keep `fallback`, or the destination without a port"),
                 );
             } else {
@@ -365,14 +377,15 @@ fn resolve_destinations(
                     Code::RouterPortTwice,
                     format!("the port {port}/{protocol} leads to two destinations"),
                 )
-                .at(at.place())
+                .at(at.key("port").place())
                 .related(*first, "the other")
                 .help("keep one of the two, or let pods connect to another port"),
             );
             continue;
         }
         let to_port = to_port.unwrap_or(port);
-        destinations.insert(key, (Destination { protocol, port, to, to_port }, at.place()));
+        let place = at.key("port").place();
+        destinations.insert(key, (Destination { protocol, port, to, to_port }, place));
     }
     let destinations = destinations.into_values().map(|(destination, _)| destination).collect();
     (destinations, single.or(explicit).or(listed_fallback))
@@ -391,9 +404,7 @@ fn one_form(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {
         );
     }
     let second = if wire.destinations.is_empty() { "fallback" } else { "destinations" };
-    if wire.destination.is_some()
-        && (wire.fallback.is_some() || !wire.destinations.is_empty())
-    {
+    if wire.destination.is_some() && (wire.fallback.is_some() || !wire.destinations.is_empty()) {
         context.push(
             Diagnostic::new(
                 Code::ConflictingKeys,
@@ -401,7 +412,9 @@ fn one_form(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {
             )
             .at(at.key(second).key_place())
             .related(at.key("destination").key_place(), "the other")
-            .help("`destination` takes all ports; with `destinations`, use `fallback` for the rest"),
+            .help(
+                "`destination` takes all ports; with `destinations`, use `fallback` for the rest",
+            ),
         );
     }
 }
@@ -420,6 +433,27 @@ fn destination_inside(to: Ipv4Addr, place: Place, cluster: &Cluster, context: &m
     }
 }
 
+/// RF091: an egress router does not lead to itself.
+fn destination_itself(
+    to: Ipv4Addr,
+    place: Place,
+    wire: &spec::EgressRouter,
+    at: At<'_>,
+    context: &mut Context,
+) {
+    if wire.source.0 == to {
+        context.push(
+            Diagnostic::new(
+                Code::RouterDestination,
+                format!("the destination {to} is the router's own source address"),
+            )
+            .at(place)
+            .related(at.key("source").place(), "the source")
+            .help("write the address of the outside host that the pods are to reach"),
+        );
+    }
+}
+
 /// RF092: network cards filter a few Ethernet addresses in hardware.
 fn mac_filter(routers: &[EgressRouter], nodes: &Nodes<'_>, context: &mut Context) {
     let mut per_node: BTreeMap<NodeId, Vec<&EgressRouter>> = BTreeMap::new();
@@ -434,12 +468,10 @@ fn mac_filter(routers: &[EgressRouter], nodes: &Nodes<'_>, context: &mut Context
                 nodes.list[node.index()].name
             );
             context.push(
-                Diagnostic::new(Code::RouterMacFilter, message)
-                    .at(first_over.place)
-                    .help(
-                        "with more addresses than its filters hold, a network card receives all \
+                Diagnostic::new(Code::RouterMacFilter, message).at(first_over.place).help(
+                    "with more addresses than its filters hold, a network card receives all \
                          frames of the segment; spread the routers, or check the card's limit",
-                    ),
+                ),
             );
         }
     }

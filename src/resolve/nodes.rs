@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::addresses::networks;
+use super::cluster::special_ranges;
 use super::{Context, Index, Nodes, Wire, unique};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::At;
@@ -14,11 +16,7 @@ use crate::source::Place;
 use crate::spec;
 use crate::value::ipv4;
 
-pub(super) fn resolve<'a>(
-    wire: &Wire<'a>,
-    cluster: &Cluster,
-    context: &mut Context,
-) -> Nodes<'a> {
+pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Context) -> Nodes<'a> {
     let items = wire.items("nodes", |state| &state.nodes);
     let items = unique("node", items, |node| &node.name, context);
     let mut nodes = Nodes {
@@ -28,15 +26,8 @@ pub(super) fn resolve<'a>(
         reserved: Vec::new(),
     };
     for (at, wire) in items {
-        let spec::Node {
-            name,
-            address,
-            datapath,
-            labels,
-            pod_subnet,
-            uplink,
-            reserved_addresses,
-        } = wire;
+        let spec::Node { name, address, datapath, labels, pod_subnet, uplink, reserved_addresses } =
+            wire;
         let address = context
             .host_address(address, at.key("address").place())
             .unwrap_or(Ipv4Addr::UNSPECIFIED);
@@ -46,7 +37,8 @@ pub(super) fn resolve<'a>(
             subnet_outside_networks(subnet, place, cluster, context);
             Some(Fixed { value: subnet, place })
         });
-        let uplink = uplink.as_ref().and_then(|wire| resolve_uplink(wire, at.key("uplink"), context));
+        let uplink =
+            uplink.as_ref().and_then(|wire| resolve_uplink(wire, at.key("uplink"), context));
         let reserved = reserved_addresses
             .iter()
             .zip(at.key("reservedAddresses").children())
@@ -81,8 +73,7 @@ fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Opt
     let subnet_place = at.key("subnet").place();
     let subnet = context.take(ipv4(subnet), subnet_place)?;
     let gateway_place = at.key("gateway").place();
-    let gateway =
-        gateway.as_ref().and_then(|address| context.host_address(address, gateway_place));
+    let gateway = gateway.as_ref().and_then(|address| context.host_address(address, gateway_place));
     if let Some(gateway) = gateway
         && !is_host_of(gateway, subnet)
     {
@@ -100,7 +91,7 @@ fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Opt
         context.push(
             Diagnostic::new(
                 Code::InterfaceReserved,
-                format!("`{interface}` is an interface that ringfence makes"),
+                format!("the interface `{interface}` is reserved on every node"),
             )
             .at(at.key("interface").place())
             .help("name the node's physical interface"),
@@ -132,13 +123,11 @@ fn subnet_outside_networks(
                 .help("network, gateway and broadcast take three addresses: /30 or larger"),
         );
     } else if !cluster.pod_networks.iter().any(|network| network.cidr.contains(&subnet)) {
-        let networks: Vec<String> =
-            cluster.pod_networks.iter().map(|network| network.cidr.to_string()).collect();
         let message = format!("the subnet {subnet} is outside of the pod networks");
         context.push(
             Diagnostic::new(Code::SubnetOutsideNetworks, message)
                 .at(place)
-                .help(format!("choose a part of {}", networks.join(" or "))),
+                .help(format!("choose a part of {}", networks(cluster).join(" or "))),
         );
     }
 }
@@ -207,26 +196,23 @@ fn addresses_twice(nodes: &Nodes<'_>, context: &mut Context) {
     }
 }
 
-/// RF049: a node's own addresses are outside of the networks that the cluster routes itself.
+/// RF049: a node's address is outside of the networks that the cluster routes itself. Its gateway
+/// is in the uplink's subnet, about which RF040 speaks.
 fn inside_cluster(nodes: &Nodes<'_>, cluster: &Cluster, context: &mut Context) {
     for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
-        let gateway = node.uplink.as_ref().and_then(|uplink| uplink.gateway);
-        let both = [
-            (Some(node.address), at.key("address").place()),
-            (gateway, at.key("uplink").key("gateway").place()),
-        ];
-        for (address, place) in both {
-            let Some(address) = address else { continue };
-            if let Some(network) = cluster.networks().find(|network| network.contains(&address)) {
-                context.push(
-                    Diagnostic::new(
-                        Code::AddressInsideCluster,
-                        format!("{address} is inside of the cluster network {network}"),
-                    )
-                    .at(place)
-                    .help("the nodes' network and the cluster's networks must be disjoint"),
-                );
-            }
+        let address = node.address;
+        if let Some(network) = cluster.networks().find(|network| network.contains(&address)) {
+            context.push(
+                Diagnostic::new(
+                    Code::AddressInsideCluster,
+                    format!("{address} is inside of the cluster network {network}"),
+                )
+                .at(at.key("address").place())
+                .help(
+                    "the nodes' network and the cluster's networks must be disjoint; without \
+                     `podNetworks` and `serviceNetwork`, those are 10.128.0.0/14 and 172.30.0.0/16",
+                ),
+            );
         }
     }
 }
@@ -240,14 +226,16 @@ fn uplinks_overlap(nodes: &Nodes<'_>, cluster: &Cluster, context: &mut Context) 
         let place = at.key("uplink").key("subnet").place();
         let subnet = uplink.subnet;
         let overlaps = |other: &Ipv4Net| other.contains(&subnet) || subnet.contains(other);
-        if let Some(network) = cluster.networks().find(overlaps) {
+        let ours = cluster.networks().map(|network| ("the cluster network", network));
+        let special = special_ranges().into_iter();
+        for (what, network) in special.chain(ours).filter(|(_, network)| overlaps(network)) {
             context.push(
                 Diagnostic::new(
                     Code::NetworksOverlap,
-                    format!("the uplink's subnet {subnet} overlaps the cluster network {network}"),
+                    format!("the uplink's subnet {subnet} overlaps {what} {network}"),
                 )
                 .at(place)
-                .help("the nodes' network and the cluster's networks must be disjoint"),
+                .help("write the network that the node's uplink is in"),
             );
         }
         // Every new subnet is compared with the different ones, which are few.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Context, Index, Nodes, Projects, Wire, defined_twice, unique};
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, listed};
 use crate::document::At;
-use crate::intent::{Attachment, Cluster, Fixed, Membership, Pod, Project, ProjectId};
+use crate::intent::{Attachment, Fixed, Membership, Pod, Project, ProjectId};
 use crate::pipeline;
 use crate::source::Place;
-use crate::spec::{self, Mode, Selector};
+use crate::spec::{self, Selector};
 use crate::value::{Name, NetnsName, StringValue, ipv4};
 
 /// The project that is global by itself, as openshift-sdn has it.
@@ -17,7 +17,6 @@ const DEFAULT_PROJECT: &str = "default";
 pub(super) fn resolve<'a>(
     wire: &Wire<'a>,
     nodes: &Nodes<'_>,
-    cluster: &Cluster,
     context: &mut Context,
 ) -> Projects<'a> {
     let items = wire.items("projects", |state| &state.projects);
@@ -27,6 +26,7 @@ pub(super) fn resolve<'a>(
         index: Index { by_name: BTreeMap::new() },
         pods: Vec::new(),
         joins: BTreeMap::new(),
+        global: BTreeMap::new(),
     };
     for (at, wire) in &items {
         let spec::Project { name, labels, vnid, multicast, pods } = wire;
@@ -45,7 +45,7 @@ pub(super) fn resolve<'a>(
     }
     taken_twice(&projects.pods, &projects.list, nodes, context);
     interface_reserved(&projects.pods, nodes, context);
-    Memberships::resolve(wire, &mut projects, cluster, context);
+    Memberships::resolve(wire, &mut projects, context);
     vnid_twice(&projects, context);
     partial_multicast(&items, &projects, context);
     projects
@@ -115,12 +115,7 @@ fn resolve_pods<'a>(
 }
 
 /// RF051 and RF053: the pods of a node have interfaces and namespaces of their own.
-fn taken_twice(
-    pods: &[Pod],
-    projects: &[Project],
-    nodes: &Nodes<'_>,
-    context: &mut Context,
-) {
+fn taken_twice(pods: &[Pod], projects: &[Project], nodes: &Nodes<'_>, context: &mut Context) {
     let mut taken: BTreeMap<(usize, &str, bool), &Pod> = BTreeMap::new();
     for pod in pods {
         let (name, is_netns) = match &pod.attachment {
@@ -132,10 +127,11 @@ fn taken_twice(
             taken.insert(key, pod);
             continue;
         };
-        let (code, what) = if is_netns {
-            (Code::NetnsTwice, "network namespace")
+        let (code, what, help) = if is_netns {
+            let help = "give each pod one of its own; without `netns` it is <project>.<pod>";
+            (Code::NetnsTwice, "network namespace", help)
         } else {
-            (Code::InterfaceTwice, "interface")
+            (Code::InterfaceTwice, "interface", "give each pod an interface of its own")
         };
         let node = &nodes.list[pod.node.index()].name;
         let message = format!("two pods of node `{node}` have the {what} `{name}`");
@@ -144,7 +140,7 @@ fn taken_twice(
             Diagnostic::new(code, message)
                 .at(pod.attachment_place)
                 .related(first.attachment_place, format!("pod `{}` of project `{of}`", first.name))
-                .help(format!("give each pod a {what} of its own")),
+                .help(help),
         );
     }
 }
@@ -156,7 +152,8 @@ fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
             Attachment::Interface(interface) => interface,
             Attachment::Netns(netns) => {
                 if netns.as_str().starts_with(pipeline::ROUTER_NETNS_PREFIX) {
-                    let message = format!("`{netns}` is the namespace of an egress router");
+                    let message =
+                        format!("the name `{netns}` is kept for the namespace of an egress router");
                     context.push(
                         Diagnostic::new(Code::InterfaceReserved, message)
                             .at(pod.attachment_place)
@@ -171,14 +168,17 @@ fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
         let what = if uplink {
             format!("the uplink of node `{}`", node.name)
         } else if pipeline::is_reserved_interface(interface.as_str()) {
-            "an interface that ringfence makes".to_owned()
+            "reserved on every node".to_owned()
         } else {
             continue;
         };
         context.push(
-            Diagnostic::new(Code::InterfaceReserved, format!("`{interface}` is {what}"))
-                .at(pod.attachment_place)
-                .help("name the interface of the workload, such as a tap"),
+            Diagnostic::new(
+                Code::InterfaceReserved,
+                format!("the interface `{interface}` is {what}"),
+            )
+            .at(pod.attachment_place)
+            .help("name the interface of the workload, such as a tap"),
         );
     }
 }
@@ -195,12 +195,7 @@ struct Memberships<'p, 'a> {
 }
 
 impl Memberships<'_, '_> {
-    fn resolve(
-        wire: &Wire<'_>,
-        projects: &mut Projects<'_>,
-        cluster: &Cluster,
-        context: &mut Context,
-    ) {
+    fn resolve(wire: &Wire<'_>, projects: &mut Projects<'_>, context: &mut Context) {
         let mut memberships = Memberships {
             projects,
             isolated: BTreeMap::new(),
@@ -208,9 +203,6 @@ impl Memberships<'_, '_> {
             global: BTreeMap::new(),
             joined: BTreeMap::new(),
         };
-        if cluster.mode == Mode::Subnet {
-            mode_cannot(wire, context);
-        }
         memberships.isolate(wire, context);
         memberships.make_global(wire, context);
         for (at, join) in wire.items("joins", |state| &state.joins) {
@@ -236,30 +228,29 @@ impl Memberships<'_, '_> {
         let mut members = Vec::new();
         let mut seen = BTreeSet::new();
         for (name, at) in names.iter().zip(names_at.into_iter().flat_map(At::children)) {
-            match self.projects.index.get(name) {
-                Some(id) => {
-                    seen.insert(id);
-                    members.push((id, at.place(), true));
-                }
-                None => {
-                    let known = self.projects.index.names();
-                    context.unknown(Code::UnknownProject, "project", name, at.place(), known);
-                }
+            if let Some(id) = self.projects.index.get(name) {
+                seen.insert(id);
+                members.push((id, at.place(), true));
+            } else {
+                let known = self.projects.index.names();
+                context.unknown(Code::UnknownProject, "project", name, at.place(), known);
             }
         }
         let Some((selector, at)) = selector else { return members };
-        context.check_selector(selector, at);
+        let good = context.check_selector(selector, at);
+        let default = self.default_project();
         let mut any = false;
         for (index, project) in self.projects.list.iter().enumerate() {
             let id = ProjectId::new(index);
             if selector.matches(&project.labels) {
                 any = true;
-                if seen.insert(id) {
+                // It is what it is, whatever a selector says.
+                if Some(id) != default && seen.insert(id) {
                     members.push((id, at.place(), false));
                 }
             }
         }
-        if !any {
+        if good && !any {
             context.selector_matches_nothing("project", at.place());
         }
         members
@@ -267,10 +258,14 @@ impl Memberships<'_, '_> {
 
     fn set_members(
         &self,
+        key: &str,
         at: At<'_>,
         set: &spec::ProjectSet,
         context: &mut Context,
     ) -> Vec<(ProjectId, Place, bool)> {
+        if !set.is_list && set.projects.is_empty() && set.selector.is_none() {
+            context.push(names_nothing(&format!("`{key}`"), at.key_place()));
+        }
         let names_at = if set.is_list { Some(at) } else { at.find("projects") };
         let selector = set.selector.as_ref().map(|selector| (selector, at.key("selector")));
         self.members(&set.projects, names_at, selector, context)
@@ -279,18 +274,16 @@ impl Memberships<'_, '_> {
     fn isolate(&mut self, wire: &Wire<'_>, context: &mut Context) {
         let default = self.default_project();
         for (at, set) in wire.values("isolate", |state| state.isolate.as_ref()) {
-            for (project, place, named) in self.set_members(at, set, context) {
+            for (project, place, named) in self.set_members("isolate", at, set, context) {
                 if Some(project) == default {
-                    if named {
-                        context.push(
-                            Diagnostic::new(
-                                Code::IsolateDefault,
-                                "the project `default` can't be isolated",
-                            )
-                            .at(place)
-                            .help("it is always global; put the pods into a project of their own"),
-                        );
-                    }
+                    context.push(
+                        Diagnostic::new(
+                            Code::IsolateDefault,
+                            "the project `default` can't be isolated",
+                        )
+                        .at(place)
+                        .help("it is always global; put the pods into a project of their own"),
+                    );
                     continue;
                 }
                 self.isolated.entry(project).or_insert(place);
@@ -307,7 +300,7 @@ impl Memberships<'_, '_> {
             self.global.insert(default, place);
         }
         for (at, set) in wire.values("global", |state| state.global.as_ref()) {
-            for (project, place, named) in self.set_members(at, set, context) {
+            for (project, place, named) in self.set_members("global", at, set, context) {
                 if named && let Some(&isolated) = self.isolated_by_name.get(&project) {
                     let what = "is global and isolated";
                     context.push(self.isolate_joined(project, what, place, isolated));
@@ -321,11 +314,7 @@ impl Memberships<'_, '_> {
     fn join(&mut self, at: At<'_>, join: &spec::Join, context: &mut Context) {
         let spec::Join { to, projects, selector } = join;
         if projects.is_empty() && selector.is_none() {
-            context.push(
-                Diagnostic::new(Code::MissingKey, "the join has neither `projects` nor `selector`")
-                    .at(at.place())
-                    .help("list the projects that share the network"),
-            );
+            context.push(names_nothing("the join", at.place()));
         }
         let selector = selector.as_ref().map(|selector| (selector, at.key("selector")));
         let members = self.members(projects, at.find("projects"), selector, context);
@@ -383,14 +372,16 @@ impl Memberships<'_, '_> {
                 );
             } else if let Some(&(other, first)) = self.joined.get(&member) {
                 if other != target || named {
+                    let message = if other == target {
+                        format!("the project `{name}` is joined to the same project twice")
+                    } else {
+                        format!("the project `{name}` is in two joins")
+                    };
                     context.push(
-                        Diagnostic::new(
-                            Code::JoinTwice,
-                            format!("the project `{name}` is in two joins"),
-                        )
-                        .at(place)
-                        .related(first, "joined here already")
-                        .help("a project has one network: keep one of the two"),
+                        Diagnostic::new(Code::JoinTwice, message)
+                            .at(place)
+                            .related(first, "joined here already")
+                            .help("a project has one network: keep one of the two"),
                     );
                 }
             } else {
@@ -456,6 +447,7 @@ impl Memberships<'_, '_> {
     }
 
     fn store(self) {
+        self.projects.global.clone_from(&self.global);
         let root = |project: ProjectId| {
             let mut at = project;
             while let Some(&(next, _)) = self.joined.get(&at) {
@@ -476,27 +468,16 @@ impl Memberships<'_, '_> {
     }
 }
 
+fn names_nothing(what: &str, place: Place) -> Diagnostic {
+    Diagnostic::new(Code::MissingKey, format!("{what} has neither `projects` nor `selector`"))
+        .at(place)
+        .help("name the projects that are meant, or select them by label")
+}
+
 fn join_default(place: Place) -> Diagnostic {
     Diagnostic::new(Code::JoinDefault, "the project `default` can't be joined")
         .at(place)
         .help("it is always global, so it reaches all others already")
-}
-
-/// RF034: a flat network has nothing to join, to isolate or to make global.
-fn mode_cannot(wire: &Wire<'_>, context: &mut Context) {
-    let joins = wire.items("joins", |state| &state.joins).map(|(at, _)| ("joins", at));
-    let isolate = wire.values("isolate", |state| state.isolate.as_ref());
-    let global = wire.values("global", |state| state.global.as_ref());
-    let sets = isolate.map(|(at, _)| ("isolate", at)).chain(global.map(|(at, _)| ("global", at)));
-    let mut found: Vec<_> = joins.chain(sets).collect();
-    found.dedup_by_key(|(what, at)| (*what, at.place().source));
-    for (what, at) in found {
-        context.push(
-            Diagnostic::new(Code::ModeCannot, format!("the mode `subnet` has no `{what}`"))
-                .at(at.key_place())
-                .help("in a flat network all pods reach each other; choose `multitenant`"),
-        );
-    }
 }
 
 /// RF060: projects that are not joined have different VNIDs.
@@ -521,7 +502,7 @@ fn vnid_twice(projects: &Projects<'_>, context: &mut Context) {
             Diagnostic::new(Code::VnidTwice, message)
                 .at(place)
                 .related(first, "the other")
-                .help("give each its own, or say that they share a network under `joins`"),
+                .help("give each its own, or leave one out to be allocated"),
         );
     }
 }
@@ -552,18 +533,15 @@ fn partial_multicast(
     for members in networks.values() {
         let project = |id: &ProjectId| &projects.list[id.index()];
         let Some(first) = members.iter().find(|id| project(id).multicast) else { continue };
-        let missing: Vec<String> = members
-            .iter()
-            .filter(|id| !project(id).multicast)
-            .map(|id| format!("`{}`", project(id).name))
-            .collect();
+        let missing = members.iter().map(project).filter(|project| !project.multicast);
+        let missing: Vec<&Name> = missing.map(|project| &project.name).collect();
         if missing.is_empty() {
             continue;
         }
         let message = format!(
             "multicast of `{}` stays off: {} of the same network {} not enable it",
             project(first).name,
-            missing.join(", "),
+            listed(&missing),
             if missing.len() == 1 { "does" } else { "do" }
         );
         context.push(

@@ -134,7 +134,10 @@ fn read_named(name: &NetnsName) -> io::Result<Option<Network>> {
 }
 
 fn failed(error: &io::Error) -> Diagnostic {
-    Diagnostic::new(Code::CommandFailed, format!("the kernel's network state is unreadable: {error}"))
+    Diagnostic::new(
+        Code::CommandFailed,
+        format!("the kernel's network state is unreadable: {error}"),
+    )
 }
 
 /// What the namespace of this thread has.

@@ -57,14 +57,21 @@ impl StringValue for Cidr {
 
     fn parse(text: &str) -> Result<Self, Invalid> {
         let Ok(network) = text.parse::<IpNet>() else {
-            let invalid =
-                Invalid::new(Code::BadCidr, format!("{} is not a network", quoted(text)));
+            let invalid = Invalid::new(Code::BadCidr, format!("{} is not a network", quoted(text)));
             return Err(match text.parse::<IpAddr>() {
                 Ok(address) => {
                     let bits = if address.is_ipv4() { 32 } else { 128 };
-                    invalid.help(format!("a single address is written as {address}/{bits}"))
+                    invalid.help(format!(
+                        "add the prefix length, such as {address}/{}; /{bits} is the address alone",
+                        bits / 2
+                    ))
                 }
-                Err(_) => invalid.help("write an address and a prefix length, such as 1.2.3.0/24"),
+                Err(_) => match text.split_once('/') {
+                    Some((address, _)) if address.parse::<Ipv4Addr>().is_ok() => {
+                        invalid.help("the prefix length is a number from 0 to 32")
+                    }
+                    _ => invalid.help("write an address and a prefix length, such as 1.2.3.0/24"),
+                },
             });
         };
         if network.addr() != network.network() {

@@ -7,7 +7,7 @@ use super::{Invalid, StringValue, string_value};
 use crate::diagnostic::{Code, quoted};
 
 /// An Ethernet address of one station (IEEE 802): neither group nor zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac([u8; 6]);
 
 impl Mac {
@@ -28,8 +28,8 @@ impl Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let bytes = self.0.map(|byte| format!("{byte:02x}"));
+        f.write_str(&bytes.join(":"))
     }
 }
 
@@ -53,7 +53,7 @@ impl StringValue for Mac {
         }
         if bytes[0] & 1 == 1 || bytes == [0; 6] {
             return Err(invalid("is not the address of one station")
-                .help("the first byte of a station's address is even, and one byte isn't 00"));
+                .help("the first byte of a station's address is even, and not all six are 00"));
         }
         Ok(Self(bytes))
     }

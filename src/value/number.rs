@@ -89,8 +89,19 @@ macro_rules! number_value {
     ($type:ident, $format:literal, $first:literal, $last:literal, $description:literal) => {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let number = u64::deserialize(deserializer)?;
-                Self::new(number).map_err(|invalid| serde::de::Error::custom(invalid.message))
+                struct Visitor;
+                impl serde::de::Visitor<'_> for Visitor {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($description)
+                    }
+
+                    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<$type, E> {
+                        $type::new(number).map_err(|invalid| E::custom(invalid.message))
+                    }
+                }
+                deserializer.deserialize_u64(Visitor)
             }
         }
 
@@ -119,4 +130,4 @@ macro_rules! number_value {
 }
 
 number_value!(Port, "port", 1, 65535, "a port, 1 to 65535");
-number_value!(Vnid, "vnid", 10, 16777215, "a VNID, 10 to 16777215");
+number_value!(Vnid, "vnid", 10, 16_777_215, "a VNID, 10 to 16777215");

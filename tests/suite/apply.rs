@@ -41,7 +41,11 @@ fn a_second_run_runs_nothing_that_changes_anything() {
     for node in ["node-1", "node-2", "node-3"] {
         let first = live.apply_on(node, &["--verbose"]);
         assert_eq!(first.status, 0, "{}", first.stderr);
-        assert!(first.stderr.contains("> ovs-ofctl -O OpenFlow14 bundle br0 -"), "{}", first.stderr);
+        assert!(
+            first.stderr.contains("> ovs-ofctl -O OpenFlow14 bundle br0 -"),
+            "{}",
+            first.stderr
+        );
         let second = live.apply_on(node, &["--verbose"]);
         assert_eq!(
             (second.status, second.stdout.as_str(), second.stderr.as_str()),
@@ -89,10 +93,7 @@ const DRIFT: &[(&str, &[&str])] = &[
         "ovs-ofctl -O OpenFlow14 --strict mod-flows br0 table=80,priority=0,actions=normal",
         &["~ flows cluster: 1 changed"],
     ),
-    (
-        "ovs-vsctl del-port rf-e9fdd9277568",
-        &["+ port rf-e9fdd9277568: 264 of pod shop/web-0"],
-    ),
+    ("ovs-vsctl del-port rf-e9fdd9277568", &["+ port rf-e9fdd9277568: 264 of pod shop/web-0"]),
     (
         "ovs-vsctl set interface vxlan0 options:dst_port=8472",
         &["~ port vxlan0: dst_port of node-1"],
@@ -111,10 +112,7 @@ const DRIFT: &[(&str, &[&str])] = &[
         "ip -n shop.web-0 addr add 10.128.0.9/23 dev eth0",
         &["~ link rf-e9fdd9277568: address, route of pod shop/web-0"],
     ),
-    (
-        "ip -n shop.web-0 route del default",
-        &["~ link rf-e9fdd9277568: route of pod shop/web-0"],
-    ),
+    ("ip -n shop.web-0 route del default", &["~ link rf-e9fdd9277568: route of pod shop/web-0"]),
     (
         "ip -n shop.web-0 link set eth0 mtu 1400 address 02:00:00:00:00:02",
         &["~ link rf-e9fdd9277568: Ethernet address, MTU of pod shop/web-0"],
@@ -146,18 +144,12 @@ const DRIFT: &[(&str, &[&str])] = &[
             "~ port rf-e9fdd9277568: unplugged of pod shop/web-0",
         ],
     ),
-    (
-        "ip -n router_supplier link del net1",
-        &["+ link net1 of router supplier: macvlan on eth0"],
-    ),
+    ("ip -n router_supplier link del net1", &["+ link net1 of router supplier: macvlan on eth0"]),
     (
         "ip netns exec router_supplier sysctl -qw net.ipv4.ip_forward=0",
         &["~ sysctl net.ipv4.ip_forward of router supplier: 0 to 1"],
     ),
-    (
-        "ip netns exec router_supplier nft flush ruleset",
-        &["+ ruleset router supplier: not loaded"],
-    ),
+    ("ip netns exec router_supplier nft flush ruleset", &["+ ruleset router supplier: not loaded"]),
     ("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward: 0 to 1"]),
 ];
 
@@ -242,7 +234,8 @@ fn changed(pairs: &[(&str, &str)]) -> (ringfence::model::Model, Sources) {
     }
     let temporary = tempfile::tempdir().unwrap();
     std::fs::write(temporary.path().join("network.yaml"), &text).unwrap();
-    std::fs::copy(directory.join("ringfence.lock"), temporary.path().join("ringfence.lock")).unwrap();
+    std::fs::copy(directory.join("ringfence.lock"), temporary.path().join("ringfence.lock"))
+        .unwrap();
     let loaded = Loaded::read(&[temporary.path().to_owned()], None, &mut std::io::empty());
     let (model, _, _) = loaded.draft().unwrap_or_else(|(_, report)| panic!("{report:?}"));
     (model, Sources::from_texts(vec![Source::new("network.yaml", "network.yaml", text)]))
@@ -286,7 +279,8 @@ fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
         assert!(run.stdout.contains(expected), "no {expected:?} in\n{}", run.stdout);
     }
     live.apply_all();
-    let state = live.on("node-1", "ip netns; ip -br link; ovs-vsctl list-ports br0; ovs-vsctl list-br");
+    let state =
+        live.on("node-1", "ip netns; ip -br link; ovs-vsctl list-ports br0; ovs-vsctl list-br");
     for gone in ["audit.log-0", "bank.core-0", "router_supplier", "rf-df27d2f86f2f"] {
         assert!(!state.contains(gone), "{gone} is still in\n{state}");
     }

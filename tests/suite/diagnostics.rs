@@ -33,7 +33,8 @@ fn every_case_prints_exactly_what_it_should() {
         let text = transcript(&case);
         wrong.extend(compare(&case.join("expected"), text.as_bytes()));
         let code = case.file_name().unwrap().to_str().unwrap().split('-').next().unwrap();
-        if !text.contains(&format!("[{code}]")) {
+        let forms = [format!("[{code}]"), format!("\"{code}\""), format!("title={code}:")];
+        if !forms.iter().any(|form| text.contains(form)) {
             wrong.push(format!("{} doesn't print {code}", case.display()));
         }
     }
@@ -44,20 +45,20 @@ fn every_case_prints_exactly_what_it_should() {
 const ELSEWHERE: [(Code, &str); 16] = [
     (Code::Internal, "a fault of ringfence"),
     (Code::OutputUnwritable, "output.rs"),
-    (Code::NotRoot, "apply_errors.rs"),
-    (Code::ToolMissing, "apply_errors.rs"),
-    (Code::Tampered, "apply_errors.rs"),
-    (Code::WrongNode, "apply_errors.rs"),
-    (Code::OvsNotRunning, "apply_errors.rs"),
-    (Code::NotOurs, "apply_errors.rs"),
-    (Code::Locked, "apply_errors.rs"),
-    (Code::CommandFailed, "apply_errors.rs"),
-    (Code::ReadBack, "apply_errors.rs"),
-    (Code::StateUnusable, "apply_errors.rs"),
+    (Code::NotRoot, "apply.rs"),
+    (Code::ToolMissing, "apply.rs"),
+    (Code::Tampered, "apply.rs"),
+    (Code::WrongNode, "apply.rs"),
+    (Code::OvsNotRunning, "apply.rs"),
+    (Code::NotOurs, "apply.rs"),
+    (Code::Locked, "apply.rs"),
+    (Code::CommandFailed, "apply.rs"),
+    (Code::ReadBack, "apply.rs"),
+    (Code::StateUnusable, "apply.rs"),
     (Code::LabSetup, "lab.rs"),
     (Code::LabDiffers, "lab.rs"),
     (Code::LabNotRunning, "lab.rs"),
-    (Code::NotOutputDirectory, "apply_errors.rs"),
+    (Code::NotOutputDirectory, "apply.rs"),
 ];
 
 #[test]

@@ -19,7 +19,8 @@ pub(crate) struct Live {
 
 pub(crate) fn load(path: &Path) -> (Model, Sources) {
     let loaded = Loaded::read(&[path.to_owned()], None, &mut std::io::empty());
-    let (model, sources, report) = loaded.draft().unwrap_or_else(|(_, report)| panic!("{report:?}"));
+    let (model, sources, report) =
+        loaded.draft().unwrap_or_else(|(_, report)| panic!("{report:?}"));
     assert!(!report.has_errors(), "{report:?}");
     (model, sources)
 }

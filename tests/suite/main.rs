@@ -1,5 +1,7 @@
 //! All integration tests in one program: it links once and shares its helpers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
+
 mod apply;
 mod diagnostics;
 mod golden;

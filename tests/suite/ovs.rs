@@ -67,8 +67,10 @@ fn open_vswitch_parses_every_golden_flow_without_changing_it() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""), "{file}");
         let stdout = String::from_utf8(output.stdout).unwrap();
-        let parsed: Vec<&str> =
-            stdout.lines().filter_map(|line| line.split_once("): ").map(|(_, flow)| flow)).collect();
+        let parsed: Vec<&str> = stdout
+            .lines()
+            .filter_map(|line| line.split_once("): ").map(|(_, flow)| flow))
+            .collect();
         let expected = expected(&path);
         for (parsed, expected) in parsed.iter().zip(&expected) {
             assert_eq!(parsed, expected, "{file}");
@@ -89,7 +91,8 @@ fn a_bridge_that_was_loaded_by_hand_has_no_difference() {
     for path in golden("flows.ofctl") {
         let file = path.to_str().unwrap();
         let ofctl = |words: &[&str]| {
-            let words: Vec<&str> = ["ovs-ofctl", "-O", "OpenFlow14"].iter().chain(words).copied().collect();
+            let words: Vec<&str> =
+                ["ovs-ofctl", "-O", "OpenFlow14"].iter().chain(words).copied().collect();
             host.output(None, &words).unwrap()
         };
         let output = ofctl(&["--bundle", "replace-flows", "br0", file]);
@@ -149,11 +152,18 @@ fn trace(live: &Live, node: NodeId, packet: &str) -> Traced {
 }
 
 /// Traces a packet of a pod through the bridges that it crosses.
-fn follow(live: &Live, from: Tenant, to: Ipv4Addr, protocol: Protocol, port: u16) -> (NodeId, Traced) {
+fn follow(
+    live: &Live,
+    from: Tenant,
+    to: Ipv4Addr,
+    protocol: Protocol,
+    port: u16,
+) -> (NodeId, Traced) {
     let model = live.lab.model();
     let endpoint = model.endpoint(from);
     let node = model.node(from);
-    let packet = format!("{protocol},nw_src={},nw_dst={to},{protocol}_dst={port}", endpoint.address);
+    let packet =
+        format!("{protocol},nw_src={},nw_dst={to},{protocol}_dst={port}", endpoint.address);
     let first = trace(
         live,
         node,

@@ -7,12 +7,11 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use crate::world::{World, model, worlds};
-use ringfence::compile::files;
 use ringfence::evaluate::{Body, End, Frame, walk};
 use ringfence::intent::{NodeId, Verdict};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::plan::Plan;
+use ringfence::plan::{Common, Plan};
 use ringfence::reach::{From, Packet, To, reach};
 use ringfence::render::Renderer;
 use ringfence::source::Sources;
@@ -33,9 +32,10 @@ struct Fabric<'m> {
 }
 
 impl<'m> Fabric<'m> {
-    fn new(model: &'m Model) -> Self {
+    fn new(common: &'m Common<'m>) -> Self {
+        let model = common.model();
         let nodes = model.intent().nodes();
-        let plans = nodes.map(|(id, _)| (id, Plan::of(model, id).unwrap())).collect();
+        let plans = nodes.map(|(id, _)| (id, Plan::of(common, id).unwrap())).collect();
         Self { model, plans }
     }
 
@@ -73,13 +73,31 @@ fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protocol, u16)) ->
 
 /// Addresses and ports on both sides of the borders of every rule that worlds have.
 fn outside() -> impl Iterator<Item = (Ipv4Addr, (Protocol, u16))> {
-    let addresses = ["8.8.8.8", "198.51.100.7", "198.51.100.8", "198.51.100.200", "203.0.113.1",
-        "192.0.2.127", "192.0.2.128", "223.255.255.255"];
+    let addresses = [
+        "8.8.8.8",
+        "198.51.100.7",
+        "198.51.100.8",
+        "198.51.100.200",
+        "203.0.113.1",
+        "192.0.2.127",
+        "192.0.2.128",
+        "223.255.255.255",
+    ];
     let transports = [
-        (Protocol::Tcp, 79), (Protocol::Tcp, 80), (Protocol::Tcp, 90), (Protocol::Tcp, 91),
-        (Protocol::Tcp, 999), (Protocol::Tcp, 1000), (Protocol::Tcp, 2000), (Protocol::Tcp, 2001),
-        (Protocol::Udp, 53), (Protocol::Udp, 80), (Protocol::Udp, 500), (Protocol::Udp, 4789),
-        (Protocol::Sctp, 80), (Protocol::Sctp, 81),
+        (Protocol::Tcp, 79),
+        (Protocol::Tcp, 80),
+        (Protocol::Tcp, 90),
+        (Protocol::Tcp, 91),
+        (Protocol::Tcp, 999),
+        (Protocol::Tcp, 1000),
+        (Protocol::Tcp, 2000),
+        (Protocol::Tcp, 2001),
+        (Protocol::Udp, 53),
+        (Protocol::Udp, 80),
+        (Protocol::Udp, 500),
+        (Protocol::Udp, 4789),
+        (Protocol::Sctp, 80),
+        (Protocol::Sctp, 81),
     ];
     addresses
         .into_iter()
@@ -103,7 +121,8 @@ fn fragment_passes(model: &Model, from: Tenant, dst: Ipv4Addr, protocol: Protoco
 
 fn check_meaning(world: &World) -> Result<(), TestCaseError> {
     let (model, _) = model(vec![world.yaml()]);
-    let fabric = Fabric::new(&model);
+    let common = Common::new(&model).unwrap();
+    let fabric = Fabric::new(&common);
     let tenants = fabric.tenants();
     for &from in &tenants {
         let node = model.node(from);
@@ -143,7 +162,14 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
             let arrival = fabric.send(node, &from_tenant(&model, from, body));
             let allowed = fragment_passes(&model, from, dst, transport.0);
             let expected = if allowed { Arrival::Host(node) } else { Arrival::Nowhere };
-            prop_assert_eq!(arrival, expected, "fragment from {:?} to {} {:?}", from, dst, transport);
+            prop_assert_eq!(
+                arrival,
+                expected,
+                "fragment from {:?} to {} {:?}",
+                from,
+                dst,
+                transport
+            );
         }
         for (other, _) in model.intent().nodes() {
             let body = ip(&model, from, model.gateway(other), (Protocol::Tcp, 22));
@@ -156,19 +182,27 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
 
 fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
     let (model, _) = model(vec![world.yaml()]);
-    let fabric = Fabric::new(&model);
+    let common = Common::new(&model).unwrap();
+    let fabric = Fabric::new(&common);
     let tenants = fabric.tenants();
     let other_mac = Mac::of_ipv4(Ipv4Addr::new(10, 9, 8, 7));
     for &from in &tenants {
         let node = model.node(from);
         for &to in &tenants {
-            let honest = from_tenant(&model, from, ip(&model, from, model.endpoint(to).address, (Protocol::Tcp, 80)));
-            let Body::Ip { dst, transport, later_fragment, .. } = honest.body else { unreachable!() };
+            let honest = from_tenant(
+                &model,
+                from,
+                ip(&model, from, model.endpoint(to).address, (Protocol::Tcp, 80)),
+            );
+            let Body::Ip { dst, transport, later_fragment, .. } = honest.body else {
+                unreachable!()
+            };
             let forged_source = |src| Frame {
                 body: Body::Ip { src, dst, transport, later_fragment },
                 ..honest.clone()
             };
-            let forged_arp = |spa, sha| Frame { body: Body::Arp { spa, tpa: dst, sha }, ..honest.clone() };
+            let forged_arp =
+                |spa, sha| Frame { body: Body::Arp { spa, tpa: dst, sha }, ..honest.clone() };
             let own = model.endpoint(from);
             let mut frames = vec![
                 forged_source(Ipv4Addr::new(203, 0, 113, 1)),
@@ -199,10 +233,11 @@ fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
 
 /// The bytes of every file that has an effect.
 fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Vec<u8>> {
-    let renderer = Renderer::new().unwrap();
+    let common = Common::new(model).unwrap();
+    let renderer = Renderer::new(model, sources).unwrap();
     let mut all = BTreeMap::new();
     for (id, node) in model.intent().nodes() {
-        for (path, bytes) in files(&renderer, model, id, sources).unwrap().files {
+        for (path, bytes) in renderer.node(id, &Plan::of(&common, id).unwrap()).unwrap().files {
             if !["sourcemap.json", "manifest.json"].contains(&path.as_str()) {
                 all.insert(format!("{}/{path}", node.name), bytes);
             }

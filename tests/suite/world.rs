@@ -70,9 +70,8 @@ const PORTS: [&str; 7] = [
 ];
 
 pub(crate) fn worlds() -> impl Strategy<Value = World> {
-    let rule = (any::<bool>(), 0..CIDRS.len(), 0..PORTS.len()).prop_map(|(allow, cidr, ports)| {
-        Rule { allow, cidr: CIDRS[cidr], ports: PORTS[ports] }
-    });
+    let rule = (any::<bool>(), 0..CIDRS.len(), 0..PORTS.len())
+        .prop_map(|(allow, cidr, ports)| Rule { allow, cidr: CIDRS[cidr], ports: PORTS[ports] });
     let network = prop_oneof![
         4 => Just(Network::Own),
         1 => Just(Network::Global),
@@ -87,9 +86,7 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
 impl World {
     fn network(&self, project: usize) -> Network {
         match self.projects[project].network {
-            Network::Joined(to)
-                if to >= project || self.projects[to].network != Network::Own =>
-            {
+            Network::Joined(to) if to >= project || self.projects[to].network != Network::Own => {
                 Network::Own
             }
             network => network,

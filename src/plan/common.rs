@@ -1,0 +1,65 @@
+//! What the plans of several nodes have alike: made once, and shared.
+//!
+//! A network of 500 nodes repeats the flows to each node 499 times, and those of an egress policy
+//! on every node that has pods of its project. They are most of all flows.
+
+use rayon::prelude::*;
+
+use super::{egress, entry, refused, route};
+use crate::diagnostic::Diagnostic;
+use crate::flow::{Flow, Section, Slice};
+use crate::intent::{NodeId, ProjectId};
+use crate::model::Model;
+use crate::pipeline::Table;
+
+/// Flows that several nodes have.
+#[derive(Debug)]
+pub struct Common<'m> {
+    model: &'m Model,
+    /// Of each table about other nodes, one flow a node.
+    nodes: [Section<'m>; 3],
+    /// Of each project, its egress policy.
+    policies: Vec<Section<'m>>,
+}
+
+/// A table with one flow for every other node.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PerNode {
+    FromVxlan,
+    ArpRemote,
+    RemotePod,
+}
+
+impl<'m> Common<'m> {
+    /// Makes everything that plans of this model share.
+    pub fn new(model: &'m Model) -> Result<Self, Diagnostic> {
+        let intent = model.intent();
+        let section =
+            |flows: Vec<Flow<'m>>| Section::new(flows).map_err(|(flow, why)| refused(&flow, why));
+        let nodes = || intent.nodes().map(|(id, _)| id);
+        let nodes = [
+            section(nodes().map(|id| entry::from_node(model, id)).collect())?,
+            section(nodes().map(|id| route::to_node(model, id, Table::ArpRemote)).collect())?,
+            section(nodes().map(|id| route::to_node(model, id, Table::RemotePod)).collect())?,
+        ];
+        let projects: Vec<ProjectId> = intent.projects().map(|(id, _)| id).collect();
+        let policies = projects.par_iter().map(|id| section(egress::policy(model, *id)));
+        Ok(Self { model, nodes, policies: policies.collect::<Result<_, _>>()? })
+    }
+
+    /// The model that the plans are made from.
+    #[must_use]
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The flows of a table about every node but one.
+    pub(super) fn other_nodes(&self, table: PerNode, node: NodeId) -> [Slice<'_>; 2] {
+        self.nodes[table as usize].around(node.index())
+    }
+
+    /// The flows of a project's egress policy.
+    pub(super) fn policy(&self, project: ProjectId) -> Slice<'_> {
+        self.policies[project.index()].all()
+    }
+}
