@@ -86,7 +86,7 @@ pub fn apply(
         store.lock()?;
     }
     let mut state = store.read();
-    let observed = Observed::read(&artifacts, system)?;
+    let observed = Observed::read(&artifacts, None, system)?;
     right_node(&artifacts, &observed.links)?;
     let difference = Difference::between(&artifacts, &observed, &state, options, system)?;
     let changes = difference.changes();
@@ -96,7 +96,7 @@ pub fn apply(
         changed: !changes.is_empty(),
         check: options.check,
         changes,
-        flow_diff: difference.flow_diff.clone(),
+        flow_diff: difference.flows.lines(),
     };
     if options.check {
         return Ok(outcome);
@@ -124,7 +124,7 @@ fn converge(
         for command in difference.steps.iter().flat_map(|step| &step.commands) {
             system.succeed(command)?;
         }
-        let observed = Observed::read(artifacts, system)?;
+        let observed = Observed::read(artifacts, Some(&difference.flows), system)?;
         state.rulesets = remember(artifacts, &observed);
         difference = Difference::between(artifacts, &observed, state, options, system)?;
         if difference.changes().is_empty() {
@@ -191,14 +191,31 @@ struct Observed {
     links: Links,
     /// What nft prints, by the names of the rulesets.
     listings: BTreeMap<String, Option<Vec<u8>>>,
+    /// `None` where there is no bridge.
+    flows: Option<flows::Live>,
 }
 
 impl Observed {
-    fn read(artifacts: &Artifacts, system: &dyn System) -> Result<Self, Diagnostic> {
-        let database = Database::read(system)?;
-        let links = Links::read(system)?;
-        let listings = listings(artifacts, &links, system)?;
-        Ok(Self { database, links, listings })
+    /// Reads the node; after a change of flows, only what the change touched of them.
+    fn read(
+        artifacts: &Artifacts,
+        changed: Option<&flows::Difference>,
+        system: &dyn System,
+    ) -> Result<Self, Diagnostic> {
+        let bridge = artifacts.wiring.bridge.name.as_str();
+        let flows = || match changed {
+            Some(difference) => flows::Live::touched(system, bridge, difference),
+            None => flows::Live::read(system, bridge),
+        };
+        let rest = || -> Result<_, Diagnostic> {
+            let (database, links) = rayon::join(|| Database::read(system), || Links::read(system));
+            let links = links?;
+            let listings = listings(artifacts, &links, system)?;
+            Ok((database?, links, listings))
+        };
+        let (flows, rest) = rayon::join(flows, rest);
+        let (database, links, listings) = rest?;
+        Ok(Self { database, links, listings, flows: flows? })
     }
 }
 
@@ -219,7 +236,7 @@ fn listings(
 /// How the node differs from what it is to be, in the order in which it is changed.
 struct Difference {
     steps: Vec<Step>,
-    flow_diff: Vec<String>,
+    flows: flows::Difference,
 }
 
 impl Difference {
@@ -238,7 +255,8 @@ impl Difference {
         let links = links::compare(wiring, &observed.links)?;
         let ports = ports::compare(wiring, &observed.database, &links, options.adopt)?;
         let bridge = wiring.bridge.name.as_str();
-        let flows = flows::compare(system, bridge, &artifacts.flows, ports.flows_lost)?;
+        let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
+        let flows = flows::compare(system, bridge, &artifacts.flows, live)?;
         let ruleset = |name: &str, place: Place<'_>| {
             let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
             let listing = observed.listings.get(name).and_then(Option::as_deref);
@@ -260,7 +278,7 @@ impl Difference {
             steps.push(ruleset(router.name.as_str(), place));
         }
         steps.extend([links.routers, ports.after, links.remove]);
-        Ok(Self { steps, flow_diff: flows.lines() })
+        Ok(Self { steps, flows })
     }
 }
 

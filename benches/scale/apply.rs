@@ -115,7 +115,9 @@ impl Node {
 
 /// Writes the files of one node and returns their directory.
 fn write_node(state: &Path, out: &Path) -> std::path::PathBuf {
-    let loaded = Loaded::read(&[state.to_owned()], None, &mut io::empty());
+    let mut loaded = Loaded::read(&[state.to_owned()], None, &mut io::empty());
+    let (_, lock) = loaded.allocate(false).expect("numbers");
+    fs::write(&loaded.lock_path, lock.render()).expect("a lock file");
     let (model, sources, _): (Model, Sources, _) = loaded.draft().expect("a model");
     let model = model.with_datapath(Datapath::Netdev);
     let common = Common::new(&model).expect("common flows");

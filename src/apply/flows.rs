@@ -1,10 +1,11 @@
 //! Flows: compared as text, changed by one bundle that holds only the difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 use super::change::{Action, Kind, Step};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Code, Diagnostic};
 use crate::subject::Cookie;
 use crate::system::{Command, System, Tool, failed};
 
@@ -46,47 +47,128 @@ fn normalised(text: &str) -> Vec<&str> {
     flows
 }
 
-/// How the bridge differs from `wanted`, the text of `flows.ofctl`. `lost` tells that the bridge
-/// has no flows, or won't have when this is used.
+/// The flows that a bridge has.
+#[derive(Debug)]
+pub(super) enum Live {
+    /// All of them, as Open vSwitch prints them.
+    All(String),
+    /// How many there are, and all that have one of some cookies.
+    Touched { count: usize, cookies: BTreeSet<Cookie>, flows: String },
+}
+
+impl Live {
+    /// Reads all flows; `None` where there is no such bridge.
+    pub(super) fn read(system: &dyn System, bridge: &str) -> Result<Option<Self>, Diagnostic> {
+        let output = system.run(&dump(bridge, None))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok((output.status == Some(0)).then_some(Self::All(text)))
+    }
+
+    /// Reads back what a change touched, where that is less work than all.
+    pub(super) fn touched(
+        system: &dyn System,
+        bridge: &str,
+        difference: &Difference,
+    ) -> Result<Option<Self>, Diagnostic> {
+        const MOST: usize = 8;
+        let flows = difference.add.values().chain(difference.delete.values());
+        let cookies: BTreeSet<Cookie> = flows.filter_map(|flow| cookie(flow)).collect();
+        if cookies.len() > MOST {
+            return Self::read(system, bridge);
+        }
+        let aggregate =
+            Command::read(Tool::OvsOfctl, VERSION.into_iter().chain(["dump-aggregate", bridge]));
+        let output = system.run(&aggregate)?;
+        let Some(count) = flow_count(&String::from_utf8_lossy(&output.stdout)) else {
+            return Self::read(system, bridge);
+        };
+        let mut flows = String::new();
+        for cookie in &cookies {
+            let live = system.succeed(&dump(bridge, Some(*cookie)))?;
+            flows.push_str(&String::from_utf8_lossy(&live));
+        }
+        Ok(Some(Self::Touched { count, cookies, flows }))
+    }
+}
+
+fn dump(bridge: &str, only: Option<Cookie>) -> Command {
+    let words = ["dump-flows", "--no-stats", "--no-names", bridge];
+    let only = only.map(|cookie| format!("cookie={cookie}/-1"));
+    let words = VERSION.into_iter().chain(words).map(str::to_owned);
+    Command::read(Tool::OvsOfctl, words.chain(only))
+}
+
+/// The number of flows in what `dump-aggregate` prints.
+fn flow_count(text: &str) -> Option<usize> {
+    text.split("flow_count=").nth(1)?.split_whitespace().next()?.parse().ok()
+}
+
+/// How the bridge differs from `wanted`, the text of `flows.ofctl`. `live` is `None` where the
+/// bridge has no flows, or won't have when this is used.
 pub(super) fn compare(
     system: &dyn System,
     bridge: &str,
     wanted: &str,
-    lost: bool,
+    live: Option<&Live>,
 ) -> Result<Difference, Diagnostic> {
     // Open vSwitch doesn't print table 0.
     let wanted = wanted.replace(", table=0, ", ", ");
-    if lost {
-        return Ok(all(&wanted));
+    let wanted = normalised(&wanted);
+    match live {
+        None => Ok(all(&wanted)),
+        Some(Live::All(live)) => different(system, &normalised(live), &wanted),
+        Some(Live::Touched { count, cookies, flows }) => {
+            let touched = |flow: &&str| cookie(flow).is_some_and(|c| cookies.contains(&c));
+            let expected: Vec<&str> = wanted.iter().copied().filter(touched).collect();
+            let difference = different(system, &normalised(flows), &expected)?;
+            if *count == wanted.len() && difference.is_empty() {
+                return Ok(difference);
+            }
+            let live = system.succeed(&dump(bridge, None))?;
+            different(system, &normalised(&String::from_utf8_lossy(&live)), &wanted)
+        }
     }
-    let dump = Command::read(
-        Tool::OvsOfctl,
-        VERSION.into_iter().chain(["dump-flows", "--no-stats", "--no-names", bridge]),
-    );
-    let live = system.succeed(&dump)?;
-    let live = String::from_utf8_lossy(&live);
-    let live = normalised(&live);
-    if live == normalised(&wanted) {
+}
+
+/// Compares two sorted lists of flows.
+fn different(
+    system: &dyn System,
+    live: &[&str],
+    wanted: &[&str],
+) -> Result<Difference, Diagnostic> {
+    let missing = |flows: &[&str], among: &[&str]| -> Vec<String> {
+        let lacks = |flow: &&&str| among.binary_search(flow).is_err();
+        flows.iter().filter(lacks).map(|flow| (*flow).to_owned()).collect()
+    };
+    let extra = missing(live, wanted);
+    let lacking = missing(wanted, live);
+    if extra.is_empty() && lacking.is_empty() {
         return Ok(Difference::default());
     }
     if live.is_empty() {
-        return Ok(all(&wanted));
+        return Ok(all(wanted));
     }
-    // Another version may print some flow in another way: let it compare them itself.
+    // Another version of Open vSwitch may print a flow in another way: let it compare the rest.
+    let unusable = |error: std::io::Error| {
+        Diagnostic::new(Code::CommandFailed, format!("could not write a temporary file: {error}"))
+    };
+    let mut file = tempfile::NamedTempFile::new().map_err(unusable)?;
+    file.write_all((extra.join("\n") + "\n").as_bytes()).map_err(unusable)?;
+    let path = file.path().to_string_lossy();
     let compare = Command::read(
         Tool::OvsOfctl,
-        VERSION.into_iter().chain(["diff-flows", bridge, "/dev/stdin"]),
+        VERSION.into_iter().chain(["diff-flows", &path, "/dev/stdin"]),
     );
-    let output = system.run(&compare.clone().stdin(wanted))?;
+    let output = system.run(&compare.clone().stdin(lacking.join("\n") + "\n"))?;
     match output.status {
         Some(0 | 2) => Ok(parse(&String::from_utf8_lossy(&output.stdout))),
         _ => Err(failed(&compare, &output)),
     }
 }
 
-fn all(wanted: &str) -> Difference {
-    let flows = normalised(wanted).into_iter();
-    let add = flows.enumerate().map(|(n, flow)| (format!("{n:08}"), flow.to_owned())).collect();
+fn all(wanted: &[&str]) -> Difference {
+    let flows = wanted.iter();
+    let add = flows.enumerate().map(|(n, flow)| (format!("{n:08}"), (*flow).to_owned())).collect();
     Difference { add, delete: BTreeMap::new() }
 }
 
@@ -154,15 +236,13 @@ pub(super) fn step(
 
 /// The object that a flow stands for, or its cookie where the plan has none by that.
 fn object(flow: &str, objects: &BTreeMap<Cookie, String>) -> String {
-    let cookie = flow.split("cookie=").nth(1).map(|rest| {
-        let end = rest.find([',', ' ']).unwrap_or(rest.len());
-        &rest[..end]
-    });
-    match cookie {
-        Some(text) => match Cookie::parse(text).and_then(|cookie| objects.get(&cookie)) {
-            Some(name) => name.clone(),
-            None => format!("cookie {text}"),
-        },
+    match cookie(flow) {
+        Some(cookie) => objects.get(&cookie).cloned().unwrap_or_else(|| format!("cookie {cookie}")),
         None => "without cookie".to_owned(),
     }
+}
+
+fn cookie(flow: &str) -> Option<Cookie> {
+    let text = flow.split("cookie=").nth(1)?;
+    Cookie::parse(text.split([',', ' ']).next()?)
 }
