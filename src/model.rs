@@ -204,21 +204,25 @@ struct Subjects {
 
 impl Subjects {
     fn of(intent: &Intent) -> Self {
-        let named =
-            |kind: &str, name: &str, place: Place| Subject::new(kind, name, name, Some(place));
+        let named = |kind: &str, name: &str, project: Option<&str>, place: Place| {
+            Subject::new(kind, name, name, project, Some(place))
+        };
+        let project = |id: ProjectId| Some(intent[id].name.as_str());
         let cluster = Subject {
-            cookie: Cookie::of("cluster"),
+            cookie: Cookie::of("cluster", "cluster"),
             name: "cluster".into(),
             place: intent.cluster.place,
         };
-        let nodes = intent.nodes().map(|(_, node)| named("node", node.name.as_str(), node.place));
-        let projects = intent.projects().map(|(_, p)| named("project", p.name.as_str(), p.place));
-        let pods = intent
-            .pods
-            .par_iter()
-            .enumerate()
-            .map(|(index, pod)| named("pod", &intent.pod_name(PodId::new(index)), pod.place));
-        let routers = intent.routers().map(|(_, r)| named("router", r.name.as_str(), r.place));
+        let nodes =
+            intent.nodes().map(|(_, node)| named("node", node.name.as_str(), None, node.place));
+        let projects =
+            intent.projects().map(|(_, p)| named("project", p.name.as_str(), None, p.place));
+        let pods = intent.pods.par_iter().enumerate().map(|(index, pod)| {
+            named("pod", &intent.pod_name(PodId::new(index)), project(pod.project), pod.place)
+        });
+        let routers = intent
+            .routers()
+            .map(|(_, r)| named("router", r.name.as_str(), project(r.project), r.place));
         Self {
             cluster,
             nodes: nodes.collect(),
@@ -229,12 +233,12 @@ impl Subjects {
     }
 }
 
-/// The name of the veth on the node's side of the object with this cookie: as much of the cookie
-/// as 15 bytes have room for.
+/// The name of the veth on the node's side of the object with this cookie: as much of the cookie's
+/// end as 15 bytes have room for.
 #[must_use]
 pub fn veth_name(cookie: Cookie) -> Option<InterfaceName> {
     let digits = format!("{:016x}", cookie.get());
-    InterfaceName::parse(&format!("{}{}", crate::pipeline::VETH_PREFIX, &digits[..12])).ok()
+    InterfaceName::parse(&format!("{}{}", crate::pipeline::VETH_PREFIX, &digits[4..])).ok()
 }
 
 /// A rule as flows' comments and the source map show it: `deny 0.0.0.0/0 tcp/1-1023`.
@@ -278,7 +282,13 @@ fn ranked(intent: &Intent, policy: &EgressPolicy) -> Vec<(Subject, u16)> {
             0 => format!("{project}/{name}"),
             again => format!("{project}/{name}/{again}"),
         };
-        Subject::new("rule", &key, &format!("{project}: {name}"), Some(rules[index].place))
+        Subject::new(
+            "rule",
+            &key,
+            &format!("{project}: {name}"),
+            Some(project),
+            Some(rules[index].place),
+        )
     };
     names.iter().enumerate().map(subject).zip(ranks).collect()
 }

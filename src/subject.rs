@@ -12,11 +12,22 @@ use crate::source::{Place, Sources};
 pub struct Cookie(u64);
 
 impl Cookie {
-    /// The cookie of the object with this key, such as `pod/shop/web-0`: the first eight bytes of
-    /// the key's BLAKE3 hash.
+    /// The bits that the objects of one project share, so that a mask finds all of its flows:
+    /// `ovs-ofctl dump-flows br0 cookie=0x1f3a9c0000000000/0xffffff0000000000`.
+    pub const GROUP: u64 = !0 << 40;
+
+    /// The cookie of an object with a key such as `pod/shop/web-0` that belongs to another, such
+    /// as `project/shop`, or to itself: the first bits of the one's BLAKE3 hash and the last of
+    /// the other's.
     #[must_use]
-    pub fn of(key: &str) -> Self {
-        Self(hash(key))
+    pub fn of(group: &str, key: &str) -> Self {
+        Self(hash(group) & Self::GROUP | hash(key) & !Self::GROUP)
+    }
+
+    /// The cookie that stands for all of the group.
+    #[must_use]
+    pub fn group(self) -> Self {
+        Self(self.0 & Self::GROUP)
     }
 
     /// The number.
@@ -71,14 +82,19 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The subject of this kind with a key that no other of the kind has.
+    /// The subject of this kind with a key that no other of the kind has, and the project that
+    /// it belongs to.
     #[must_use]
-    pub fn new(kind: &str, key: &str, name: &str, place: Option<Place>) -> Self {
-        Self {
-            cookie: Cookie::of(&format!("{kind}/{key}")),
-            name: format!("{kind} {name}").into(),
-            place,
-        }
+    pub fn new(
+        kind: &str,
+        key: &str,
+        name: &str,
+        project: Option<&str>,
+        place: Option<Place>,
+    ) -> Self {
+        let key = format!("{kind}/{key}");
+        let group = project.map_or_else(|| key.clone(), |project| format!("project/{project}"));
+        Self { cookie: Cookie::of(&group, &key), name: format!("{kind} {name}").into(), place }
     }
 
     /// `file:line:col`, as the source map has it.

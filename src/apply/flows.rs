@@ -52,8 +52,8 @@ fn normalised(text: &str) -> Vec<&str> {
 pub(super) enum Live {
     /// All of them, as Open vSwitch prints them.
     All(String),
-    /// How many there are, and all that have one of some cookies.
-    Touched { count: usize, cookies: BTreeSet<Cookie>, flows: String },
+    /// How many there are, and all of some objects and those that belong together with them.
+    Touched { count: usize, groups: BTreeSet<Cookie>, flows: String },
 }
 
 impl Live {
@@ -72,8 +72,9 @@ impl Live {
     ) -> Result<Option<Self>, Diagnostic> {
         const MOST: usize = 8;
         let flows = difference.add.values().chain(difference.delete.values());
-        let cookies: BTreeSet<Cookie> = flows.filter_map(|flow| cookie(flow)).collect();
-        if cookies.len() > MOST {
+        let groups: BTreeSet<Cookie> =
+            flows.filter_map(|flow| Some(cookie(flow)?.group())).collect();
+        if groups.len() > MOST {
             return Self::read(system, bridge);
         }
         let aggregate =
@@ -83,17 +84,17 @@ impl Live {
             return Self::read(system, bridge);
         };
         let mut flows = String::new();
-        for cookie in &cookies {
-            let live = system.succeed(&dump(bridge, Some(*cookie)))?;
+        for group in &groups {
+            let live = system.succeed(&dump(bridge, Some(*group)))?;
             flows.push_str(&String::from_utf8_lossy(&live));
         }
-        Ok(Some(Self::Touched { count, cookies, flows }))
+        Ok(Some(Self::Touched { count, groups, flows }))
     }
 }
 
-fn dump(bridge: &str, only: Option<Cookie>) -> Command {
+fn dump(bridge: &str, group: Option<Cookie>) -> Command {
     let words = ["dump-flows", "--no-stats", "--no-names", bridge];
-    let only = only.map(|cookie| format!("cookie={cookie}/-1"));
+    let only = group.map(|group| format!("cookie={group}/{:#x}", Cookie::GROUP));
     let words = VERSION.into_iter().chain(words).map(str::to_owned);
     Command::read(Tool::OvsOfctl, words.chain(only))
 }
@@ -117,8 +118,8 @@ pub(super) fn compare(
     match live {
         None => Ok(all(&wanted)),
         Some(Live::All(live)) => different(system, &normalised(live), &wanted),
-        Some(Live::Touched { count, cookies, flows }) => {
-            let touched = |flow: &&str| cookie(flow).is_some_and(|c| cookies.contains(&c));
+        Some(Live::Touched { count, groups, flows }) => {
+            let touched = |flow: &&str| cookie(flow).is_some_and(|c| groups.contains(&c.group()));
             let expected: Vec<&str> = wanted.iter().copied().filter(touched).collect();
             let difference = different(system, &normalised(flows), &expected)?;
             if *count == wanted.len() && difference.is_empty() {

@@ -13,7 +13,6 @@ use ringfence::source::Sources;
 /// A lab with the directory of its files, which goes with it.
 pub(crate) struct Live {
     pub(crate) lab: Lab,
-    pub(crate) sources: Sources,
     _directory: tempfile::TempDir,
 }
 
@@ -31,7 +30,7 @@ pub(crate) fn live(path: &Path) -> Live {
     let setup =
         Setup { directory: directory.path(), hold: Hold::WithParent, program: Path::new(PROGRAM) };
     let lab = Lab::up(model, &sources, setup).unwrap();
-    Live { lab, sources, _directory: directory }
+    Live { lab, _directory: directory }
 }
 
 pub(crate) fn example(name: &str) -> Live {

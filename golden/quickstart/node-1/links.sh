@@ -22,7 +22,7 @@ attach() {
 	fi
 }
 
-attach 'pod audit/log-0' audit.log-0 rf-df27d2f86f2f 0a:58:0a:80:01:90 10.128.1.144/23 10.128.0.1
-attach 'pod bank/core-0' bank.core-0 rf-d6b857d53516 0a:58:0a:80:01:ef 10.128.1.239/23 10.128.0.1
-attach 'router supplier' router_supplier rf-83104fca3815 0a:58:0a:80:00:5f 10.128.0.95/23 none
-attach 'pod shop/web-0' shop.web-0 rf-e9fdd9277568 0a:58:0a:80:00:fe 10.128.0.254/23 10.128.0.1
+attach 'pod audit/log-0' audit.log-0 rf-6df86f2f746f 0a:58:0a:80:01:90 10.128.1.144/23 10.128.0.1
+attach 'pod bank/core-0' bank.core-0 rf-d0d53516787d 0a:58:0a:80:01:ef 10.128.1.239/23 10.128.0.1
+attach 'router supplier' router_supplier rf-0aca381595cf 0a:58:0a:80:00:5f 10.128.0.95/23 none
+attach 'pod shop/web-0' shop.web-0 rf-0a277568ba88 0a:58:0a:80:00:fe 10.128.0.254/23 10.128.0.1

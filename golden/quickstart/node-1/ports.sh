@@ -22,10 +22,10 @@ port() {
 		-- set Interface "$1" "ofport_request=$2"
 }
 
-port rf-83104fca3815 105 'router supplier'
-port rf-e9fdd9277568 264 'pod shop/web-0'
-port rf-df27d2f86f2f 410 'pod audit/log-0'
-port rf-d6b857d53516 505 'pod bank/core-0'
+port rf-0aca381595cf 105 'router supplier'
+port rf-0a277568ba88 264 'pod shop/web-0'
+port rf-6df86f2f746f 410 'pod audit/log-0'
+port rf-d0d53516787d 505 'pod bank/core-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.0.1/23 dev tun0

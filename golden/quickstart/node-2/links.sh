@@ -22,5 +22,5 @@ attach() {
 	fi
 }
 
-attach 'pod billing/api-0' billing.api-0 rf-b64c60db93ed 0a:58:0a:80:03:c4 10.128.3.196/23 10.128.2.1
-attach 'pod shop/web-1' shop.web-1 rf-c6a1d21e3588 0a:58:0a:80:03:c9 10.128.3.201/23 10.128.2.1
+attach 'pod billing/api-0' billing.api-0 rf-0bdb93ed9070 0a:58:0a:80:03:c4 10.128.3.196/23 10.128.2.1
+attach 'pod shop/web-1' shop.web-1 rf-0a1e358804ee 0a:58:0a:80:03:c9 10.128.3.201/23 10.128.2.1

@@ -22,8 +22,8 @@ port() {
 		-- set Interface "$1" "ofport_request=$2"
 }
 
-port rf-b64c60db93ed 462 'pod billing/api-0'
-port rf-c6a1d21e3588 467 'pod shop/web-1'
+port rf-0bdb93ed9070 462 'pod billing/api-0'
+port rf-0a1e358804ee 467 'pod shop/web-1'
 
 ip link set dev tun0 up
 ip address replace 10.128.2.1/23 dev tun0

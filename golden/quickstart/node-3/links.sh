@@ -22,6 +22,6 @@ attach() {
 	fi
 }
 
-attach 'pod bank/core-1' bank.core-1 rf-2311e9ff65a6 0a:58:0a:80:05:f2 10.128.5.242/23 10.128.4.1
-attach 'pod monitoring/prometheus-0' monitoring.prometheus-0 rf-b3c4ebc5a560 0a:58:0a:80:04:c7 10.128.4.199/23 10.128.4.1
-attach 'pod shop/db-0' shop.db-0 rf-7d69d70994e6 0a:58:0a:80:04:28 10.128.4.40/23 10.128.4.1
+attach 'pod bank/core-1' bank.core-1 rf-d0ff65a62792 0a:58:0a:80:05:f2 10.128.5.242/23 10.128.4.1
+attach 'pod monitoring/prometheus-0' monitoring.prometheus-0 rf-3dc5a560c1c4 0a:58:0a:80:04:c7 10.128.4.199/23 10.128.4.1
+attach 'pod shop/db-0' shop.db-0 rf-0a0994e60278 0a:58:0a:80:04:28 10.128.4.40/23 10.128.4.1

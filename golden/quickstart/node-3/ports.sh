@@ -22,9 +22,9 @@ port() {
 		-- set Interface "$1" "ofport_request=$2"
 }
 
-port rf-7d69d70994e6 50 'pod shop/db-0'
-port rf-b3c4ebc5a560 209 'pod monitoring/prometheus-0'
-port rf-2311e9ff65a6 508 'pod bank/core-1'
+port rf-0a0994e60278 50 'pod shop/db-0'
+port rf-3dc5a560c1c4 209 'pod monitoring/prometheus-0'
+port rf-d0ff65a62792 508 'pod bank/core-1'
 
 ip link set dev tun0 up
 ip address replace 10.128.4.1/23 dev tun0
