@@ -93,7 +93,7 @@ const DRIFT: &[(&str, &[&str])] = &[
         "ovs-ofctl -O OpenFlow14 --strict mod-flows br0 table=80,priority=0,actions=normal",
         &["~ flows cluster: 1 changed"],
     ),
-    ("ovs-vsctl del-port rf-e9fdd9277568", &["+ port rf-e9fdd9277568: 264 of pod shop/web-0"]),
+    ("ovs-vsctl del-port rf-0a277568ba88", &["+ port rf-0a277568ba88: 264 of pod shop/web-0"]),
     (
         "ovs-vsctl set interface vxlan0 options:dst_port=8472",
         &["~ port vxlan0: dst_port of node-1"],
@@ -110,38 +110,38 @@ const DRIFT: &[(&str, &[&str])] = &[
     ("nft delete table inet ringfence", &["~ ruleset node: changed by hand"]),
     (
         "ip -n shop.web-0 addr add 10.128.0.9/23 dev eth0",
-        &["~ link rf-e9fdd9277568: address, route of pod shop/web-0"],
+        &["~ link rf-0a277568ba88: address, route of pod shop/web-0"],
     ),
-    ("ip -n shop.web-0 route del default", &["~ link rf-e9fdd9277568: route of pod shop/web-0"]),
+    ("ip -n shop.web-0 route del default", &["~ link rf-0a277568ba88: route of pod shop/web-0"]),
     (
         "ip -n shop.web-0 link set eth0 mtu 1400 address 02:00:00:00:00:02",
-        &["~ link rf-e9fdd9277568: Ethernet address, MTU of pod shop/web-0"],
+        &["~ link rf-0a277568ba88: Ethernet address, MTU of pod shop/web-0"],
     ),
-    ("ip link set rf-e9fdd9277568 down", &["~ link rf-e9fdd9277568: state of pod shop/web-0"]),
+    ("ip link set rf-0a277568ba88 down", &["~ link rf-0a277568ba88: state of pod shop/web-0"]),
     (
-        "ip link del rf-e9fdd9277568",
+        "ip link del rf-0a277568ba88",
         &[
-            "+ link rf-e9fdd9277568: of pod shop/web-0",
-            "~ port rf-e9fdd9277568: unplugged of pod shop/web-0",
+            "+ link rf-0a277568ba88: of pod shop/web-0",
+            "~ port rf-0a277568ba88: unplugged of pod shop/web-0",
         ],
     ),
     (
         // By its name it seems to be there, but Open vSwitch has the old one still.
-        "ip link del rf-e9fdd9277568; sleep 0.2; ip link add rf-e9fdd9277568 mtu 1450 type veth \
+        "ip link del rf-0a277568ba88; sleep 0.2; ip link add rf-0a277568ba88 mtu 1450 type veth \
          peer eth0 address 0a:58:0a:80:00:fe mtu 1450 netns shop.web-0; \
-         ip link set rf-e9fdd9277568 up alias 'ringfence pod shop/web-0'; \
+         ip link set rf-0a277568ba88 up alias 'ringfence pod shop/web-0'; \
          ip -n shop.web-0 link set eth0 up; ip -n shop.web-0 addr add 10.128.0.254/23 dev eth0; \
          ip -n shop.web-0 route add 10.128.0.0/14 dev eth0; \
          ip -n shop.web-0 route add default via 10.128.0.1; \
-         ethtool -K rf-e9fdd9277568 tx off; ip netns exec shop.web-0 ethtool -K eth0 tx off",
-        &["~ port rf-e9fdd9277568: unplugged of pod shop/web-0"],
+         ethtool -K rf-0a277568ba88 tx off; ip netns exec shop.web-0 ethtool -K eth0 tx off",
+        &["~ port rf-0a277568ba88: unplugged of pod shop/web-0"],
     ),
     (
         "ip netns del shop.web-0; sleep 0.2",
         &[
-            "+ link rf-e9fdd9277568: of pod shop/web-0",
+            "+ link rf-0a277568ba88: of pod shop/web-0",
             "+ netns shop.web-0: of pod shop/web-0",
-            "~ port rf-e9fdd9277568: unplugged of pod shop/web-0",
+            "~ port rf-0a277568ba88: unplugged of pod shop/web-0",
         ],
     ),
     ("ip -n router_supplier link del net1", &["+ link net1 of router supplier: macvlan on eth0"]),
@@ -269,19 +269,19 @@ fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
     let run = live.apply_on("node-1", &[]);
     assert_eq!(run.status, 0, "{}", run.stderr);
     for expected in [
-        "- port rf-df27d2f86f2f: of pod audit/log-0\n",
-        "- link rf-df27d2f86f2f: of pod audit/log-0\n",
+        "- port rf-6df86f2f746f: of pod audit/log-0\n",
+        "- link rf-6df86f2f746f: of pod audit/log-0\n",
         "- netns audit.log-0: no longer wanted\n",
         "- netns bank.core-0: no longer wanted\n",
         "- netns router_supplier: no longer wanted\n",
-        "- flows cookie 0x83104fca381595cf: 4 removed\n",
+        "- flows cookie 0x1afb0aca381595cf: 4 removed\n",
     ] {
         assert!(run.stdout.contains(expected), "no {expected:?} in\n{}", run.stdout);
     }
     live.apply_all();
     let state =
         live.on("node-1", "ip netns; ip -br link; ovs-vsctl list-ports br0; ovs-vsctl list-br");
-    for gone in ["audit.log-0", "bank.core-0", "router_supplier", "rf-df27d2f86f2f"] {
+    for gone in ["audit.log-0", "bank.core-0", "router_supplier", "rf-6df86f2f746f"] {
         assert!(!state.contains(gone), "{gone} is still in\n{state}");
     }
     for theirs in ["theirs", "dummy7", "theirs0", "br-theirs"] {

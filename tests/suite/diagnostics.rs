@@ -38,7 +38,7 @@ fn every_case_prints_exactly_what_it_should() {
             wrong.push(format!("{} doesn't print {code}", case.display()));
         }
     }
-    assert_none(wrong);
+    assert_none(&wrong);
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.

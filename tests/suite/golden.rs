@@ -29,7 +29,7 @@ fn examples_compile_to_the_golden_files() {
             }
         }
     }
-    assert_none(wrong);
+    assert_none(&wrong);
 }
 
 #[test]

@@ -196,9 +196,10 @@ fn traces_agree_with_the_intent() {
         for &to in tenants.iter().filter(|to| **to != from) {
             let endpoint = model.endpoint(to);
             let arrival = follow(&live, from, endpoint.address, Protocol::Tcp, 80);
-            let expected = match allowed(To::Tenant(to), Protocol::Tcp, 80) {
-                true => Traced::Port(endpoint.port.get()),
-                false => Traced::Dropped,
+            let expected = if allowed(To::Tenant(to), Protocol::Tcp, 80) {
+                Traced::Port(endpoint.port.get())
+            } else {
+                Traced::Dropped
             };
             assert_eq!(arrival, (model.node(to), expected), "{from:?} to {to:?}");
             traced += 1;
@@ -209,16 +210,17 @@ fn traces_agree_with_the_intent() {
             (Ipv4Addr::new(198, 51, 100, 9), Protocol::Tcp, 80),
             (Ipv4Addr::new(198, 51, 100, 9), Protocol::Udp, 443),
             (Ipv4Addr::new(203, 0, 113, 25), Protocol::Udp, 4789),
-            (Ipv4Addr::new(255, 255, 255, 255), Protocol::Udp, 67),
+            (Ipv4Addr::BROADCAST, Protocol::Udp, 67),
             (Ipv4Addr::new(239, 1, 2, 3), Protocol::Udp, 5000),
             (intent[node].address, Protocol::Udp, 53),
             (intent[node].address, Protocol::Tcp, 53),
             (intent[node].address, Protocol::Tcp, 22),
         ] {
             let arrival = follow(&live, from, address, protocol, port);
-            let expected = match allowed(To::Outside(address), protocol, port) {
-                true => Traced::Port(OfPort::TUN.get()),
-                false => Traced::Dropped,
+            let expected = if allowed(To::Outside(address), protocol, port) {
+                Traced::Port(OfPort::TUN.get())
+            } else {
+                Traced::Dropped
             };
             assert_eq!(arrival, (node, expected), "{from:?} to {address}:{port}/{protocol}");
             traced += 1;

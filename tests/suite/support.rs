@@ -88,7 +88,7 @@ pub(crate) fn compare(path: &Path, made: &[u8]) -> Option<String> {
 }
 
 /// Fails with everything that is wrong at once.
-pub(crate) fn assert_none(wrong: Vec<String>) {
+pub(crate) fn assert_none(wrong: &[String]) {
     assert!(
         wrong.is_empty(),
         "{}\n{} differ; with {UPDATE}=1 the committed files are rewritten",
