@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::spec::Datapath;
-use crate::system::{System, Tool, missing};
+use crate::system::{System, Tool, both, missing};
 use crate::value::InterfaceName;
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
@@ -208,12 +208,12 @@ impl Observed {
             None => flows::Live::read(system, bridge),
         };
         let rest = || -> Result<_, Diagnostic> {
-            let (database, links) = rayon::join(|| Database::read(system), || Links::read(system));
+            let (database, links) = both(|| Database::read(system), || Links::read(system));
             let links = links?;
             let listings = listings(artifacts, &links, system)?;
             Ok((database?, links, listings))
         };
-        let (flows, rest) = rayon::join(flows, rest);
+        let (rest, flows) = both(rest, flows);
         let (database, links, listings) = rest?;
         Ok(Self { database, links, listings, flows: flows? })
     }

@@ -174,6 +174,18 @@ pub trait System: Sync {
     }
 }
 
+/// Does two things at the same time that mostly wait for other processes.
+pub(crate) fn both<A, B: Send>(
+    one: impl FnOnce() -> A,
+    other: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let one = one();
+        (one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 /// A command that ended with the wrong status.
 #[must_use]
 pub fn failed(command: &Command, output: &Output) -> Diagnostic {

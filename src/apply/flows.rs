@@ -7,7 +7,7 @@ use std::io::Write as _;
 use super::change::{Action, Kind, Step};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::subject::Cookie;
-use crate::system::{Command, System, Tool, failed};
+use crate::system::{Command, System, Tool, both, failed};
 
 /// What ringfence speaks: the first version with bundles.
 const VERSION: [&str; 2] = ["-O", "OpenFlow14"];
@@ -59,7 +59,7 @@ impl Live {
         // Two processes at a time: most of the work is printing.
         const HALVES: [&str; 2] = ["0x0", "0x8000000000000000"];
         let half = |cookie| system.run(&dump(bridge, cookie, HALVES[1]));
-        let (one, other) = rayon::join(|| half(HALVES[0]), || half(HALVES[1]));
+        let (one, other) = both(|| half(HALVES[0]), || half(HALVES[1]));
         let (one, other) = (one?, other?);
         if one.status != Some(0) || other.status != Some(0) {
             return Ok(None);
@@ -212,20 +212,29 @@ pub(super) fn step(
     if difference.is_empty() {
         return step;
     }
-    let mut counts: BTreeMap<String, [usize; 3]> = BTreeMap::new();
-    let mut bundle = String::new();
+    let mut counts: BTreeMap<Option<Cookie>, [usize; 3]> = BTreeMap::new();
+    let (mut deletions, mut additions) = (String::new(), String::new());
     for (key, flow) in &difference.delete {
         if difference.add.contains_key(key) {
             continue; // replaced in place, with its counters kept
         }
-        let _ = writeln!(bundle, "flow delete_strict {key}");
-        counts.entry(object(flow, objects)).or_default()[2] += 1;
+        let _ = writeln!(deletions, "flow delete_strict {key}");
+        counts.entry(cookie(flow)).or_default()[2] += 1;
     }
+    // Flows alone are read faster than the messages of a bundle, and sent as one all the same.
+    let (command, message): (&[&str], _) = if deletions.is_empty() { (&["--bundle", "add-flows"], "") } else { (&["bundle"], "flow add ") };
     for (key, flow) in &difference.add {
-        let _ = writeln!(bundle, "flow add {flow}");
+        let _ = writeln!(additions, "{message}{flow}");
         let replaced = usize::from(difference.delete.contains_key(key));
-        counts.entry(object(flow, objects)).or_default()[replaced] += 1;
+        counts.entry(cookie(flow)).or_default()[replaced] += 1;
     }
+    let object = |cookie: Option<Cookie>| match cookie {
+        Some(cookie) => objects.get(&cookie).cloned().unwrap_or_else(|| format!("cookie {cookie}")),
+        None => "without cookie".to_owned(),
+    };
+    let mut counts: Vec<_> =
+        counts.into_iter().map(|(cookie, counts)| (object(cookie), counts)).collect();
+    counts.sort();
     for (object, [added, changed, removed]) in counts {
         let action = match (added, changed, removed) {
             (_, 0, 0) => Action::Add,
@@ -240,19 +249,12 @@ pub(super) fn step(
             .collect();
         step.change(action, Kind::Flows, object, parts.join(", "));
     }
-    let arguments = VERSION.into_iter().chain(["bundle", bridge, "-"]);
-    step.commands.push(Command::change(Tool::OvsOfctl, arguments).stdin(bundle));
+    let arguments = VERSION.into_iter().chain(command.iter().copied()).chain([bridge, "-"]);
+    step.commands.push(Command::change(Tool::OvsOfctl, arguments).stdin(deletions + &additions));
     step
 }
 
-/// The object that a flow stands for, or its cookie where the plan has none by that.
-fn object(flow: &str, objects: &BTreeMap<Cookie, String>) -> String {
-    match cookie(flow) {
-        Some(cookie) => objects.get(&cookie).cloned().unwrap_or_else(|| format!("cookie {cookie}")),
-        None => "without cookie".to_owned(),
-    }
-}
-
+/// The cookie in a flow as Open vSwitch prints it.
 fn cookie(flow: &str) -> Option<Cookie> {
     let text = flow.split("cookie=").nth(1)?;
     Cookie::parse(text.split([',', ' ']).next()?)
