@@ -1,4 +1,13 @@
-//! ringfence compiles a declarative description of multi-tenant networks for Open vSwitch.
+//! ringfence compiles a declarative description of multi-tenant networks for Open vSwitch, and
+//! applies it.
+//!
+//! The stages, each in its module: [`source`] reads texts, [`document`] parses them into the wire
+//! types of [`spec`], [`resolve`] turns names into the ids of an [`intent`], [`allocate`] adds the
+//! numbers that a [`lockfile`] keeps, and both make a [`model`]. [`plan`] lowers it to one node's
+//! [`flow`]s, links and [`nft`] rules along the tables of [`pipeline`]; [`render`] and [`output`]
+//! make files of them; [`apply`] makes a node match its files through [`system`]. [`reach`] says
+//! what the intent means for a packet, [`evaluate`] what flows do with it, and [`lab`] what real
+//! nodes do.
 
 pub mod allocate;
 pub mod apply;

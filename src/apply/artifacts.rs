@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Component, Path};
 
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, quoted};
 use crate::output::MANIFEST;
 use crate::plan::Wiring;
 use crate::render::Manifest;
 use crate::subject::Cookie;
+
+/// The most bytes of one file.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// What a node is to become. Everything is in memory: what was checked is what is used.
 #[derive(Clone, Debug)]
@@ -70,12 +74,19 @@ impl Artifacts {
 
 fn read(directory: &Path, path: &str) -> Result<Vec<u8>, Diagnostic> {
     let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-    if !plain {
-        let message = format!("the manifest lists `{path}`, which leads out of the directory");
+    if !plain || path.contains(char::is_control) {
+        let message =
+            format!("the manifest lists {}, which leads nowhere in the directory", quoted(path));
         return Err(Diagnostic::new(Code::Tampered, message));
     }
     let full = directory.join(path);
-    fs::read(&full).map_err(|error| {
+    let bytes = fs::metadata(&full).and_then(|metadata| match metadata.len() {
+        // A pipe or device would never end.
+        _ if !metadata.is_file() => Err(io::Error::other("not a regular file")),
+        MAX_BYTES.. => Err(io::Error::other("too large to be a file of ringfence")),
+        _ => fs::read(&full),
+    });
+    bytes.map_err(|error| {
         let message = format!("cannot read `{}`: {error}", full.display());
         let code = if path == MANIFEST { Code::NotOutputDirectory } else { Code::Tampered };
         Diagnostic::new(code, message)

@@ -222,7 +222,11 @@ pub(super) fn step(
         counts.entry(cookie(flow)).or_default()[2] += 1;
     }
     // Flows alone are read faster than the messages of a bundle, and sent as one all the same.
-    let (command, message): (&[&str], _) = if deletions.is_empty() { (&["--bundle", "add-flows"], "") } else { (&["bundle"], "flow add ") };
+    let (command, message): (&[&str], _) = if deletions.is_empty() {
+        (&["--bundle", "add-flows"], "")
+    } else {
+        (&["bundle"], "flow add ")
+    };
     for (key, flow) in &difference.add {
         let _ = writeln!(additions, "{message}{flow}");
         let replaced = usize::from(difference.delete.contains_key(key));

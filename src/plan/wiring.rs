@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, quoted};
 use crate::intent::{Attachment, NodeId};
 use crate::model::{Model, Tenant, veth_name};
 use crate::pipeline::{self, OfPort};
@@ -39,6 +40,7 @@ pub struct Wiring {
     /// The egress routers, by name.
     pub routers: Vec<Router>,
     /// Kernel settings of the node, by name.
+    #[serde(deserialize_with = "settings")]
     pub sysctls: BTreeMap<String, String>,
 }
 
@@ -71,8 +73,10 @@ pub struct Port {
     /// The interface.
     pub interface: InterfaceName,
     /// Its port number.
+    #[serde(deserialize_with = "pod_port")]
     pub ofport: OfPort,
     /// Whose it is: `pod shop/web-0`.
+    #[serde(deserialize_with = "owner")]
     pub owner: String,
     /// The owner's cookie.
     pub cookie: Cookie,
@@ -93,6 +97,7 @@ pub struct Netns {
     /// The default route, which an egress router doesn't have on the pod network.
     pub gateway: Option<Ipv4Addr>,
     /// Whose it is: `pod shop/web-0`.
+    #[serde(deserialize_with = "owner")]
     pub owner: String,
     /// The owner's cookie.
     pub cookie: Cookie,
@@ -124,6 +129,38 @@ pub struct Macvlan {
     pub source: Ipv4Addr,
     /// The next hop to everywhere.
     pub gateway: Ipv4Addr,
+}
+
+/// A port number that a pod can have.
+fn pod_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OfPort, D::Error> {
+    let number = u16::deserialize(deserializer)?;
+    OfPort::pod(number).ok_or_else(|| D::Error::custom(format!("no pod has the port {number}")))
+}
+
+/// The name of an owner. It goes into aliases and marks, so nothing in it may end those.
+fn owner<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" -./".contains(&byte);
+    if name.bytes().all(plain) {
+        return Ok(name);
+    }
+    Err(D::Error::custom(format!("{} is not the name of an owner", quoted(&name))))
+}
+
+/// Settings of the network, each a number.
+fn settings<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let settings = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    for (name, value) in &settings {
+        let known = name.starts_with("net.") && !name.contains("..") && name.bytes().all(plain);
+        if !known || value.parse::<u32>().is_err() {
+            let setting = quoted(&format!("{name}={value}"));
+            return Err(D::Error::custom(format!("{setting} is no setting of the network")));
+        }
+    }
+    Ok(settings)
 }
 
 impl Wiring {

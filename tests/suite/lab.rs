@@ -5,10 +5,13 @@ use std::path::Path;
 
 use crate::support::{PROGRAM, directories, ringfence, root};
 use ringfence::intent::NodeId;
-use ringfence::lab::{self, Hold, Lab, Place, Seen, Setup, Summary};
+use ringfence::lab::{self, Hold, Lab, Place, Probe, Seen, Setup, Summary, Want};
 use ringfence::load::Loaded;
 use ringfence::model::{Model, Tenant};
+use ringfence::reach::{From, Packet, To, reach};
 use ringfence::source::Sources;
+use ringfence::spec::Protocol;
+use ringfence::value::Port;
 
 /// A lab with the directory of its files, which goes with it.
 pub(crate) struct Live {
@@ -141,6 +144,11 @@ macro_rules! examples {
 }
 
 examples! {
+    allow_then_deny_runs = "allow-then-deny",
+    deny_then_allow_runs = "deny-then-allow",
+    egress_router_runs = "egress-router",
+    flat_runs = "flat",
+    gitops_runs = "gitops",
     quickstart_runs = "quickstart",
 }
 
@@ -232,6 +240,92 @@ fn the_outside_sees_the_router_and_not_the_pod() {
     for (probe, seen) in through {
         let at = format!("203.0.113.25:{}", probe.to.port());
         assert_eq!(*seen, Seen::Answer { seen_as: source.to_owned(), at });
+    }
+}
+
+#[test]
+fn each_destination_of_a_router_sees_its_source() {
+    let live = example("egress-router");
+    live.apply_all();
+    let summary = live.prove();
+    let arrivals = |title: &str| -> Vec<(String, Seen)> {
+        let probes = summary.results.iter().filter(|(probe, _)| probe.title.starts_with(title));
+        probes
+            .map(|(probe, seen)| (format!("{}/{}", probe.to.port(), probe.protocol), seen.clone()))
+            .collect()
+    };
+    let expected = |source: &str, ports: &[(&str, &str)]| -> Vec<(String, Seen)> {
+        let seen = |at: &str| Seen::Answer { seen_as: source.to_owned(), at: at.to_owned() };
+        ports.iter().map(|(port, at)| ((*port).to_owned(), seen(at))).collect()
+    };
+    let any = [("40007/tcp", "203.0.113.25:40007"), ("40007/udp", "203.0.113.25:40007")];
+    for pod in ["web-0", "web-1"] {
+        let title = format!("shop/{pod} to router supplier");
+        assert_eq!(arrivals(&title), expected("192.168.12.99", &any), "{title}");
+    }
+    let listed = [
+        ("80/tcp", "203.0.113.25:80"),
+        ("8080/tcp", "203.0.113.26:80"),
+        ("8443/tcp", "203.0.113.26:443"),
+        ("514/udp", "198.51.100.14:514"),
+        ("40007/tcp", "203.0.113.27:40007"),
+        ("40007/udp", "203.0.113.27:40007"),
+    ];
+    for pod in ["api-0", "api-1"] {
+        let title = format!("billing/{pod} to router partners");
+        assert_eq!(arrivals(&title), expected("192.168.12.98", &listed), "{title}");
+    }
+    // The router of another project is out of reach.
+    for title in ["shop/web-0 to router partners", "billing/api-0 to router supplier"] {
+        let seen = arrivals(title);
+        assert!(!seen.is_empty(), "{title}");
+        assert!(seen.iter().all(|(_, seen)| *seen == Seen::Silence), "{title}: {seen:?}");
+    }
+}
+
+#[test]
+fn reversed_rules_block() {
+    let to: SocketAddrV4 = "1.2.3.4:80".parse().unwrap();
+    for (name, open) in [("allow-then-deny", true), ("deny-then-allow", false)] {
+        let live = example(name);
+        live.apply_all();
+        let probe = |(pod, node): (&str, &str)| {
+            let from = live.tenant(pod);
+            let port = Port::new(to.port().into()).unwrap();
+            let outside = To::Outside(*to.ip());
+            let packet =
+                Packet { from: From::Tenant(from), to: outside, protocol: Protocol::Tcp, port };
+            let reach = reach(live.lab.model(), &packet);
+            let address = live.lab.model().intent()[live.node(node)].address;
+            let want = if reach.allowed() {
+                Want::Answer { seen_as: Some(address), at: Some(to) }
+            } else {
+                Want::Silence
+            };
+            let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
+            Probe { title, from, to, protocol: Protocol::Tcp, want, because: reach.because }
+        };
+        // The pods of tools have no policy: they show that 1.2.3.4 is there all the while.
+        let pods = [
+            ("shop/web-0", "node-1"),
+            ("shop/web-1", "node-2"),
+            ("tools/mirror-0", "node-1"),
+            ("tools/mirror-1", "node-2"),
+        ];
+        let summary = live.lab.probe(pods.map(probe).to_vec()).unwrap();
+        assert_eq!(summary.results.len(), pods.len());
+        for (probe, seen) in &summary.results {
+            let answered = open || probe.title.starts_with("tools/");
+            assert_eq!(matches!(probe.want, Want::Answer { .. }), answered, "{name}: {probe:?}");
+            assert_eq!(matches!(seen, Seen::Answer { .. }), answered, "{name}: {}", probe.title);
+            assert!(seen.is(&probe.want), "{name}: {}: {seen}", probe.title);
+        }
+        // The packets were sent, and it is the policy that decided.
+        for node in ["node-1", "node-2"] {
+            let met = |words| live.met(node, 100, words) > 0;
+            let (allowed, denied) = (met("nw_dst=1.2.3.0/24"), met("actions=drop"));
+            assert_eq!((allowed, denied), (open, !open), "{name}: {node}");
+        }
     }
 }
 

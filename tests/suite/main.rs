@@ -4,10 +4,12 @@
 
 mod apply;
 mod diagnostics;
+mod faults;
 mod golden;
 mod lab;
 mod ovs;
 mod properties;
+mod readme;
 mod schema;
 mod support;
 mod world;
