@@ -19,7 +19,7 @@ fn the_desired_state_of_the_readme_is_valid() {
     fs::write(directory.path().join("network.yaml"), block).unwrap();
     let run = ringfence(directory.path(), &["validate", "network.yaml"]);
     assert_eq!(
-        (run.stdout.as_str(), run.stderr.as_str()),
+        (run.stderr.as_str(), run.stdout.as_str()),
         ("valid: 2 nodes, 2 projects, 3 pods\n", "")
     );
 }
