@@ -86,7 +86,7 @@ pub fn apply(
         store.lock()?;
     }
     let mut state = store.read();
-    let observed = Observed::read(&artifacts, None, system)?;
+    let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
     right_node(&artifacts, &observed.links)?;
     let difference = Difference::between(&artifacts, &observed, &state, options, system)?;
     let changes = difference.changes();
@@ -103,11 +103,13 @@ pub fn apply(
     }
     let generation = Some(artifacts.manifest.generation.clone());
     if outcome.changed {
+        state.half_made = observed.links.to_make(&artifacts.wiring);
         store.write(&State { pending: generation.clone(), ..state.clone() })?;
         converge(difference, &artifacts, &mut state, options, system)?;
     }
     if outcome.changed || state.current != generation || state.pending.is_some() {
-        store.write(&State { current: generation, pending: None, ..state })?;
+        let half_made = Vec::new();
+        store.write(&State { current: generation, pending: None, half_made, ..state })?;
     }
     Ok(outcome)
 }
@@ -124,7 +126,8 @@ fn converge(
         for command in difference.steps.iter().flat_map(|step| &step.commands) {
             system.succeed(command)?;
         }
-        let observed = Observed::read(artifacts, Some(&difference.flows), system)?;
+        let flows = Some(&difference.flows);
+        let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
         state.rulesets = remember(artifacts, &observed);
         difference = Difference::between(artifacts, &observed, state, options, system)?;
         if difference.changes().is_empty() {
@@ -200,6 +203,7 @@ impl Observed {
     fn read(
         artifacts: &Artifacts,
         changed: Option<&flows::Difference>,
+        half_made: &[String],
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let bridge = artifacts.wiring.bridge.name.as_str();
@@ -208,14 +212,21 @@ impl Observed {
             None => flows::Live::read(system, bridge),
         };
         let rest = || -> Result<_, Diagnostic> {
-            let (database, links) = both(|| Database::read(system), || Links::read(system));
+            let (database, links) =
+                both(|| Database::read(system), || Links::read(system, half_made));
             let links = links?;
             let listings = listings(artifacts, &links, system)?;
             Ok((database?, links, listings))
         };
         let (rest, flows) = both(rest, flows);
         let (database, links, listings) = rest?;
-        Ok(Self { database, links, listings, flows: flows? })
+        let flows = flows?;
+        if flows.is_none() && database.bridges.contains_key(bridge) {
+            let message = format!("Open vSwitch does not answer for its bridge `{bridge}`");
+            return Err(Diagnostic::new(Code::OvsNotRunning, message)
+                .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
+        }
+        Ok(Self { database, links, listings, flows })
     }
 }
 
@@ -253,6 +264,7 @@ impl Difference {
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
         let links = links::compare(wiring, &observed.links)?;
+        ports::check_tun(&observed.database, &observed.links.node)?;
         let ports = ports::compare(wiring, &observed.database, &links, options.adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);

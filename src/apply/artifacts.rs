@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path};
 
-use crate::diagnostic::{Code, Diagnostic, quoted};
+use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::output::MANIFEST;
 use crate::plan::Wiring;
 use crate::render::Manifest;
@@ -87,7 +87,7 @@ fn read(directory: &Path, path: &str) -> Result<Vec<u8>, Diagnostic> {
         _ => fs::read(&full),
     });
     bytes.map_err(|error| {
-        let message = format!("cannot read `{}`: {error}", full.display());
+        let message = format!("cannot read `{}`: {}", full.display(), reason(&error));
         let code = if path == MANIFEST { Code::NotOutputDirectory } else { Code::Tampered };
         Diagnostic::new(code, message)
             .help("name the directory of one node in the output, such as out/node-1")

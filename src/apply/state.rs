@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Code, Diagnostic, json};
+use crate::diagnostic::{Code, Diagnostic, json, reason};
 
 /// Where it is kept, unless `--state` says otherwise.
 pub const DIRECTORY: &str = "/var/lib/ringfence";
@@ -26,6 +26,9 @@ pub(super) struct State {
     pub(super) current: Option<String>,
     /// The generation that a run which has not ended was about to bring into effect.
     pub(super) pending: Option<String>,
+    /// The network namespaces that such a run was about to make: they may lack their mark.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) half_made: Vec<String>,
     /// The rulesets that were loaded: the node's under the empty name, egress routers' under
     /// theirs.
     pub(super) rulesets: BTreeMap<String, Loaded>,
@@ -140,6 +143,9 @@ fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
-    Diagnostic::new(Code::StateUnusable, format!("cannot use `{}`: {error}", path.display()))
-        .help("check the free space and that the file system is writable, or use --state")
+    Diagnostic::new(
+        Code::StateUnusable,
+        format!("cannot use `{}`: {}", path.display(), reason(error)),
+    )
+    .help("check the free space and that the file system is writable, or use --state")
 }

@@ -101,23 +101,35 @@ impl Seen {
     }
 }
 
-impl std::fmt::Display for Want {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// What happens to a packet to `to`, in words: who answers only where that is somebody else.
+fn answered(seen_as: &str, at: &str, to: SocketAddrV4) -> String {
+    if at == to.to_string() {
+        format!("answered to {seen_as}")
+    } else {
+        format!("answered to {seen_as} by {at}")
+    }
+}
+
+impl Want {
+    fn words(&self, to: SocketAddrV4) -> String {
         match self {
-            Self::Answer { seen_as: Some(seen_as), .. } => write!(f, "answered to {seen_as}"),
-            Self::Answer { .. } => f.write_str("answered"),
-            Self::Refusal => f.write_str("refused"),
-            Self::Silence => f.write_str("dropped"),
+            Self::Answer { seen_as, at } => answered(
+                &seen_as.map_or_else(|| "anybody".to_owned(), |seen_as| seen_as.to_string()),
+                &at.unwrap_or(to).to_string(),
+                to,
+            ),
+            Self::Refusal => "refused".to_owned(),
+            Self::Silence => "dropped".to_owned(),
         }
     }
 }
 
-impl std::fmt::Display for Seen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Seen {
+    fn words(&self, to: SocketAddrV4) -> String {
         match self {
-            Self::Answer { seen_as, at } => write!(f, "answered to {seen_as} by {at}"),
-            Self::Refusal => f.write_str("refused"),
-            Self::Silence => f.write_str("dropped"),
+            Self::Answer { seen_as, at } => answered(seen_as, at, to),
+            Self::Refusal => "refused".to_owned(),
+            Self::Silence => "dropped".to_owned(),
         }
     }
 }
@@ -143,9 +155,9 @@ impl Summary {
         let mut rows = vec![["probe", "expected", "happened", ""].map(str::to_owned)];
         for (probe, seen) in &self.results {
             let good = seen.is(&probe.want);
-            let happened = if good { probe.want.to_string() } else { seen.to_string() };
             let mark = if good { "ok".to_owned() } else { format!("WRONG: {}", probe.because) };
-            rows.push([probe.title.clone(), probe.want.to_string(), happened, mark]);
+            let (wanted, happened) = (probe.want.words(probe.to), seen.words(probe.to));
+            rows.push([probe.title.clone(), wanted, happened, mark]);
         }
         let width = |column: usize| {
             rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
@@ -261,10 +273,14 @@ impl Planner<'_> {
             let rules: Vec<&EgressRule> =
                 self.model.ranked_rules(project).map(|(rule, _, _)| rule).collect();
             for (index, rule) in rules.iter().enumerate() {
-                let Some((address, protocol)) = self.example(rule, &rules[..index]) else {
+                let example = self.example(rule, &rules[..index]);
+                let covered = if example.is_none() { ", but an earlier rule decides" } else { "" };
+                // What an earlier rule decides shows that the order of rules counts.
+                let Some((address, protocol)) = example.or_else(|| self.example(rule, &[])) else {
                     continue;
                 };
-                let title = format!("{name} to {address}/{protocol}: {}", rule_name(rule));
+                let rule = rule_name(rule);
+                let title = format!("{name} to {address}/{protocol}: {rule}{covered}");
                 self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
             }
             let (address, what) = match rules.last() {
@@ -379,6 +395,7 @@ impl Planner<'_> {
                 continue;
             }
             for (protocol, port, want, what) in &entries {
+                let what = if reach.allowed() { what } else { "of another project" };
                 let want = if reach.allowed() { want.clone() } else { Want::Silence };
                 let name = self.name(source);
                 self.probes.push(Probe {

@@ -42,7 +42,7 @@ fn a_second_run_runs_nothing_that_changes_anything() {
         let first = live.apply_on(node, &["--verbose"]);
         assert_eq!(first.status, 0, "{}", first.stderr);
         assert!(
-            first.stderr.contains("> ovs-ofctl -O OpenFlow14 bundle br0 -"),
+            first.stderr.contains("> ovs-ofctl -O OpenFlow14 --bundle add-flows br0 -"),
             "{}",
             first.stderr
         );

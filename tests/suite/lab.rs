@@ -318,7 +318,7 @@ fn reversed_rules_block() {
             let answered = open || probe.title.starts_with("tools/");
             assert_eq!(matches!(probe.want, Want::Answer { .. }), answered, "{name}: {probe:?}");
             assert_eq!(matches!(seen, Seen::Answer { .. }), answered, "{name}: {}", probe.title);
-            assert!(seen.is(&probe.want), "{name}: {}: {seen}", probe.title);
+            assert!(seen.is(&probe.want), "{name}: {}: {seen:?}", probe.title);
         }
         // The packets were sent, and it is the policy that decided.
         for node in ["node-1", "node-2"] {
