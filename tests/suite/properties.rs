@@ -312,7 +312,7 @@ pub(crate) fn wide(nodes: usize, pods: usize) -> String {
 
 #[test]
 fn copies_are_split_where_one_flow_cannot_make_them() {
-    let (model, _) = model(vec![wide(1100, 1100)]);
+    let (model, _) = model(vec![wide(600, 600)]);
     let common = Common::new(&model).unwrap();
     let fabric = Fabric::new(&common);
     let tenants = fabric.tenants();
