@@ -19,6 +19,8 @@ use crate::value::Port;
 const POD_PORT: u64 = 8080;
 /// The port that the outside answers at where a rule is about none.
 const OUTSIDE_PORT: u64 = 80;
+/// The port of multicast groups.
+const GROUP_PORT: u64 = 5000;
 /// A port that no test configuration lists.
 const ODD_PORT: u64 = 40_007;
 /// How long a probe waits: a lost SYN is sent again after one second.
@@ -68,6 +70,8 @@ pub enum Want {
     Refusal,
     /// It vanishes.
     Silence,
+    /// These get a copy, and nobody else. Such a probe is sent to a group.
+    Copies(BTreeSet<String>),
 }
 
 /// What happened to a probe.
@@ -84,6 +88,8 @@ pub enum Seen {
     Refusal,
     /// It vanished.
     Silence,
+    /// These got a copy.
+    Copies(BTreeSet<String>),
 }
 
 impl Seen {
@@ -92,6 +98,7 @@ impl Seen {
     pub fn is(&self, want: &Want) -> bool {
         match (self, want) {
             (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
+            (Self::Copies(got), Want::Copies(want)) => got == want,
             (Self::Answer { seen_as, at }, Want::Answer { seen_as: want_seen, at: want_at }) => {
                 want_seen.is_none_or(|want| want.to_string() == *seen_as)
                     && want_at.is_none_or(|want| want.to_string() == *at)
@@ -120,7 +127,18 @@ impl Want {
             ),
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
+            Self::Copies(names) => copies(names),
         }
+    }
+}
+
+/// Who got a datagram to a group, in words.
+fn copies(names: &BTreeSet<String>) -> String {
+    let listed: Vec<&str> = names.iter().map(String::as_str).collect();
+    match names.len() {
+        0 => "copied to nobody".to_owned(),
+        1..=4 => format!("copied to {}", listed.join(", ")),
+        more => format!("copied to {more} pods"),
     }
 }
 
@@ -130,6 +148,7 @@ impl Seen {
             Self::Answer { seen_as, at } => answered(seen_as, at, to),
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
+            Self::Copies(names) => copies(names),
         }
     }
 }
@@ -173,7 +192,7 @@ impl Summary {
 }
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
-/// every egress rule, every egress router.
+/// every egress rule, every egress router, multicast from every project with it and one without.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new() };
@@ -182,6 +201,7 @@ pub fn plan(model: &Model) -> Vec<Probe> {
     for (id, _) in model.intent().routers() {
         planner.router(id);
     }
+    planner.multicast();
     planner.probes
 }
 
@@ -256,6 +276,48 @@ impl Planner<'_> {
                     self.push(source, To::Tenant(destination), to, Protocol::Tcp, title);
                 }
             }
+        }
+    }
+
+    /// Where anybody asked for multicast: a sender of every project on every node that has it, and
+    /// one of every other project.
+    fn multicast(&mut self) {
+        let intent = self.model.intent();
+        if !intent.projects().any(|(_, project)| project.multicast) {
+            return;
+        }
+        let mut first: BTreeMap<(usize, Option<NodeId>), Tenant> = BTreeMap::new();
+        for (id, pod) in intent.pods() {
+            let off = self.model.without_multicast(pod.project).is_some();
+            let node = (!off).then_some(pod.node);
+            first.entry((pod.project.index(), node)).or_insert(Tenant::Pod(id));
+        }
+        let protocol = Protocol::Udp;
+        let Ok(port) = Port::new(GROUP_PORT) else { return };
+        for (number, tenant) in first.into_values().enumerate() {
+            let mut because = None;
+            let mut names = BTreeSet::new();
+            for (place, (name, _)) in listeners(self.model) {
+                let Place::Tenant(to) = place else { continue };
+                let from = From::Tenant(tenant);
+                let packet = Packet { from, to: To::Member(to), protocol, port };
+                let reach = reach(self.model, &packet);
+                if reach.allowed() {
+                    names.insert(name);
+                    because = Some(reach.because);
+                } else if to != tenant {
+                    because.get_or_insert(reach.because);
+                }
+            }
+            let to = group(number);
+            self.probes.push(Probe {
+                title: format!("{} to group {}", self.name(tenant), to.ip()),
+                from: Place::Tenant(tenant),
+                to,
+                protocol,
+                want: Want::Copies(names),
+                because: because.unwrap_or_default(),
+            });
         }
     }
 
@@ -411,6 +473,27 @@ impl Planner<'_> {
     }
 }
 
+/// The listener that a place is, and the address at which it hears groups.
+fn listeners(model: &Model) -> BTreeMap<Place, (String, Ipv4Addr)> {
+    let intent = model.intent();
+    let pods = intent.pods().map(|(id, _)| (Tenant::Pod(id), intent.pod_name(id)));
+    let routers = intent.routers().map(|(id, r)| (Tenant::Router(id), r.name.to_string()));
+    let tenants = pods.chain(routers);
+    let tenants = tenants
+        .map(|(tenant, name)| (Place::Tenant(tenant), (name, model.endpoint(tenant).address)));
+    let nodes = intent.nodes();
+    let nodes = nodes.map(|(id, n)| (Place::Node(id), (n.name.to_string(), model.gateway(id))));
+    tenants.chain(nodes).collect()
+}
+
+/// The group of a multicast probe, which no other has, so that its sender needn't join it
+/// (RFC 2365, section 6.1).
+fn group(number: usize) -> SocketAddrV4 {
+    let number = u16::try_from(number).unwrap_or_default();
+    let [high, low] = number.to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(239, 255, high, low), port(GROUP_PORT))
+}
+
 /// TEST-NET-3 (RFC 5737).
 const OUTSIDE_EXAMPLE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
@@ -433,9 +516,13 @@ impl Lab {
         let mut agents = self.agents(&probes)?;
         self.listen(&probes, &mut agents)?;
         self.warm_up(&mut agents)?;
+        self.join(&probes, &mut agents)?;
         for (id, probe) in probes.iter().enumerate() {
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
-            agent.send(&request(id, transport(probe.protocol), probe.to, PATIENCE))?;
+            agent.send(&match probe.want {
+                Want::Copies(_) => Request::Cast { id, group: probe.to },
+                _ => request(id, transport(probe.protocol), probe.to, PATIENCE),
+            })?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
         for probe in &probes {
@@ -443,11 +530,55 @@ impl Lab {
             match agent.receive()? {
                 Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },
                 Reply::Refused { id } => seen[id] = Seen::Refusal,
+                Reply::Cast { id } => seen[id] = Seen::Copies(BTreeSet::new()),
                 Reply::Silent { id, .. } => seen[id] = Seen::Silence,
                 other => return Err(failed(&format!("an agent answers out of turn: {other:?}"))),
             }
         }
+        self.hear(&probes, &mut agents, &mut seen)?;
         Ok(Summary { results: probes.into_iter().zip(seen).collect() })
+    }
+
+    /// Makes everybody but the sender a member of the group of each multicast probe.
+    fn join(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+    ) -> Result<(), Diagnostic> {
+        let listeners = listeners(&self.model);
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Copies(_))) {
+            for (place, (_, address)) in &listeners {
+                if let Some(agent) = agents.get_mut(place).filter(|_| *place != probe.from) {
+                    agent.join(probe.to, *address)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks everybody what the groups brought.
+    fn hear(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+        seen: &mut [Seen],
+    ) -> Result<(), Diagnostic> {
+        if !seen.iter().any(|seen| matches!(seen, Seen::Copies(_))) {
+            return Ok(());
+        }
+        let listeners = listeners(&self.model);
+        for (place, (name, _)) in &listeners {
+            let Some(agent) = agents.get_mut(place) else { continue };
+            let heard = agent.heard()?;
+            for (probe, seen) in probes.iter().zip(&mut *seen) {
+                let source = listeners.get(&probe.from).map(|(_, address)| *address);
+                let from = source.filter(|source| heard.contains(&(probe.to, *source)));
+                if let (Some(_), Seen::Copies(names)) = (from, seen) {
+                    names.insert(name.clone());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The machine and namespace of a place.
@@ -475,6 +606,10 @@ impl Lab {
         places.insert(Place::Outside);
         places.extend(self.model.intent().nodes().map(|(id, _)| Place::Node(id)));
         places.extend(self.model.intent().pods().map(|(id, _)| Place::Tenant(Tenant::Pod(id))));
+        if probes.iter().any(|probe| matches!(probe.want, Want::Copies(_))) {
+            let routers = self.model.intent().routers();
+            places.extend(routers.map(|(id, _)| Place::Tenant(Tenant::Router(id))));
+        }
         let mut agents = BTreeMap::new();
         for place in places {
             let (host, netns) = self.place(place)?;
@@ -501,7 +636,8 @@ impl Lab {
             intent.cluster().contains(*address)
                 || intent.nodes().any(|(_, node)| node.address == *address)
         };
-        let targets = probes.iter().flat_map(|probe| {
+        let single = probes.iter().filter(|probe| !matches!(probe.want, Want::Copies(_)));
+        let targets = single.flat_map(|probe| {
             let at = match &probe.want {
                 Want::Answer { at, .. } => *at,
                 _ => None,
