@@ -115,7 +115,7 @@ pub fn walk<'f, 'm>(flows: &'f FlowTable<'m>, frame: &Frame) -> Walk<'f, 'm> {
                     end = port.map_or(End::Dropped, |port| output(port, frame, &registers));
                 }
                 Action::Goto(next) => table = Some(*next),
-                Action::Note(_) => {}
+                Action::EthernetTo(_) | Action::Note(_) => {}
             }
         }
     }

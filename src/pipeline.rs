@@ -36,6 +36,8 @@ pub const VXLAN: &str = "vxlan0";
 pub const POD_INTERFACE: &str = "eth0";
 /// The name of the macvlan interface that an egress router sees.
 pub const ROUTER_INTERFACE: &str = "net1";
+/// The label of egress IPs on `lo`, by which ringfence knows its own.
+pub const EGRESS_LABEL: &str = "lo:ringfence";
 /// Begins the names of the veths on the node's side.
 pub const VETH_PREFIX: &str = "rf-";
 
