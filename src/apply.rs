@@ -156,9 +156,10 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
     may_run(system)?;
     let userspace = artifacts.wiring.bridge.datapath == Datapath::Netdev;
     let ethtool = userspace.then_some(Tool::Ethtool);
+    let arping = (!artifacts.wiring.egress_ips.is_empty()).then_some(Tool::Arping);
     let all =
         [Tool::Ip, Tool::Nft, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsdbClient, Tool::Sysctl];
-    match all.into_iter().chain(ethtool).find(|tool| !system.has(*tool)) {
+    match all.into_iter().chain(ethtool).chain(arping).find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),
     }
@@ -289,7 +290,7 @@ impl Difference {
             let place = Place { object: &object, netns: Some(&router.netns) };
             steps.push(ruleset(router.name.as_str(), place));
         }
-        steps.extend([links.routers, ports.after, links.remove]);
+        steps.extend([links.routers, links.egress_ips, ports.after, links.remove]);
         Ok(Self { steps, flows })
     }
 }

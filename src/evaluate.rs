@@ -125,7 +125,7 @@ impl<'f, 'm> Walk<'f, 'm> {
                     }
                     Action::Goto(next) => table = Some(*next),
                     Action::Recirculate(next, _) => self.on(flows, frame, registers, *next),
-                    Action::Note(_) => {}
+                    Action::EthernetTo(_) | Action::Note(_) => {}
                 }
             }
         }

@@ -21,6 +21,7 @@ pub struct Intent {
     pub(crate) pods: Vec<Pod>,
     pub(crate) policies: Vec<EgressPolicy>,
     pub(crate) routers: Vec<EgressRouter>,
+    pub(crate) egress_ips: Vec<EgressIps>,
 }
 
 macro_rules! ids {
@@ -105,6 +106,12 @@ impl Intent {
     #[must_use]
     pub fn routers(&self) -> impl ExactSizeIterator<Item = (RouterId, &EgressRouter)> {
         self.routers.iter().enumerate().map(|(index, router)| (RouterId::new(index), router))
+    }
+
+    /// The egress IPs by project.
+    #[must_use]
+    pub fn egress_ips(&self) -> &[EgressIps] {
+        &self.egress_ips
     }
 
     /// `project/pod`, as diagnostics, comments and the lock file have it.
@@ -374,4 +381,24 @@ pub struct Destination {
     pub to: Ipv4Addr,
     /// The outside port.
     pub to_port: Port,
+}
+
+/// Fixed source addresses of a project's traffic to the outside.
+#[derive(Debug)]
+pub struct EgressIps {
+    /// The project: in its own network, alone.
+    pub project: ProjectId,
+    /// The addresses, sorted, at least one.
+    pub addresses: Vec<EgressIp>,
+}
+
+/// A fixed source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EgressIp {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The node that holds it, which has an uplink.
+    pub node: NodeId,
+    /// Where it is written.
+    pub place: Place,
 }

@@ -55,7 +55,7 @@ pub struct Setup<'a> {
 }
 
 /// Programs that the lab needs beside those of `apply`, with their Debian packages.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("setsid", "util-linux"),
@@ -64,6 +64,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
     ("sysctl", "procps"),
+    ("arping", "iputils-arping"),
     ("ovsdb-server", "openvswitch-switch"),
     ("ovs-vswitchd", "openvswitch-switch"),
 ];

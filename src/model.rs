@@ -5,17 +5,18 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::allocate::{Endpoint, Numbers, effective_vnid};
 use crate::intent::{
-    EgressPolicy, EgressRule, Intent, NodeId, PodId, ProjectId, RouterId, Verdict,
+    EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId, Verdict,
 };
 use crate::source::Place;
 use crate::spec::{Datapath, Mode};
-use crate::subject::{Cookie, Subject};
+use crate::subject::{Cookie, Subject, hash};
 use crate::value::{InterfaceName, StringValue, Vnid};
 
 /// The whole network.
@@ -29,7 +30,18 @@ pub struct Model {
     subjects: Subjects,
     /// Of each VNID that packets carry, the first project that doesn't enable multicast.
     without_multicast: BTreeMap<u32, ProjectId>,
+    /// Which egress IP each pod leaves with, by the pods' index; empty where there are none.
+    egress_ips: Vec<Option<Leaving>>,
     datapath: Option<Datapath>,
+}
+
+/// The egress IP that a pod leaves with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// The address.
+    pub ip: EgressIp,
+    /// Its number among all egress IPs.
+    number: usize,
 }
 
 /// What a node carries.
@@ -65,8 +77,17 @@ impl Model {
             || Subjects::of(&intent),
         );
         let without_multicast = BTreeMap::new();
-        let mut model =
-            Self { intent, numbers, local, rules, subjects, without_multicast, datapath: None };
+        let egress_ips = leaving(&intent);
+        let mut model = Self {
+            intent,
+            numbers,
+            local,
+            rules,
+            subjects,
+            without_multicast,
+            egress_ips,
+            datapath: None,
+        };
         for (id, project) in model.intent.projects() {
             if !project.multicast {
                 model.without_multicast.entry(model.carried(id)).or_insert(id);
@@ -187,6 +208,42 @@ impl Model {
         })
     }
 
+    /// The egress IP that a pod leaves with, if its project has any. The pods of a project are
+    /// spread over its addresses by their names.
+    #[must_use]
+    pub fn leaving(&self, tenant: Tenant) -> Option<Leaving> {
+        match tenant {
+            Tenant::Pod(id) => self.egress_ips.get(id.index()).copied().flatten(),
+            Tenant::Router(_) => None,
+        }
+    }
+
+    /// The address by which the outside sees a pod.
+    #[must_use]
+    pub fn seen_outside_as(&self, tenant: Tenant) -> Ipv4Addr {
+        let node = &self.intent[self.node(tenant)];
+        self.leaving(tenant).map_or(node.address, |leaving| leaving.ip.address)
+    }
+
+    /// The pods that leave by a node, with their egress IPs.
+    pub fn leaving_by(&self, node: NodeId) -> impl Iterator<Item = (Tenant, Leaving)> + '_ {
+        let all = (0..).map(PodId::new).zip(&self.egress_ips);
+        all.filter_map(move |(pod, leaving)| Some((Tenant::Pod(pod), (*leaving)?)))
+            .filter(move |(_, leaving)| leaving.ip.node == node)
+    }
+
+    /// The egress IPs that a node holds, each with its subject.
+    pub fn held(&self, node: NodeId) -> impl Iterator<Item = (EgressIp, &Subject)> {
+        let all = self.intent.egress_ips.iter().flat_map(|list| &list.addresses);
+        all.copied().zip(&self.subjects.egress_ips).filter(move |(ip, _)| ip.node == node)
+    }
+
+    /// An egress IP as a subject.
+    #[must_use]
+    pub fn egress_ip_subject(&self, leaving: Leaving) -> &Subject {
+        &self.subjects.egress_ips[leaving.number]
+    }
+
     /// The network as a whole, as the subject of what belongs to no single object.
     #[must_use]
     pub fn cluster_subject(&self) -> &Subject {
@@ -223,6 +280,27 @@ struct Subjects {
     projects: Vec<Subject>,
     pods: Vec<Subject>,
     routers: Vec<Subject>,
+    egress_ips: Vec<Subject>,
+}
+
+/// Which egress IP each pod leaves with.
+fn leaving(intent: &Intent) -> Vec<Option<Leaving>> {
+    if intent.egress_ips.is_empty() {
+        return Vec::new();
+    }
+    let mut all: Vec<EgressIp> = Vec::new();
+    let mut numbers: BTreeMap<ProjectId, Range<usize>> = BTreeMap::new();
+    for list in &intent.egress_ips {
+        numbers.insert(list.project, all.len()..all.len() + list.addresses.len());
+        all.extend(&list.addresses);
+    }
+    let leaving = |(id, pod): (PodId, &Pod)| {
+        let name = intent.pod_name(id);
+        let weight = |number: &usize| hash(&format!("{name}/{}", all[*number].address));
+        let number = numbers.get(&pod.project)?.clone().max_by_key(weight)?;
+        Some(Leaving { ip: all[number], number })
+    };
+    intent.pods().map(leaving).collect()
 }
 
 impl Subjects {
@@ -246,12 +324,19 @@ impl Subjects {
         let routers = intent
             .routers()
             .map(|(_, r)| named("router", r.name.as_str(), project(r.project), r.place));
+        let egress_ips = intent
+            .egress_ips
+            .iter()
+            .flat_map(|list| list.addresses.iter().map(move |ip| (list.project, ip)));
+        let egress_ips = egress_ips
+            .map(|(id, ip)| named("egress-ip", &ip.address.to_string(), project(id), ip.place));
         Self {
             cluster,
             nodes: nodes.collect(),
             projects: projects.collect(),
             pods: pods.collect(),
             routers: routers.collect(),
+            egress_ips: egress_ips.collect(),
         }
     }
 }

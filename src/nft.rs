@@ -20,7 +20,7 @@ pub struct Ruleset<'m> {
 }
 
 /// One table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table<'m> {
     /// Its family.
     pub family: Family,
@@ -28,14 +28,17 @@ pub struct Table<'m> {
     pub sets: Vec<InterfaceSet>,
     /// Its maps.
     pub maps: Vec<PortMap>,
+    /// Its maps of addresses.
+    pub address_maps: Vec<AddressMap>,
     /// Its base chains.
     pub chains: Vec<Chain<'m>>,
 }
 
 /// The packets that a table sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4 and IPv6.
+    #[default]
     Inet,
     /// ARP.
     Arp,
@@ -71,6 +74,15 @@ pub struct PortMap {
     pub name: &'static str,
     /// Its elements, sorted.
     pub elements: Vec<((Protocol, Port), (Ipv4Addr, Port))>,
+}
+
+/// A map from address to address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressMap {
+    /// Its name.
+    pub name: &'static str,
+    /// Its elements, sorted.
+    pub elements: Vec<(Ipv4Addr, Ipv4Addr)>,
 }
 
 /// A base chain.
@@ -139,6 +151,8 @@ pub enum Statement {
     Masquerade,
     /// Gives it this source address.
     Snat(Ipv4Addr),
+    /// Gives it the source address that a map has for its own, if it has one.
+    SnatByMap(&'static str),
     /// Gives it this destination address.
     Dnat(Ipv4Addr),
     /// Gives it the destination that a map has for its protocol and port.
@@ -170,6 +184,7 @@ impl fmt::Display for Statement {
             Self::Drop => f.write_str("drop"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Snat(address) => write!(f, "snat ip to {address}"),
+            Self::SnatByMap(map) => write!(f, "snat ip to ip saddr map @{map}"),
             Self::Dnat(address) => write!(f, "dnat ip to {address}"),
             Self::DnatByMap(map) => write!(f, "dnat ip to meta l4proto . th dport map @{map}"),
         }

@@ -40,6 +40,8 @@ pub const ROUTER_INTERFACE: &str = "net1";
 /// The conntrack zone that multicast packets pass on their way to table 121. Nothing is ever
 /// committed to it.
 pub const MULTICAST_ZONE: u16 = 110;
+/// The label of egress IPs on `lo`, by which ringfence knows its own.
+pub const EGRESS_LABEL: &str = "lo:ringfence";
 /// Begins the names of the veths on the node's side.
 pub const VETH_PREFIX: &str = "rf-";
 

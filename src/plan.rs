@@ -5,6 +5,7 @@
 
 mod common;
 mod egress;
+mod egress_ip;
 mod entry;
 mod guard;
 mod isolation;
@@ -14,7 +15,7 @@ mod router;
 mod wiring;
 
 pub use common::Common;
-pub use wiring::{Bridge, Macvlan, Netns, Port, Router, Tun, Wiring};
+pub use wiring::{Bridge, EgressIp, Macvlan, Netns, Port, Router, Tun, Wiring};
 
 use std::net::Ipv4Addr;
 
@@ -50,6 +51,7 @@ impl<'m> Plan<'m> {
         route::lower(&mut builder);
         isolation::lower(&mut builder);
         egress::lower(&mut builder);
+        egress_ip::lower(&mut builder);
         multicast::lower(&mut builder);
         builder.flows.finish().map_err(|(flow, why)| refused(&flow, why))?;
         let wiring = wiring::lower(model, node)?;

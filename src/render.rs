@@ -135,6 +135,12 @@ impl<'m> Renderer<'m> {
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
                 pod_networks => strings(&wiring.pod_networks),
                 lines => lines.join("\n"),
+                egress_label => pipeline::EGRESS_LABEL,
+                egress_ips => wiring
+                    .egress_ips
+                    .iter()
+                    .map(|ip| ip.address.to_string())
+                    .collect::<Vec<_>>(),
             },
         )
     }
@@ -240,6 +246,11 @@ impl<'m> Renderer<'m> {
                 node => wiring.node.as_str(),
                 bridge => wiring.bridge.name.as_str(),
                 routers,
+                egress_ips => wiring
+                    .egress_ips
+                    .iter()
+                    .map(|ip| ip.address.to_string())
+                    .collect::<Vec<_>>(),
                 platform,
             },
         )
@@ -279,8 +290,14 @@ fn nft_table(table: &nft::Table<'_>) -> Value {
                 format!("{protocol} . {port} : {to} . {to_port}")
             };
             let elements: Vec<String> = map.elements.iter().map(element).collect();
-            context! { name => map.name, elements }
+            let kind = "inet_proto . inet_service : ipv4_addr . inet_service";
+            context! { name => map.name, kind, elements }
         })
+        .chain(table.address_maps.iter().map(|map| {
+            let elements = map.elements.iter().map(|(from, to)| format!("{from} : {to}"));
+            let elements: Vec<String> = elements.collect();
+            context! { name => map.name, kind => "ipv4_addr : ipv4_addr", elements }
+        }))
         .collect();
     let chains: Vec<Value> = table
         .chains
@@ -392,6 +409,7 @@ fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         ports,
         netns,
         routers,
+        egress_ips,
         sysctls,
     } = wiring;
     let lines = [
@@ -405,6 +423,7 @@ fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         ("ports", line_each(ports)?),
         ("netns", line_each(netns)?),
         ("routers", line_each(routers)?),
+        ("egressIps", line_each(egress_ips)?),
         ("sysctls", one_line(sysctls)?),
     ];
     let lines: Vec<String> =

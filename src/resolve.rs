@@ -5,6 +5,7 @@
 
 mod addresses;
 mod cluster;
+mod egress_ips;
 mod egress_policies;
 mod egress_routers;
 mod nodes;
@@ -13,6 +14,7 @@ mod projects;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use serde_json::Value;
 
 pub(crate) use addresses::outside_subnet;
@@ -36,6 +38,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let projects = projects::resolve(&wire, &nodes, cluster.mode, &mut context);
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
+    let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
         cluster,
@@ -44,6 +47,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         pods: projects.pods,
         policies,
         routers,
+        egress_ips,
     };
     (complete.then_some(intent).filter(|_| !context.report.has_errors()), context.report)
 }
@@ -67,6 +71,7 @@ impl Context {
                 | Code::RuleVerdict
                 | Code::RouterNoNode
                 | Code::RouterDestination
+                | Code::EgressIpNoNode
         );
         if self.complete || !about_absence {
             self.report.push(diagnostic);
@@ -263,6 +268,8 @@ struct Nodes<'a> {
     wire: Vec<(At<'a>, &'a spec::Node)>,
     /// The addresses set aside on each node, with their places.
     reserved: Vec<Vec<(Ipv4Addr, Place)>>,
+    /// The ranges from which each node may hold egress IPs.
+    egress_ranges: Vec<Vec<Ipv4Net>>,
 }
 
 /// Resolved projects and pods, with what later sections ask of them.

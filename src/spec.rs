@@ -4,6 +4,7 @@
 //! from them, and `resolve` gives them meaning. Every struct refuses keys that it doesn't know.
 
 mod cluster;
+mod egress_ip;
 mod egress_policy;
 mod egress_router;
 mod node;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use cluster::{Cluster, Mode, Platform, PodNetwork};
+pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter};
 pub use node::{Datapath, Node, Uplink};
@@ -52,6 +54,9 @@ pub struct DesiredState {
     /// What the pods of a project may reach outside of the cluster.
     #[serde(default)]
     pub egress_policies: Vec<EgressPolicy>,
+    /// Fixed source addresses of a project's traffic to the outside.
+    #[serde(default, rename = "egressIPs")]
+    pub egress_ips: Vec<EgressIps>,
     /// Pods that forward to a fixed outside address from a fixed source address.
     #[serde(default)]
     pub egress_routers: Vec<EgressRouter>,

@@ -37,6 +37,8 @@ pub enum Tool {
     Ethtool,
     /// Of procps.
     Sysctl,
+    /// Of iputils.
+    Arping,
 }
 
 impl Tool {
@@ -51,6 +53,7 @@ impl Tool {
             Self::OvsdbClient => "ovsdb-client",
             Self::Ethtool => "ethtool",
             Self::Sysctl => "sysctl",
+            Self::Arping => "arping",
         }
     }
 
@@ -64,6 +67,7 @@ impl Tool {
             Self::OvsdbClient => "openvswitch-common",
             Self::Ethtool => "ethtool",
             Self::Sysctl => "procps",
+            Self::Arping => "iputils-arping",
         }
     }
 }

@@ -72,6 +72,8 @@ pub(super) struct LinkSteps {
     pub(super) up: Step,
     /// Then: the second interfaces of egress routers.
     pub(super) routers: Step,
+    /// Then: the egress IPs, which attract packets that all else must be ready for.
+    pub(super) egress_ips: Step,
     /// At the end: what is no longer wanted.
     pub(super) remove: Step,
     /// The interfaces on the node's side that are no ports of a bridge yet: missing, new, or made
@@ -108,6 +110,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     for router in &wiring.routers {
         macvlan(router, links, &mut steps.routers)?;
     }
+    egress_ips(wiring, links, &mut steps.egress_ips);
     steps.remove = remove(Some(wiring), links);
     Ok(steps)
 }
@@ -429,6 +432,34 @@ fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagno
     Ok(())
 }
 
+/// The egress IPs of this node, and word to the segment of each that is new.
+fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
+    let mut lines = Vec::new();
+    let mut announcements = Vec::new();
+    for ip in &wiring.egress_ips {
+        let address = Ipv4Net::from(ip.address);
+        if links.node.labels.contains(&(pipeline::EGRESS_LABEL.to_owned(), address)) {
+            continue;
+        }
+        let owner = format!("egress-ip {}", ip.address);
+        step.change(Action::Add, Kind::Link, "lo", format!("address of {owner}"));
+        let label = pipeline::EGRESS_LABEL;
+        lines.push(format!("address replace {address} dev lo label {label}"));
+        // Where the node has its own address of the subnet is where others look for this one.
+        let on_uplink = |(name, link): &(&String, &Link)| {
+            let addresses = links.node.addresses(link).iter();
+            *name != "lo" && addresses.clone().any(|own| ip.uplink.contains(&own.addr()))
+        };
+        if let Some((interface, _)) = links.node.links.iter().find(on_uplink) {
+            let address = ip.address.to_string();
+            let words = ["-U", "-c", "2", "-I", interface, "-s", &address, &address];
+            announcements.push(Command::change(Tool::Arping, words));
+        }
+    }
+    step.commands.extend(batch(None, &lines));
+    step.commands.extend(announcements);
+}
+
 /// Removes links and namespaces of ours that no plan has: all of them without one.
 pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
     let mut step = Step::default();
@@ -442,6 +473,17 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
         };
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
         lines.push(format!("link del {name}"));
+    }
+    let held = |address: &Ipv4Net| {
+        let mut wanted = wiring.into_iter().flat_map(|wiring| &wiring.egress_ips);
+        wanted.any(|ip| Ipv4Net::from(ip.address) == *address)
+    };
+    for (label, address) in &links.node.labels {
+        if label == pipeline::EGRESS_LABEL && !held(address) {
+            let detail = format!("address of egress-ip {}", address.addr());
+            step.change(Action::Remove, Kind::Link, "lo", detail);
+            lines.push(format!("address del {address} dev lo"));
+        }
     }
     for name in links.netns.keys() {
         let ours = links.is_ours(name) || links.half_made.contains(name);

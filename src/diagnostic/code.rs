@@ -115,6 +115,13 @@ codes! {
     RouterPortTwice = 90 Error,
     RouterDestination = 91 Error,
     RouterMacFilter = 92 Warning,
+    // Egress IPs.
+    EgressIpTwice = 93 Error,
+    EgressIpTaken = 94 Error,
+    EgressIpNoNode = 95 Error,
+    EgressIpShared = 96 Error,
+    EgressIpsTwice = 97 Error,
+    EgressRange = 98 Error,
     // Lock file and output.
     LockMissing = 100 Error,
     LockStale = 101 Error,

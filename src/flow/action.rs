@@ -1,10 +1,12 @@
 //! What a flow does.
 
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 
 use super::matches::write_address;
 use super::{write_byte, write_hex, write_number};
 use crate::pipeline::{OfPort, Register, Table};
+use crate::value::Mac;
 
 /// The longest note that [`Action::Note`] pads to. A note's action has a header of ten bytes and
 /// a length that is a multiple of eight.
@@ -19,6 +21,8 @@ pub enum Action {
     LoadSourceFromTunnel,
     /// Makes reg0 the VNI of the tunnel.
     TunnelFromSource,
+    /// Gives the packet another Ethernet destination.
+    EthernetTo(Mac),
     /// Chooses the node that the tunnel leads to.
     TunnelTo(Ipv4Addr),
     /// Sends the packet out of a port.
@@ -48,6 +52,9 @@ impl Action {
             }
             Self::TunnelFromSource => {
                 out.extend_from_slice(b"move:NXM_NX_REG0[]->NXM_NX_TUN_ID[0..31]");
+            }
+            Self::EthernetTo(mac) => {
+                let _ = write!(out, "set_field:{mac}->eth_dst");
             }
             Self::TunnelTo(address) => {
                 out.extend_from_slice(b"set_field:");

@@ -230,8 +230,8 @@ impl Planner<'_> {
         let packet = Packet { from: From::Tenant(from), to, protocol, port };
         let reach = reach(self.model, &packet);
         let seen_as = match to {
-            // The node's own address stands for the pod's.
-            To::Outside(_) => self.model.intent()[self.model.node(from)].address,
+            // An egress IP or the node's own address stands for the pod's.
+            To::Outside(_) => self.model.seen_outside_as(from),
             _ => self.model.endpoint(from).address,
         };
         let want = if reach.allowed() {
@@ -321,13 +321,17 @@ impl Planner<'_> {
         }
     }
 
-    /// Every rule of every policy, from every node that has pods of the project; what no rule
+    /// Every rule of every policy, from every node that has pods of the project, by every egress
+    /// IP; what no rule
     /// matches; and one address outside for projects without a policy.
     fn egress(&mut self) {
         let intent = self.model.intent();
-        let mut first: BTreeMap<(usize, usize), Tenant> = BTreeMap::new();
+        let mut first: BTreeMap<(usize, usize, Option<Ipv4Addr>), Tenant> = BTreeMap::new();
         for (id, pod) in intent.pods() {
-            first.entry((pod.project.index(), pod.node.index())).or_insert(Tenant::Pod(id));
+            let tenant = Tenant::Pod(id);
+            let leaving = self.model.leaving(tenant).map(|leaving| leaving.ip.address);
+            let key = (pod.project.index(), pod.node.index(), leaving);
+            first.entry(key).or_insert(tenant);
         }
         for tenant in first.into_values() {
             let project = self.model.project(tenant);

@@ -16,8 +16,13 @@ pub(super) fn lower<'m>(
     node: NodeId,
     wiring: &Wiring,
 ) -> Result<Ruleset<'m>, Diagnostic> {
-    let mut inet =
-        Table { family: Family::Inet, sets: vec![], maps: vec![], chains: inet_chains(model)? };
+    let egress_ips = super::egress_ip::map(model, node);
+    let mut inet = Table {
+        family: Family::Inet,
+        chains: inet_chains(model, egress_ips.as_ref().map(|map| map.name))?,
+        address_maps: egress_ips.into_iter().collect(),
+        ..Table::default()
+    };
     let mut tables = Vec::new();
     if model.datapath(node) == Datapath::Netdev {
         let uplink = model.intent()[node].uplink.as_ref().map(|uplink| &uplink.interface);
@@ -28,7 +33,7 @@ pub(super) fn lower<'m>(
         inet.sets.clone_from(&sets);
         inet.chains.insert(0, guard(model, node, "prerouting", "raw - 10"));
         let chains = vec![guard(model, node, "input", "filter")];
-        tables.push(Table { family: Family::Arp, sets, maps: vec![], chains });
+        tables.push(Table { family: Family::Arp, sets, chains, ..Table::default() });
     }
     tables.insert(0, inet);
     Ok(Ruleset { tables })
@@ -50,13 +55,21 @@ fn guard<'m>(
     Chain { name: "rf_guard", kind: "filter", hook, priority, policy: "accept", rules: vec![rule] }
 }
 
-fn inet_chains(model: &Model) -> Result<Vec<Chain<'_>>, Diagnostic> {
+/// The chains for IP; `egress_ips` is the map of pods that have one.
+fn inet_chains<'m>(
+    model: &'m Model,
+    egress_ips: Option<&'static str>,
+) -> Result<Vec<Chain<'m>>, Diagnostic> {
     let subject = model.cluster_subject();
     let tun = || interface(pipeline::TUN);
     let rule = |conditions, statement| Rule { conditions, statement, subject };
     let networks: Vec<_> = model.intent().cluster().pod_networks.iter().map(|n| n.cidr).collect();
     let mut spoofed = Vec::new();
     let mut masquerade = Vec::new();
+    if let Some(map) = egress_ips {
+        let out = vec![Condition::NotOif(tun()?), Condition::NotOif(lo()?)];
+        masquerade.push(rule(out, Statement::SnatByMap(map)));
+    }
     for network in networks {
         let source = Condition::Source(network);
         let from = vec![Condition::NotIif(tun()?), Condition::NotIif(lo()?), source.clone()];

@@ -84,5 +84,5 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             vec![rule(from_outside, Statement::Drop)],
         ),
     ];
-    Ok(Ruleset { tables: vec![Table { family: Family::Inet, sets: vec![], maps, chains }] })
+    Ok(Ruleset { tables: vec![Table { family: Family::Inet, maps, chains, ..Table::default() }] })
 }

@@ -39,6 +39,8 @@ pub struct Wiring {
     pub netns: Vec<Netns>,
     /// The egress routers, by name.
     pub routers: Vec<Router>,
+    /// The egress IPs that the node holds, sorted.
+    pub egress_ips: Vec<EgressIp>,
     /// Kernel settings of the node, by name.
     #[serde(deserialize_with = "settings")]
     pub sysctls: BTreeMap<String, String>,
@@ -131,6 +133,19 @@ pub struct Macvlan {
     pub gateway: Ipv4Addr,
 }
 
+/// An egress IP: an address of the node beside its own, on `lo`, since the kernel answers for it
+/// on every interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressIp {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The subnet of the uplink, where the address is announced.
+    pub uplink: Ipv4Net,
+    /// The egress IP's cookie.
+    pub cookie: Cookie,
+}
+
 /// A port number that a pod can have.
 fn pod_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OfPort, D::Error> {
     let number = u16::deserialize(deserializer)?;
@@ -210,6 +225,12 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
     if interfaces.len() != ports.len() {
         return Err(internal("two veths with one name"));
     }
+    let egress_ips = super::egress_ip::wiring(model, node);
+    let mut sysctls = BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);
+    if !egress_ips.is_empty() {
+        // With 1, the kernel would not answer for addresses of `lo`.
+        sysctls.insert("net.ipv4.conf.all.arp_ignore".to_owned(), "0".to_owned());
+    }
     Ok(Wiring {
         version: Wiring::VERSION,
         node: intent[node].name.clone(),
@@ -225,7 +246,8 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
         ports,
         netns,
         routers: super::router::wiring(model, node)?,
-        sysctls: BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]),
+        egress_ips,
+        sysctls,
     })
 }
 

@@ -24,10 +24,19 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
         index: Index { by_name: BTreeMap::new() },
         wire: Vec::new(),
         reserved: Vec::new(),
+        egress_ranges: Vec::new(),
     };
     for (at, wire) in items {
-        let spec::Node { name, address, datapath, labels, pod_subnet, uplink, reserved_addresses } =
-            wire;
+        let spec::Node {
+            name,
+            address,
+            datapath,
+            labels,
+            pod_subnet,
+            uplink,
+            reserved_addresses,
+            egress_cidrs,
+        } = wire;
         let address = context
             .host_address(address, at.key("address").place())
             .unwrap_or(Ipv4Addr::UNSPECIFIED);
@@ -48,10 +57,20 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
                 Some((address, at.place()))
             })
             .collect();
+        let ranges = egress_cidrs
+            .iter()
+            .zip(at.find("egressCIDRs").into_iter().flat_map(At::children))
+            .filter_map(|(range, at)| {
+                let range = context.take(ipv4(range), at.place())?;
+                range_outside(range, uplink.as_ref(), at.place(), context);
+                Some(range)
+            })
+            .collect();
         let id = NodeId::new(nodes.list.len());
         nodes.index.by_name.insert(name, (id, at.place()));
         nodes.wire.push((at, wire));
         nodes.reserved.push(reserved);
+        nodes.egress_ranges.push(ranges);
         nodes.list.push(Node {
             name: name.clone(),
             address,
@@ -151,6 +170,22 @@ fn reserved_outside(
         Diagnostic::new(Code::ReservedOutside, message)
             .at(place)
             .help("only a host of the uplink's subnet is reached at the node's uplink"),
+    );
+}
+
+/// RF098: ranges of egress IPs are parts of the uplink's subnet.
+fn range_outside(range: Ipv4Net, uplink: Option<&Uplink>, place: Place, context: &mut Context) {
+    let message = match uplink {
+        Some(uplink) if uplink.subnet.contains(&range) => return,
+        Some(uplink) => {
+            format!("the range {range} is outside of the uplink's subnet {}", uplink.subnet)
+        }
+        None => format!("the range {range} is of a node without an uplink"),
+    };
+    context.push(
+        Diagnostic::new(Code::EgressRange, message)
+            .at(place)
+            .help("only addresses of the uplink's subnet are reached at the node's uplink"),
     );
 }
 

@@ -27,6 +27,9 @@ pub struct Node {
     /// Addresses of the uplink's subnet that are set aside for egress on this node.
     #[serde(default)]
     pub reserved_addresses: Vec<Address>,
+    /// Parts of the uplink's subnet from which this node may hold egress IPs.
+    #[serde(default, rename = "egressCIDRs")]
+    pub egress_cidrs: Vec<Cidr>,
 }
 
 /// Which Open vSwitch datapath a bridge has.

@@ -1,6 +1,6 @@
 //! Links, addresses and routes as the kernel tells them over netlink (RFC 3549).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -38,6 +38,8 @@ pub struct Network {
     pub routes: Vec<Route>,
     /// Whether it forwards IPv4.
     pub forwards: bool,
+    /// The addresses by their labels, which are their interfaces' names by default.
+    pub labels: BTreeSet<(String, Ipv4Net)>,
 }
 
 /// A network interface.
@@ -158,6 +160,11 @@ fn read() -> io::Result<Network> {
         if let RouteNetlinkMessage::NewAddress(message) = message
             && let Some(address) = address(&message)
         {
+            let label = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Label(label) => Some(label.clone()),
+                _ => None,
+            });
+            network.labels.extend(label.map(|label| (label, address)));
             network.addresses.entry(message.header.index).or_default().push(address);
         }
     })?;

@@ -46,6 +46,9 @@ fn every_golden_directory_belongs_to_an_example() {
 
 #[test]
 fn compile_check_finds_the_golden_files_up_to_date() {
+    if std::env::var_os(UPDATE).is_some() {
+        return; // another test is just rewriting them
+    }
     for example in directories(&root().join("examples")) {
         if !example.join("ringfence.lock").exists() {
             continue;

@@ -30,6 +30,8 @@ pub(crate) struct Project {
     pub(crate) policy: Option<Vec<Rule>>,
     pub(crate) router: bool,
     pub(crate) multicast: bool,
+    /// How many egress IPs it has; only taken where it may have any.
+    pub(crate) egress_ips: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,15 +82,15 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
     ];
     let policy = option::of(vec(rule, 1..7));
     let multicast = prop::bool::weighted(0.7);
-    let project = (network, vec(0..4_usize, 0..4), policy, any::<bool>(), multicast).prop_map(
-        |(network, pods, policy, router, multicast)| Project {
+    let project = (network, vec(0..4_usize, 0..4), policy, any::<bool>(), multicast, 0..3_usize)
+        .prop_map(|(network, pods, policy, router, multicast, egress_ips)| Project {
             network,
             pods,
             policy,
             router,
             multicast,
-        },
-    );
+            egress_ips,
+        });
     (prop::bool::weighted(0.1), 1..4_usize, vec(project, 1..6))
         .prop_map(|(subnet_mode, nodes, projects)| World { subnet_mode, nodes, projects })
 }
@@ -122,13 +124,14 @@ impl World {
         let nodes = (0..self.nodes).map(|n| {
             format!(
                 "{{name: node-{n}, address: 192.168.12.{0}, \
-                 uplink: {{interface: eth0, subnet: 192.168.12.0/24, gateway: 192.168.12.1}}}}",
+                 uplink: {{interface: eth0, subnet: 192.168.12.0/24, gateway: 192.168.12.1}}, \
+                 egressCIDRs: [192.168.12.192/26]}}",
                 n + 11
             )
         });
         let mut projects = Vec::new();
         let (mut joins, mut policies, mut routers) = (Vec::new(), Vec::new(), Vec::new());
-        let mut global = Vec::new();
+        let (mut global, mut egress_ips) = (Vec::new(), Vec::new());
         let joined_to: Vec<usize> = (0..self.projects.len())
             .filter_map(|p| match self.network(p) {
                 Network::Joined(to) => Some(to),
@@ -168,6 +171,13 @@ impl World {
                 }
                 policies.push(text + "]}");
             }
+            if project.egress_ips > 0 && alone && !self.subnet_mode {
+                let addresses = (0..project.egress_ips)
+                    .map(|n| format!("192.168.12.{}", 200 + 2 * number + n))
+                    .collect::<Vec<_>>();
+                let addresses = addresses.join(", ");
+                egress_ips.push(format!("{{project: project-{number}, addresses: [{addresses}]}}"));
+            }
             if project.router {
                 routers.push(format!(
                     "{{name: router-{number}, project: project-{number}, node: node-{}, \
@@ -183,6 +193,7 @@ impl World {
             ("joins", joins),
             ("egressPolicies", policies),
             ("egressRouters", routers),
+            ("egressIPs", egress_ips),
         ];
         if !global.is_empty() {
             sections.push(("global", global));

@@ -1,0 +1,198 @@
+//! The `egressIPs` section.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::nodes::is_host_of;
+use super::{Context, Nodes, Projects, Wire};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::intent::{EgressIp, EgressIps, EgressRouter, NodeId, ProjectId};
+use crate::source::Place;
+use crate::spec;
+use crate::subject::hash;
+use crate::value::Name;
+
+pub(super) fn resolve(
+    wire: &Wire<'_>,
+    nodes: &Nodes<'_>,
+    projects: &Projects<'_>,
+    routers: &[EgressRouter],
+    context: &mut Context,
+) -> Vec<EgressIps> {
+    let mut lists: BTreeMap<ProjectId, (EgressIps, Place)> = BTreeMap::new();
+    let mut seen: BTreeMap<Ipv4Addr, Place> = BTreeMap::new();
+    let taken = taken(nodes, routers);
+    for (at, wire) in wire.items("egressIPs", |state| &state.egress_ips) {
+        let spec::EgressIps { project: name, addresses } = wire;
+        let place = at.key("project").place();
+        if addresses.is_empty() {
+            let message = "`addresses` takes at least one address";
+            context.push(
+                Diagnostic::new(Code::BadValue, message)
+                    .at(at.key("addresses").place())
+                    .help("add an address, or remove the entry: without one, nodes lend theirs"),
+            );
+        }
+        let mut hosted = Vec::new();
+        for (address, at) in addresses.iter().zip(at.key("addresses").children()) {
+            let place = at.place();
+            let Some(address) = context.host_address(address, place) else { continue };
+            if !twice(address, place, &mut seen, context) {
+                clash(address, place, &taken, context);
+                hosted.extend(candidates(address, place, nodes, context));
+            }
+        }
+        let Some(project) = projects.index.get(name) else {
+            let known = projects.index.names();
+            context.unknown(Code::UnknownProject, "project", name, place, known);
+            continue;
+        };
+        shared(project, name, place, projects, context);
+        if let Some((_, first)) = lists.get(&project) {
+            let message = format!("the project `{name}` has two lists of egress IPs");
+            context.push(
+                Diagnostic::new(Code::EgressIpsTwice, message)
+                    .at(place)
+                    .related(*first, "the first")
+                    .help("put all addresses into one list"),
+            );
+            continue;
+        }
+        let addresses = spread(hosted, nodes);
+        lists.insert(project, (EgressIps { project, addresses }, place));
+    }
+    lists.into_values().map(|(list, _)| list).collect()
+}
+
+/// An address with the nodes that may hold it.
+type Hosted = (Ipv4Addr, Place, Vec<NodeId>);
+
+/// Gives each address to one node: to another for each as long as there are others. Which one
+/// follows from the names alone, so that another node or address moves few.
+fn spread(mut hosted: Vec<Hosted>, nodes: &Nodes<'_>) -> Vec<EgressIp> {
+    hosted.sort_by_key(|(address, ..)| *address);
+    let mut used: BTreeSet<NodeId> = BTreeSet::new();
+    let mut chosen = Vec::with_capacity(hosted.len());
+    for (address, place, candidates) in hosted {
+        let weight = |node: &NodeId| hash(&format!("{address}/{}", nodes.list[node.index()].name));
+        let best = candidates.into_iter().max_by_key(|node| (!used.contains(node), weight(node)));
+        if let Some(node) = best {
+            used.insert(node);
+            chosen.push(EgressIp { address, node, place });
+        }
+    }
+    chosen
+}
+
+/// RF093: an egress IP belongs to one project, and stands once.
+fn twice(
+    address: Ipv4Addr,
+    place: Place,
+    seen: &mut BTreeMap<Ipv4Addr, Place>,
+    context: &mut Context,
+) -> bool {
+    let Some(first) = seen.get(&address) else {
+        seen.insert(address, place);
+        return false;
+    };
+    context.push(
+        Diagnostic::new(Code::EgressIpTwice, format!("the egress IP {address} stands twice"))
+            .at(place)
+            .related(*first, "first here")
+            .help("the outside tells projects apart by it: give each its own"),
+    );
+    true
+}
+
+/// The addresses that others on the uplinks have.
+fn taken(nodes: &Nodes<'_>, routers: &[EgressRouter]) -> BTreeMap<Ipv4Addr, (String, Place)> {
+    let mut taken = BTreeMap::new();
+    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
+        let what = format!("the address of node `{}`", node.name);
+        taken.insert(node.address, (what, at.key("address").place()));
+        if let Some(gateway) = node.uplink.as_ref().and_then(|uplink| uplink.gateway) {
+            let what = format!("the gateway of node `{}`", node.name);
+            let place = at.key("uplink").key("gateway").place();
+            taken.entry(gateway).or_insert((what, place));
+        }
+    }
+    for router in routers {
+        for (address, what) in [(router.source, "source"), (router.gateway, "gateway")] {
+            let what = format!("the {what} of egress router `{}`", router.name);
+            taken.entry(address).or_insert((what, router.place));
+        }
+    }
+    taken
+}
+
+/// RF094: nobody else has the address.
+fn clash(
+    address: Ipv4Addr,
+    place: Place,
+    taken: &BTreeMap<Ipv4Addr, (String, Place)>,
+    context: &mut Context,
+) {
+    if let Some((what, other)) = taken.get(&address) {
+        context.push(
+            Diagnostic::new(Code::EgressIpTaken, format!("the egress IP {address} is {what}"))
+                .at(place)
+                .related(*other, "the other")
+                .help("choose an address that nothing else has"),
+        );
+    }
+}
+
+/// RF095: a node holds the address. One that sets it aside goes before those with a range.
+fn candidates(
+    address: Ipv4Addr,
+    place: Place,
+    nodes: &Nodes<'_>,
+    context: &mut Context,
+) -> Option<Hosted> {
+    let all = || (0..nodes.list.len()).map(NodeId::new);
+    let on_uplink = |node: &NodeId| {
+        let uplink = nodes.list[node.index()].uplink.as_ref();
+        uplink.is_some_and(|uplink| is_host_of(address, uplink.subnet))
+    };
+    let reserves = |node: &NodeId| nodes.reserved[node.index()].iter().any(|(a, _)| *a == address);
+    let serves = |node: &NodeId| {
+        nodes.egress_ranges[node.index()].iter().any(|range| range.contains(&address))
+    };
+    let mut found: Vec<NodeId> = all().filter(on_uplink).filter(reserves).collect();
+    if found.is_empty() {
+        found = all().filter(on_uplink).filter(serves).collect();
+    }
+    if found.is_empty() {
+        let message = format!("no node holds the egress IP {address}");
+        context.push(
+            Diagnostic::new(Code::EgressIpNoNode, message).at(place).help(
+                "add it to `reservedAddresses` of a node, or a range with it to `egressCIDRs`",
+            ),
+        );
+        return None;
+    }
+    Some((address, place, found))
+}
+
+/// RF096: the project is alone in its network.
+fn shared(
+    project: ProjectId,
+    name: &Name,
+    place: Place,
+    projects: &Projects<'_>,
+    context: &mut Context,
+) {
+    let global = projects.global.get(&project).map(|at| (*at, "global"));
+    let joined = projects.joins.get(&project).map(|at| (*at, "joined"));
+    if let Some((said, what)) = global.or(joined) {
+        context.push(
+            Diagnostic::new(
+                Code::EgressIpShared,
+                format!("the {what} project `{name}` can't have egress IPs"),
+            )
+            .at(place)
+            .related(said, format!("{what} here"))
+            .help("an egress IP stands for one project: move its pods into one of their own"),
+        );
+    }
+}
