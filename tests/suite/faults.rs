@@ -393,7 +393,7 @@ const FORGED_WIRING: &[(&str, &str, &str)] = &[
     (
         "\"version\": 1",
         "\"version\": 1, \"run\": \"reboot\"",
-        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `sysctls` at line 2 column 19",
+        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `egressIps`, `sysctls` at line 2 column 19",
     ),
     (
         "\"pod audit/log-0\"",
@@ -408,17 +408,17 @@ const FORGED_WIRING: &[(&str, &str, &str)] = &[
     (
         "\"net.ipv4.ip_forward\"",
         "\"kernel.core_pattern\"",
-        "`kernel.core_pattern=1` is no setting of the network at line 25 column 1",
+        "`kernel.core_pattern=1` is no setting of the network at line 26 column 1",
     ),
     (
         "\"net.ipv4.ip_forward\"",
         "\"net.../kernel/core_pattern\"",
-        "`net.../kernel/core_pattern=1` is no setting of the network at line 25 column 1",
+        "`net.../kernel/core_pattern=1` is no setting of the network at line 26 column 1",
     ),
     (
         "\"net.ipv4.ip_forward\":\"1\"",
         "\"net.ipv4.ip_forward\":\"1 -w kernel.panic=1\"",
-        "`net.ipv4.ip_forward=1 -w kernel.panic=1` is no setting of the network at line 25 column 1",
+        "`net.ipv4.ip_forward=1 -w kernel.panic=1` is no setting of the network at line 26 column 1",
     ),
 ];
 
@@ -721,7 +721,8 @@ fn two_runs_do_not_meet() {
     // Looking takes no lock.
     assert_eq!(node.apply("node-1", &["--check"]), ("node-1: 22 changes pending\n".to_owned(), 2));
     // The kernel lets go of it, however the other run ends.
-    node.on("kill -9 $(cat /run/holder); pkill -9 -x sleep; true");
+    node.on("kill -9 $(cat /run/holder); pkill -9 -x sleep
+         while ! flock -n /run/ringfence/lock true; do command sleep 0.05; done");
     assert_eq!(node.apply("node-1", &[]).1, 0);
 }
 
@@ -928,7 +929,7 @@ const SWALLOWED: &[(&str, &str, &str)] = &[
     (
         "ovs-ofctl",
         "case $* in *bundle*) cat >/dev/null; exit 0;; esac",
-        "+ flows cluster: 35 added",
+        "+ flows cluster: 39 added",
     ),
     (
         "ovs-ofctl",
@@ -1020,7 +1021,7 @@ fi";
     let (stdout, stderr, status) = lab_run("ethtool", script);
     let wrong: Vec<&str> = stdout.lines().filter(|line| line.contains("WRONG")).collect();
     let expected = "shop/vm-0 to shop/web-0, same node                       answered to \
-                    10.128.1.60    dropped                    WRONG: both have VNID 14643950";
+                    10.128.1.60                          dropped                                          WRONG: both have VNID 14643950";
     assert_eq!(wrong, [expected], "{stdout}");
     assert_eq!(
         (stderr.as_str(), status),
