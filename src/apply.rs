@@ -8,6 +8,7 @@
 mod artifacts;
 mod change;
 mod flows;
+mod groups;
 mod links;
 mod ovsdb;
 mod ports;
@@ -193,6 +194,7 @@ struct Observed {
     listings: BTreeMap<String, Option<Vec<u8>>>,
     /// `None` where there is no bridge.
     flows: Option<flows::Live>,
+    groups: groups::Groups,
 }
 
 impl Observed {
@@ -213,9 +215,10 @@ impl Observed {
             let listings = listings(artifacts, &links, system)?;
             Ok((database?, links, listings))
         };
-        let (rest, flows) = both(rest, flows);
+        let groups = || groups::read(system, bridge);
+        let (rest, (flows, groups)) = both(rest, || both(flows, groups));
         let (database, links, listings) = rest?;
-        Ok(Self { database, links, listings, flows: flows? })
+        Ok(Self { database, links, listings, flows: flows?, groups: groups? })
     }
 }
 
@@ -256,7 +259,8 @@ impl Difference {
         let ports = ports::compare(wiring, &observed.database, &links, options.adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
-        let flows = flows::compare(system, bridge, &artifacts.flows, live)?;
+        let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
+        flows.groups = groups::compare(&artifacts.groups, &observed.groups);
         let ruleset = |name: &str, place: Place<'_>| {
             let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
             let listing = observed.listings.get(name).and_then(Option::as_deref);

@@ -9,6 +9,7 @@ mod egress_policies;
 mod egress_routers;
 mod nodes;
 mod projects;
+mod services;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -36,6 +37,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let projects = projects::resolve(&wire, &nodes, &mut context);
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
+    let services = services::resolve(&projects, &cluster, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
         cluster,
@@ -44,6 +46,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         pods: projects.pods,
         policies,
         routers,
+        services,
     };
     (complete.then_some(intent).filter(|_| !context.report.has_errors()), context.report)
 }
@@ -63,6 +66,7 @@ impl Context {
                 | Code::UnknownNode
                 | Code::UnknownProject
                 | Code::SelectorMatchesNothing
+                | Code::ServiceTargetPort
                 | Code::PolicyEmpty
                 | Code::RuleVerdict
                 | Code::RouterNoNode
@@ -270,6 +274,10 @@ struct Projects<'a> {
     list: Vec<intent::Project>,
     index: Index<'a, ProjectId>,
     pods: Vec<intent::Pod>,
+    /// The project of the same index as it is written.
+    wire: Vec<(At<'a>, &'a spec::Project)>,
+    /// The pod of the same index as it is written.
+    wire_pods: Vec<(At<'a>, &'a spec::Pod)>,
     /// For each project that is in a join, as member or target, where that is said.
     joins: BTreeMap<ProjectId, Place>,
     /// For each global project, where that is said.

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::{egress, entry, refused, route};
+use super::{egress, entry, refused, route, service};
 use crate::diagnostic::Diagnostic;
 use crate::flow::{Flow, Section, Slice};
 use crate::intent::{NodeId, ProjectId};
@@ -20,6 +20,7 @@ pub struct Common<'m> {
     nodes: [Section<'m>; 3],
     /// Of each project, its egress policy.
     policies: Vec<Section<'m>>,
+    services: service::Shared<'m>,
 }
 
 /// A table with one flow for every other node.
@@ -44,7 +45,8 @@ impl<'m> Common<'m> {
         ];
         let projects: Vec<ProjectId> = intent.projects().map(|(id, _)| id).collect();
         let policies = projects.par_iter().map(|id| section(egress::policy(model, *id)));
-        Ok(Self { model, nodes, policies: policies.collect::<Result<_, _>>()? })
+        let policies = policies.collect::<Result<_, _>>()?;
+        Ok(Self { model, nodes, policies, services: service::Shared::new(model, section)? })
     }
 
     /// The model that the plans are made from.
@@ -56,6 +58,11 @@ impl<'m> Common<'m> {
     /// The flows of a table about every node but one.
     pub(super) fn other_nodes(&self, table: PerNode, node: NodeId) -> [Slice<'_>; 2] {
         self.nodes[table as usize].around(node.index())
+    }
+
+    /// The flows and groups of the services.
+    pub(super) fn services(&self) -> &service::Shared<'m> {
+        &self.services
     }
 
     /// The flows of a project's egress policy.

@@ -150,6 +150,7 @@ examples! {
     flat_runs = "flat",
     gitops_runs = "gitops",
     quickstart_runs = "quickstart",
+    services_run = "services",
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(crate) struct Project {
     /// Only taken where the project may have one.
     pub(crate) policy: Option<Vec<Rule>>,
     pub(crate) router: bool,
+    /// Whether it has services, and whether its pods are behind them.
+    pub(crate) services: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +79,16 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
         1 => Just(Network::Global),
         2 => (0..6_usize).prop_map(Network::Joined),
     ];
-    let project = (network, vec(0..4_usize, 0..4), option::of(vec(rule, 1..7)), any::<bool>())
-        .prop_map(|(network, pods, policy, router)| Project { network, pods, policy, router });
+    let project = (network, vec(0..4_usize, 0..4), option::of(vec(rule, 1..7)), any::<bool>());
+    let project = (project, option::of(any::<bool>())).prop_map(
+        |((network, pods, policy, router), services)| Project {
+            network,
+            pods,
+            policy,
+            router,
+            services,
+        },
+    );
     (prop::bool::weighted(0.1), 1..4_usize, vec(project, 1..6))
         .prop_map(|(subnet_mode, nodes, projects)| World { subnet_mode, nodes, projects })
 }
@@ -116,9 +126,24 @@ impl World {
                 .pods
                 .iter()
                 .enumerate()
-                .map(|(pod, node)| format!("{{name: pod-{pod}, node: node-{}}}", node % self.nodes))
+                .map(|(pod, node)| {
+                    format!(
+                        "{{name: pod-{pod}, node: node-{}, labels: {{app: web}}}}",
+                        node % self.nodes
+                    )
+                })
                 .collect();
-            projects.push(format!("{{name: project-{number}, pods: [{}]}}", pods.join(", ")));
+            let services = project.services.map_or_else(String::new, |behind| {
+                let app = if behind { "web" } else { "none" };
+                format!(
+                    ", services: [{{name: all, selector: {{app: {app}}}, ports: [{{name: a, port: \
+                     80, targetPort: 8080}}, {{name: b, protocol: UDP, port: 80}}, {{name: c, \
+                     protocol: SCTP, port: 9}}]}}, {{name: none, selector: {{app: web}}, \
+                     clusterIP: None}}]"
+                )
+            });
+            let pods = pods.join(", ");
+            projects.push(format!("{{name: project-{number}, pods: [{pods}]{services}}}"));
             let network = self.network(number);
             match network {
                 Network::Joined(to) if !self.subnet_mode => {
