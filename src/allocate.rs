@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::diagnostic::{Code, Diagnostic, Report, counted};
-use crate::intent::{Fixed, Intent, Membership, NodeId, ProjectId};
+use crate::intent::{Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId};
 use crate::lockfile::{self, Entry, Lock};
 use crate::pipeline::OfPort;
 use crate::resolve::outside_subnet;
@@ -31,6 +31,8 @@ pub struct Numbers {
     pub pods: Vec<Endpoint>,
     /// Each egress router.
     pub routers: Vec<Endpoint>,
+    /// The address of each service; `None` where it is headless.
+    pub services: Vec<Option<Ipv4Addr>>,
 }
 
 /// A port on a node's bridge with the one address behind it.
@@ -60,10 +62,11 @@ pub fn allocate(
         return Err(allocator.report);
     }
     let (pods, routers) = allocator.endpoints(&subnets);
+    let services = allocator.services();
     if allocator.report.has_errors() {
         return Err(allocator.report);
     }
-    let numbers = Numbers { vnids, subnets, pods, routers };
+    let numbers = Numbers { vnids, subnets, pods, routers, services };
     let lock = to_lock(intent, &numbers, retired);
     Ok((numbers, lock))
 }
@@ -85,6 +88,11 @@ fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<Vnid, String>) 
         subnets: subnets.map(|((_, node), subnet)| (node.name.to_string(), *subnet)).collect(),
         pods: pods.map(|((id, pod), e)| (intent.pod_name(id), entry(pod.node, e))).collect(),
         routers: routers.map(|((_, r), e)| (r.name.to_string(), entry(r.node, e))).collect(),
+        services: intent
+            .services()
+            .zip(&numbers.services)
+            .filter_map(|((id, _), address)| Some((intent.service_name(id), (*address)?)))
+            .collect(),
     }
 }
 
@@ -422,6 +430,78 @@ impl Allocator<'_> {
             let request = &requests[n].1;
             let keys = [(request.section, request.lock_key()), (owner.section, owner.lock_key())];
             report.push(self.conflict(keys, Ipv4Addr::from(address)));
+        }
+        None
+    }
+
+    /// The addresses of the services, from the whole of their network.
+    fn services(&mut self) -> Vec<Option<Ipv4Addr>> {
+        let intent = self.intent;
+        let network = intent.cluster.service_network;
+        let first = u32::from(network.network()).saturating_add(1);
+        let last = u32::from(network.broadcast()).saturating_sub(1);
+        let mut owners: BTreeMap<u32, ServiceId> = BTreeMap::new();
+        for (id, service) in intent.services() {
+            if let ServiceAddress::Fixed(fixed) = service.address {
+                owners.insert(fixed.value.into(), id);
+            }
+        }
+        let mut kept: Vec<Option<u32>> = Vec::with_capacity(intent.services().len());
+        for (id, service) in intent.services() {
+            kept.push(match service.address {
+                ServiceAddress::Headless => None,
+                ServiceAddress::Fixed(fixed) => Some(fixed.value.into()),
+                ServiceAddress::Allocated => self.keep_service(id, first..=last, &mut owners),
+            });
+        }
+        let mut exhausted = None;
+        let mut addresses = Vec::with_capacity(kept.len());
+        for ((id, service), kept) in intent.services().zip(kept) {
+            if service.address == ServiceAddress::Headless {
+                addresses.push(None);
+                continue;
+            }
+            let key = format!("service/{}", intent.service_name(id));
+            let address =
+                kept.or_else(|| by_name(&key, first, last, |number| !owners.contains_key(&number)));
+            if let Some(address) = address {
+                owners.insert(address, id);
+            } else {
+                exhausted = exhausted.or(Some(service));
+            }
+            addresses.push(address.map(Ipv4Addr::from));
+        }
+        if let Some(service) = exhausted {
+            let message = format!("{network} has no address left for service `{}`", service.name);
+            self.report.push(
+                Diagnostic::new(Code::ServiceAddressesExhausted, message)
+                    .at(service.place)
+                    .help("choose a larger `cluster.serviceNetwork`; services will move to it"),
+            );
+        }
+        addresses
+    }
+
+    /// The address of the lock file, unless the desired state gives it to another.
+    fn keep_service(
+        &mut self,
+        id: ServiceId,
+        range: std::ops::RangeInclusive<u32>,
+        owners: &mut BTreeMap<u32, ServiceId>,
+    ) -> Option<u32> {
+        let name = self.intent.service_name(id);
+        let locked = *self.lock.services.get(&name)?;
+        let number = u32::from(locked);
+        if !range.contains(&number) {
+            return None;
+        }
+        let Some(owner) = owners.get(&number) else {
+            owners.insert(number, id);
+            return Some(number);
+        };
+        if self.intent[*owner].address == ServiceAddress::Allocated {
+            let owner = self.intent.service_name(*owner);
+            self.report.push(self.conflict([("services", &name), ("services", &owner)], locked));
         }
         None
     }

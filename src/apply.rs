@@ -8,6 +8,7 @@
 mod artifacts;
 mod change;
 mod flows;
+mod groups;
 mod links;
 mod ovsdb;
 mod ports;
@@ -197,6 +198,7 @@ struct Observed {
     listings: BTreeMap<String, Option<Vec<u8>>>,
     /// `None` where there is no bridge.
     flows: Option<flows::Live>,
+    groups: groups::Groups,
 }
 
 impl Observed {
@@ -219,7 +221,8 @@ impl Observed {
             let listings = listings(artifacts, &links, system)?;
             Ok((database?, links, listings))
         };
-        let (rest, flows) = both(rest, flows);
+        let groups = || groups::read(system, bridge);
+        let (rest, (flows, groups)) = both(rest, || both(flows, groups));
         let (database, links, listings) = rest?;
         let flows = flows?;
         if flows.is_none() && database.bridges.contains_key(bridge) {
@@ -227,7 +230,7 @@ impl Observed {
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        Ok(Self { database, links, listings, flows })
+        Ok(Self { database, links, listings, flows, groups: groups? })
     }
 }
 
@@ -269,7 +272,8 @@ impl Difference {
         let ports = ports::compare(wiring, &observed.database, &links, options.adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
-        let flows = flows::compare(system, bridge, &artifacts.flows, live)?;
+        let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
+        flows.groups = groups::compare(&artifacts.groups, &observed.groups);
         let ruleset = |name: &str, place: Place<'_>| {
             let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
             let listing = observed.listings.get(name).and_then(Option::as_deref);

@@ -5,7 +5,9 @@
 
 use std::net::Ipv4Addr;
 
-use crate::flow::{Action, ArpMatch, Flow, FlowTable, Fragment, IpMatch, L4, Match, Packet};
+use crate::flow::{
+    Action, ArpMatch, Bucket, CtState, Flow, FlowTable, Fragment, IpMatch, L4, Match, Packet,
+};
 use crate::pipeline::{OfPort, Register, Table};
 use crate::spec::Protocol;
 use crate::value::Mac;
@@ -21,6 +23,8 @@ pub struct Frame {
     pub source: Mac,
     /// What it holds.
     pub body: Body,
+    /// Which bucket it chooses of a group, taken modulo their number.
+    pub choice: usize,
 }
 
 /// What a frame holds.
@@ -63,18 +67,23 @@ pub enum End {
 }
 
 /// The ends of a frame, and the flows that it met on the way.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Walk<'f, 'm> {
     /// Where it leaves, once for each copy; nowhere if it is dropped.
     pub ends: Vec<End>,
     /// The flows, in order.
     pub flows: Vec<&'f Flow<'m>>,
+    /// What the frame holds at the end, after translation.
+    pub body: Body,
 }
 
 /// What the pipeline remembers of a frame.
 #[derive(Clone, Copy, Debug, Default)]
 struct Registers {
     values: [u32; 4],
+    /// Whether conntrack was asked. Every frame begins a connection.
+    tracked: bool,
+    forgot_in_port: bool,
     tunnel_vni: u32,
     tunnel_to: Option<Ipv4Addr>,
 }
@@ -82,8 +91,8 @@ struct Registers {
 /// Walks a frame through the tables from table 0.
 #[must_use]
 pub fn walk<'f, 'm>(flows: &'f FlowTable<'m>, frame: &Frame) -> Walk<'f, 'm> {
-    let mut walk = Walk::default();
-    walk.on(flows, frame, Registers::default(), Table::Classify);
+    let mut walk = Walk { ends: Vec::new(), flows: Vec::new(), body: frame.body };
+    walk.on(flows, frame.clone(), Registers::default(), Table::Classify);
     walk
 }
 
@@ -91,13 +100,14 @@ impl<'f, 'm> Walk<'f, 'm> {
     fn on(
         &mut self,
         flows: &'f FlowTable<'m>,
-        frame: &Frame,
+        mut frame: Frame,
         mut registers: Registers,
         from: Table,
     ) {
         let mut table = Some(from);
         while let Some(at) = table.take() {
-            let matching = flows.table(at).filter(|flow| matches(&flow.matches, frame, &registers));
+            let matching =
+                flows.table(at).filter(|flow| matches(&flow.matches, &frame, &registers));
             // The first of the highest priority: `max_by_key` would take the last.
             let best = matching
                 .reduce(|best, flow| if flow.priority > best.priority { flow } else { best });
@@ -117,17 +127,60 @@ impl<'f, 'm> Walk<'f, 'm> {
                             registers.values[usize::from(Register::Source.number())];
                     }
                     Action::TunnelTo(address) => registers.tunnel_to = Some(*address),
-                    Action::Output(port) => self.ends.extend(output(*port, frame, &registers)),
+                    Action::Output(port) => self.ends.extend(output(*port, &frame, &registers)),
                     Action::OutputRegister => {
                         let number = registers.values[usize::from(Register::Port.number())];
                         let port = u16::try_from(number).ok().and_then(OfPort::pod);
-                        self.ends.extend(port.and_then(|port| output(port, frame, &registers)));
+                        self.ends.extend(port.and_then(|port| output(port, &frame, &registers)));
                     }
                     Action::Goto(next) => table = Some(*next),
-                    Action::Recirculate(next, _) => self.on(flows, frame, registers, *next),
+                    Action::Track(next) => {
+                        registers.tracked = true;
+                        table = Some(*next);
+                    }
+                    Action::Group(id) => {
+                        let groups = flows.groups();
+                        let group = groups.binary_search_by_key(id, |group| group.id).ok();
+                        if let Some(buckets) = group.map(|index| &groups[index].buckets) {
+                            let Bucket { to, port, .. } = buckets[frame.choice % buckets.len()];
+                            translate(&mut frame.body, to, port);
+                            table = Some(Table::ServicePod);
+                        }
+                    }
+                    Action::DestinationTo(address) => {
+                        translate(&mut frame.body, *address, None);
+                    }
+                    Action::KeepDestination => {
+                        if let Body::Ip { dst, .. } = frame.body {
+                            registers.values[usize::from(Register::Service.number())] = dst.into();
+                        }
+                    }
+                    Action::KeptToDestination => {
+                        let kept = registers.values[usize::from(Register::Service.number())];
+                        translate(&mut frame.body, kept.into(), None);
+                    }
+                    Action::KeptToSource => {
+                        if let Body::Ip { src, .. } = &mut frame.body {
+                            let kept = registers.values[usize::from(Register::Service.number())];
+                            *src = kept.into();
+                        }
+                    }
+                    Action::ForgetInPort => registers.forgot_in_port = true,
+                    Action::AnswerArp(_) => self.ends.push(End::Port(frame.in_port)),
+                    Action::Recirculate(next, _) => self.on(flows, frame.clone(), registers, *next),
                     Action::EthernetTo(_) | Action::Note(_) => {}
                 }
             }
+        }
+        self.body = frame.body;
+    }
+}
+
+fn translate(body: &mut Body, to: Ipv4Addr, to_port: Option<u16>) {
+    if let Body::Ip { dst, transport, .. } = body {
+        *dst = to;
+        if let (Some((_, port)), Some(to_port)) = (transport, to_port) {
+            *port = to_port;
         }
     }
 }
@@ -135,16 +188,21 @@ impl<'f, 'm> Walk<'f, 'm> {
 /// A bridge never sends a frame back to where it came from.
 fn output(port: OfPort, frame: &Frame, registers: &Registers) -> Option<End> {
     match registers.tunnel_to {
-        _ if port == frame.in_port => None,
+        _ if port == frame.in_port && !registers.forgot_in_port => None,
         Some(to) if port == OfPort::VXLAN => Some(End::Tunnel { to, vni: registers.tunnel_vni }),
         _ => Some(End::Port(port)),
     }
 }
 
 fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
-    let Match { source, destination, part, tunnel_source, in_port, dl_src, packet } = conditions;
+    let Match { ct, source, destination, part, tunnel_source, in_port, dl_src, packet } =
+        conditions;
     let register = |register: Register| registers.values[usize::from(register.number())];
-    source.is_none_or(|value| value == register(Register::Source))
+    ct.is_none_or(|state| match state {
+        CtState::Untracked => !registers.tracked,
+        CtState::New => registers.tracked,
+        CtState::Known | CtState::Related | CtState::Reply => false,
+    }) && source.is_none_or(|value| value == register(Register::Source))
         && destination.is_none_or(|value| value == register(Register::Destination))
         && part.is_none_or(|value| value == register(Register::Part))
         && tunnel_source.is_none_or(|address| frame.tunnel.is_some_and(|(from, _)| from == address))
@@ -158,6 +216,7 @@ fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
 }
 
 fn matches_arp(conditions: &ArpMatch, body: &Body) -> bool {
+    // Requests and answers are not told apart.
     let Body::Arp { spa, tpa, sha } = body else { return false };
     conditions.spa.is_none_or(|network| network.contains(spa))
         && conditions.tpa.is_none_or(|network| network.contains(tpa))

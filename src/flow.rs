@@ -5,10 +5,14 @@
 //! other. The text of a flow is canonical: `ovs-ofctl dump-flows --no-stats` gives it back.
 
 mod action;
+mod group;
 mod matches;
 
 pub use action::Action;
-pub use matches::{ArpMatch, Fragment, IpMatch, L4, MaskedPort, Match, Packet, port_masks};
+pub use group::{Bucket, Group};
+pub use matches::{
+    ArpMatch, CtState, Fragment, IpMatch, L4, MaskedPort, Match, Packet, port_masks,
+};
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -170,6 +174,7 @@ enum Run<'m> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowTable<'m> {
     tables: BTreeMap<Table, Vec<Run<'m>>>,
+    groups: &'m [Group<'m>],
 }
 
 impl<'m> FlowTable<'m> {
@@ -187,6 +192,17 @@ impl<'m> FlowTable<'m> {
         if let Some(first) = slice.flows.first() {
             self.tables.entry(first.table).or_default().push(Run::Shared(slice));
         }
+    }
+
+    /// Takes the groups that flows may name, by number.
+    pub fn set_groups(&mut self, groups: &'m [Group<'m>]) {
+        self.groups = groups;
+    }
+
+    /// The groups that flows may name, by number.
+    #[must_use]
+    pub fn groups(&self) -> &'m [Group<'m>] {
+        self.groups
     }
 
     /// Checks the flows, each by itself and all together.

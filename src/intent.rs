@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use crate::source::Place;
-use crate::spec::{Datapath, Labels, Mode, Platform, Protocol};
+use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, SessionAffinity};
 use crate::value::{InterfaceName, Mac, Name, NetnsName, Port, Vnid};
 
 /// The whole of it.
@@ -22,6 +22,7 @@ pub struct Intent {
     pub(crate) policies: Vec<EgressPolicy>,
     pub(crate) routers: Vec<EgressRouter>,
     pub(crate) egress_ips: Vec<EgressIps>,
+    pub(crate) services: Vec<Service>,
 }
 
 macro_rules! ids {
@@ -62,6 +63,8 @@ ids! {
     PodId indexes pods: Pod;
     /// An egress router of an [`Intent`].
     RouterId indexes routers: EgressRouter;
+    /// A service of an [`Intent`].
+    ServiceId indexes services: Service;
 }
 
 impl Intent {
@@ -112,6 +115,19 @@ impl Intent {
     #[must_use]
     pub fn egress_ips(&self) -> &[EgressIps] {
         &self.egress_ips
+    }
+
+    /// The services by project and name.
+    #[must_use]
+    pub fn services(&self) -> impl ExactSizeIterator<Item = (ServiceId, &Service)> {
+        self.services.iter().enumerate().map(|(index, service)| (ServiceId::new(index), service))
+    }
+
+    /// `project/service`, as comments and the lock file have it.
+    #[must_use]
+    pub fn service_name(&self, service: ServiceId) -> String {
+        let service = &self[service];
+        format!("{}/{}", self[service.project].name, service.name)
     }
 
     /// `project/pod`, as diagnostics, comments and the lock file have it.
@@ -400,5 +416,46 @@ pub struct EgressIp {
     /// The node that holds it, which has an uplink.
     pub node: NodeId,
     /// Where it is written.
+    pub place: Place,
+}
+
+/// A stable address in front of some pods of a project.
+#[derive(Debug)]
+pub struct Service {
+    /// The project, whose network it is in.
+    pub project: ProjectId,
+    /// Its name, unique in the project.
+    pub name: Name,
+    /// Where its address comes from.
+    pub address: ServiceAddress,
+    /// Whether a client address always gets the same pod.
+    pub affinity: SessionAffinity,
+    /// Its ports, by protocol and number. One without pods refuses.
+    pub ports: Vec<ServicePort>,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// Where the address of a service comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceAddress {
+    /// It has none.
+    Headless,
+    /// It is allocated.
+    Allocated,
+    /// The desired state says it.
+    Fixed(Fixed<Ipv4Addr>),
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: Port,
+    /// The pods behind it, each with its port, by pod.
+    pub backends: Vec<(PodId, Port)>,
+    /// Where it is defined.
     pub place: Place,
 }

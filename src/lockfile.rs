@@ -36,6 +36,8 @@ pub struct Lock {
     pub pods: BTreeMap<String, Entry>,
     /// Each egress router.
     pub routers: BTreeMap<String, Entry>,
+    /// The address of each service, as `project/service`.
+    pub services: BTreeMap<String, Ipv4Addr>,
 }
 
 /// What was allocated for one pod or egress router.
@@ -173,6 +175,7 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
         subnets: wire.subnets.0,
         pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
+        services: wire.services.0,
     })
 }
 
@@ -204,6 +207,7 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     differing("node", &old.subnets, &new.subnets, &mut out);
     differing("pod", &old.pods, &new.pods, &mut out);
     differing("router", &old.routers, &new.routers, &mut out);
+    differing("service", &old.services, &new.services, &mut out);
     out
 }
 
@@ -239,6 +243,7 @@ impl Lock {
         section(&mut out, "subnets", "node: pod subnet", &self.subnets);
         section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
         section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
+        section(&mut out, "services", "project/service: cluster IP", &self.services);
         out
     }
 }
@@ -272,6 +277,8 @@ struct Wire {
     pods: Entries<String, EntryText>,
     #[serde(default)]
     routers: Entries<String, EntryText>,
+    #[serde(default)]
+    services: Entries<String, Ipv4Addr>,
 }
 
 struct EntryText(Entry);

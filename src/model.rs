@@ -2,7 +2,7 @@
 //!
 //! A [`Model`] is an [`Intent`] and the [`Numbers`] of its objects, so it is always valid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -11,8 +11,10 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::allocate::{Endpoint, Numbers, effective_vnid};
+use crate::flow::Group;
 use crate::intent::{
-    EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId, Verdict,
+    EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId, ServiceId,
+    ServicePort, Verdict,
 };
 use crate::source::Place;
 use crate::spec::{Datapath, Mode};
@@ -32,6 +34,10 @@ pub struct Model {
     without_multicast: BTreeMap<u32, ProjectId>,
     /// Which egress IP each pod leaves with, by the pods' index; empty where there are none.
     egress_ips: Vec<Option<Leaving>>,
+    /// The ports of each service as subjects, with the numbers of their groups.
+    service_ports: Vec<Vec<(Subject, u32)>>,
+    /// Whether a pod is behind a service that has an address.
+    backs: Vec<bool>,
     datapath: Option<Datapath>,
 }
 
@@ -76,6 +82,15 @@ impl Model {
             || intent.policies().par_iter().map(|policy| ranked(&intent, policy)).collect(),
             || Subjects::of(&intent),
         );
+        let service_ports = service_ports(&intent);
+        let mut backs = vec![false; intent.pods().len()];
+        for (id, service) in intent.services() {
+            if numbers.services[id.index()].is_some() {
+                for (pod, _) in service.ports.iter().flat_map(|port| &port.backends) {
+                    backs[pod.index()] = true;
+                }
+            }
+        }
         let without_multicast = BTreeMap::new();
         let egress_ips = leaving(&intent);
         let mut model = Self {
@@ -86,6 +101,8 @@ impl Model {
             subjects,
             without_multicast,
             egress_ips,
+            service_ports,
+            backs,
             datapath: None,
         };
         for (id, project) in model.intent.projects() {
@@ -244,6 +261,45 @@ impl Model {
         &self.subjects.egress_ips[leaving.number]
     }
 
+    /// Whether any service has an address.
+    #[must_use]
+    pub fn has_services(&self) -> bool {
+        self.numbers.services.iter().any(Option::is_some)
+    }
+
+    /// The services that have an address, with it.
+    pub fn services(&self) -> impl Iterator<Item = (ServiceId, Ipv4Addr)> {
+        let services = self.intent.services().zip(&self.numbers.services);
+        services.filter_map(|((id, _), address)| Some((id, (*address)?)))
+    }
+
+    /// The address of a service; `None` where it is headless.
+    #[must_use]
+    pub fn service_address(&self, service: ServiceId) -> Option<Ipv4Addr> {
+        self.numbers.services[service.index()]
+    }
+
+    /// The ports of a service, each as a subject and with the number of its group.
+    pub fn service_ports(
+        &self,
+        service: ServiceId,
+    ) -> impl Iterator<Item = (&ServicePort, &Subject, u32)> {
+        let ports = self.intent[service].ports.iter().zip(&self.service_ports[service.index()]);
+        ports.map(|(port, (subject, group))| (port, subject, *group))
+    }
+
+    /// Whether a pod is behind a service that has an address.
+    #[must_use]
+    pub fn backs_service(&self, tenant: Tenant) -> bool {
+        matches!(tenant, Tenant::Pod(id) if self.backs[id.index()])
+    }
+
+    /// A service as a subject.
+    #[must_use]
+    pub fn service_subject(&self, service: ServiceId) -> &Subject {
+        &self.subjects.services[service.index()]
+    }
+
     /// The network as a whole, as the subject of what belongs to no single object.
     #[must_use]
     pub fn cluster_subject(&self) -> &Subject {
@@ -280,6 +336,7 @@ struct Subjects {
     projects: Vec<Subject>,
     pods: Vec<Subject>,
     routers: Vec<Subject>,
+    services: Vec<Subject>,
     egress_ips: Vec<Subject>,
 }
 
@@ -330,7 +387,11 @@ impl Subjects {
             .flat_map(|list| list.addresses.iter().map(move |ip| (list.project, ip)));
         let egress_ips = egress_ips
             .map(|(id, ip)| named("egress-ip", &ip.address.to_string(), project(id), ip.place));
+        let services = intent.services().map(|(id, service)| {
+            named("service", &intent.service_name(id), project(service.project), service.place)
+        });
         Self {
+            services: services.collect(),
             cluster,
             nodes: nodes.collect(),
             projects: projects.collect(),
@@ -339,6 +400,43 @@ impl Subjects {
             egress_ips: egress_ips.collect(),
         }
     }
+}
+
+/// The ports of each service as subjects, with the numbers of their groups: the end of the cookie,
+/// or the next that is free.
+fn service_ports(intent: &Intent) -> Vec<Vec<(Subject, u32)>> {
+    let mut taken = BTreeSet::new();
+    let mut all = Vec::with_capacity(intent.services().len());
+    for (id, service) in intent.services() {
+        let name = intent.service_name(id);
+        let project = intent[service.project].name.as_str();
+        let ports = service.ports.iter().map(|port| {
+            let name = format!("{name}:{}/{}", port.port, port.protocol);
+            let subject = Subject::new("service", &name, &name, Some(project), Some(port.place));
+            let group = match group_number(subject.cookie) {
+                number if taken.contains(&number) => free_number(number.into(), &taken),
+                number => number,
+            };
+            taken.insert(group);
+            (subject, group)
+        });
+        all.push(ports.collect());
+    }
+    all
+}
+
+/// The number that the group of the object with this cookie has, unless another has it.
+#[must_use]
+pub fn group_number(cookie: Cookie) -> u32 {
+    free_number(cookie.get(), &BTreeSet::new())
+}
+
+/// The number of a group or bucket that follows from a hash, or the next that is free.
+pub(crate) fn free_number(hash: u64, taken: &BTreeSet<u32>) -> u32 {
+    let size = u64::from(Group::LAST);
+    let start = (hash & 0xffff_ffff) % size;
+    let numbers = (start..size).chain(0..start).map(|n| u32::try_from(n + 1).unwrap_or(1));
+    numbers.into_iter().find(|number| !taken.contains(number)).unwrap_or(1)
 }
 
 /// The name of the veth on the node's side of the object with this cookie: as much of the cookie's

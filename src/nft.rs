@@ -138,6 +138,8 @@ pub enum Condition {
     CtDnat,
     /// It is TCP or UDP.
     TcpOrUdp,
+    /// It has this protocol.
+    Protocol(Protocol),
 }
 
 /// What a rule does.
@@ -147,6 +149,8 @@ pub enum Statement {
     Accept,
     /// Drops it.
     Drop,
+    /// Drops it and tells its sender, as this protocol would.
+    Refuse(Refusal),
     /// Gives it the address of the interface by which it leaves.
     Masquerade,
     /// Gives it this source address.
@@ -157,6 +161,17 @@ pub enum Statement {
     Dnat(Ipv4Addr),
     /// Gives it the destination that a map has for its protocol and port.
     DnatByMap(&'static str),
+}
+
+/// How a sender learns that nobody takes its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// By a TCP reset.
+    Reset,
+    /// By an ICMP error: nobody listens at the port.
+    Port,
+    /// By an ICMP error: nobody speaks the protocol. SCTP gives up at once (RFC 9260, 10).
+    Protocol,
 }
 
 impl fmt::Display for Condition {
@@ -172,6 +187,7 @@ impl fmt::Display for Condition {
             Self::CtNew => f.write_str("ct state new"),
             Self::CtKnown => f.write_str("ct state established,related"),
             Self::CtDnat => f.write_str("ct status dnat"),
+            Self::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Self::TcpOrUdp => f.write_str("meta l4proto { tcp, udp }"),
         }
     }
@@ -182,6 +198,11 @@ impl fmt::Display for Statement {
         match self {
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
+            Self::Refuse(Refusal::Reset) => f.write_str("reject with tcp reset"),
+            Self::Refuse(Refusal::Port) => f.write_str("reject with icmp type port-unreachable"),
+            Self::Refuse(Refusal::Protocol) => {
+                f.write_str("reject with icmp type prot-unreachable")
+            }
             Self::Masquerade => f.write_str("masquerade"),
             Self::Snat(address) => write!(f, "snat ip to {address}"),
             Self::SnatByMap(map) => write!(f, "snat ip to ip saddr map @{map}"),

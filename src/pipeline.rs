@@ -22,6 +22,14 @@
 //!                                                                          101 tun0
 //! ```
 //!
+//! A packet to a service is translated on the node where it starts. Table 60 asks conntrack for
+//! its connection; a new one goes to a select group, whose bucket commits the translation to one
+//! pod. Table 61 and those behind it then treat it as if it had been sent to that pod. Replies
+//! come to the same node again, and before table 70 whatever comes from a pod of a service passes
+//! table 65, where conntrack gives a reply the service's address back. Direct traffic to other
+//! pods never meets conntrack. What no pod takes, table 60 hands to `tun0` with the service's
+//! address still on it: the node's ruleset refuses it there, since a bridge can't write a refusal.
+//!
 //! The numbers are openshift-sdn's wherever the role is the same. Every table ends in an explicit
 //! drop at priority 0, so that what nobody wanted is counted and can be seen.
 
@@ -53,6 +61,9 @@ pub const ROUTER_NETNS_PREFIX: &str = "router_";
 pub fn is_reserved_interface(name: &str) -> bool {
     [BRIDGE, TUN, VXLAN, "lo"].contains(&name) || name.starts_with(VETH_PREFIX)
 }
+
+/// The conntrack zone of the connections to services.
+pub const SERVICE_ZONE: u16 = 60;
 
 /// An OpenFlow port number of the bridge, fixed by `ofport_request`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +134,14 @@ tables! {
     ArpRemote = 50,
     /// IP to a service.
     Service = 60,
+    /// Translated to a pod of a service: back to where it came from, or on as for direct traffic.
+    ServicePod = 61,
+    /// A pod's answer to itself by a service.
+    ServiceLoop = 62,
+    /// Refused: the host does it, by its ruleset.
+    ServiceRefusal = 63,
+    /// From a pod of a service to this node: the address of the service again, if it was used.
+    ServiceReply = 65,
     /// IP to a pod of this node: loads its VNID into reg1 and its port into reg2.
     LocalPod = 70,
     /// Isolation: the VNIDs of source and destination are equal, or one of them is 0.
@@ -164,6 +183,8 @@ pub enum Register {
     Port,
     /// reg3: which part of the copies of a multicast packet is next.
     Part,
+    /// reg3: the address of the service that the packet was sent to.
+    Service,
 }
 
 impl Register {
@@ -175,6 +196,7 @@ impl Register {
             Self::Destination => 1,
             Self::Port => 2,
             Self::Part => 3,
+            Self::Service => 3,
         }
     }
 }

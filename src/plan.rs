@@ -12,6 +12,7 @@ mod isolation;
 mod multicast;
 mod route;
 mod router;
+mod service;
 mod wiring;
 
 pub use common::Common;
@@ -49,6 +50,7 @@ impl<'m> Plan<'m> {
         let mut builder = Builder { model, common, node, flows: FlowTable::default() };
         entry::lower(&mut builder);
         route::lower(&mut builder);
+        service::lower(&mut builder);
         isolation::lower(&mut builder);
         egress::lower(&mut builder);
         egress_ip::lower(&mut builder);

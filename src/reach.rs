@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::intent::{NodeId, Verdict};
+use crate::intent::{NodeId, ProjectId, ServiceId, Verdict};
 use crate::model::{Model, Tenant};
 use crate::source::Place;
 use crate::spec::Protocol;
@@ -42,6 +42,8 @@ pub enum To {
     Member(Tenant),
     /// A node, at the address of its `tun0`.
     Node(NodeId),
+    /// A service, at its address.
+    Service(ServiceId),
     /// An address that is neither a pod's nor a service's.
     Outside(Ipv4Addr),
 }
@@ -51,6 +53,8 @@ pub enum To {
 pub struct Reach {
     /// Whether it arrives.
     pub verdict: Verdict,
+    /// Whether its sender is told that it doesn't.
+    pub refused: bool,
     /// What decides about it, in words.
     pub because: String,
     /// Where that is written, if it is.
@@ -59,7 +63,11 @@ pub struct Reach {
 
 impl Reach {
     fn new(verdict: Verdict, because: impl Into<String>, place: Option<Place>) -> Self {
-        Self { verdict, because: because.into(), place }
+        Self { verdict, refused: false, because: because.into(), place }
+    }
+
+    fn refused(because: impl Into<String>, place: Option<Place>) -> Self {
+        Self { refused: true, ..Self::new(Verdict::Deny, because, place) }
     }
 
     /// Whether the packet arrives.
@@ -82,8 +90,11 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
         (From::Node(_), To::Member(_)) => {
             Reach::new(Verdict::Deny, "nodes take no part in the pods' multicast", None)
         }
-        (From::Tenant(from), To::Tenant(to)) => between(model, from, to),
         (From::Tenant(from), To::Member(to)) => multicast(model, from, to),
+        (from, To::Service(service)) => to_service(model, from, service, packet),
+        (From::Tenant(from), To::Tenant(to)) => {
+            between(model, model.project(from), model.project(to))
+        }
         (From::Tenant(_), To::Node(_)) => {
             if is_vxlan(model, packet) {
                 Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None)
@@ -99,11 +110,38 @@ fn is_vxlan(model: &Model, packet: &Packet) -> bool {
     packet.protocol == Protocol::Udp && packet.port == model.intent().cluster().vxlan_port
 }
 
-fn between(model: &Model, from: Tenant, to: Tenant) -> Reach {
+/// A service is reached where its pods are, and refuses what none of them takes.
+fn to_service(model: &Model, from: From, service: ServiceId, packet: &Packet) -> Reach {
+    let found = &model.intent()[service];
+    if model.service_address(service).is_none() {
+        let because = format!("{} has no address", found.name);
+        return Reach::new(Verdict::Deny, because, Some(found.place));
+    }
+    let way = match from {
+        From::Tenant(from) => between(model, model.project(from), found.project),
+        From::Node(_) => Reach::new(Verdict::Allow, "nodes reach all services", None),
+    };
+    if !way.allowed() {
+        return way;
+    }
+    let mut ports = found.ports.iter();
+    let port = ports.find(|port| port.protocol == packet.protocol && port.port == packet.port);
+    match port {
+        None => {
+            let because = format!("{} has no port {}/{}", found.name, packet.port, packet.protocol);
+            Reach::refused(because, Some(found.place))
+        }
+        Some(port) if port.backends.is_empty() => {
+            Reach::refused(format!("no pod is behind {}", found.name), Some(port.place))
+        }
+        Some(_) => way,
+    }
+}
+
+fn between(model: &Model, source: ProjectId, destination: ProjectId) -> Reach {
     if !model.isolates() {
         return Reach::new(Verdict::Allow, "the network is flat", None);
     }
-    let (source, destination) = (model.project(from), model.project(to));
     let intent = model.intent();
     let (from, to) = (model.vnid(source), model.vnid(destination));
     let (source, destination) = (&intent[source], &intent[destination]);

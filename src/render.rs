@@ -78,6 +78,9 @@ impl<'m> Renderer<'m> {
         files.add("ports.sh", self.ports(wiring)?);
         files.add("sysctl.conf", self.sysctls(wiring)?);
         files.add("node.json", node_json(wiring)?);
+        if self.model.has_services() {
+            files.add("groups.ofctl", groups(plan));
+        }
         files.add("flows.ofctl", flows(plan));
         files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, None)?);
         for (router, ruleset) in wiring.routers.iter().zip(&plan.router_rulesets) {
@@ -168,7 +171,9 @@ impl<'m> Renderer<'m> {
                 tun_address => wiring.tun.address.to_string(),
                 mtu => wiring.mtu,
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
-                pod_networks => strings(&wiring.pod_networks),
+                networks => strings(
+                    &wiring.pod_networks.iter().chain(&wiring.tun.services).collect::<Vec<_>>()
+                ),
                 lines => lines.join("\n"),
             },
         )
@@ -245,6 +250,7 @@ impl<'m> Renderer<'m> {
             context! {
                 node => wiring.node.as_str(),
                 bridge => wiring.bridge.name.as_str(),
+                services => self.model.has_services(),
                 routers,
                 egress_ips => wiring
                     .egress_ips
@@ -332,6 +338,23 @@ fn flows(plan: &Plan<'_>) -> Vec<u8> {
         .as_bytes(),
     );
     plan.flows.write(&mut out, table_comment);
+    out
+}
+
+/// The text of the groups.
+fn groups(plan: &Plan<'_>) -> Vec<u8> {
+    const LINE: usize = 300;
+    let mut out = Vec::with_capacity((plan.flows.groups().len() + 1) * LINE);
+    let bridge = plan.wiring.bridge.name.as_str();
+    out.extend_from_slice(
+        format!(
+            "# Node {}: groups of the bridge {bridge}, which its flows need. To load them by hand:\n\
+             #   ovs-ofctl -O OpenFlow15 add-groups {bridge} groups.ofctl\n\n",
+            plan.wiring.node
+        )
+        .as_bytes(),
+    );
+    plan.flows.groups().iter().for_each(|group| group.write_line(&mut out));
     out
 }
 

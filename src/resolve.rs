@@ -10,6 +10,7 @@ mod egress_policies;
 mod egress_routers;
 mod nodes;
 mod projects;
+mod services;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -39,6 +40,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
+    let services = services::resolve(&projects, &cluster, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
         cluster,
@@ -48,6 +50,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         policies,
         routers,
         egress_ips,
+        services,
     };
     (complete.then_some(intent).filter(|_| !context.report.has_errors()), context.report)
 }
@@ -67,6 +70,7 @@ impl Context {
                 | Code::UnknownNode
                 | Code::UnknownProject
                 | Code::SelectorMatchesNothing
+                | Code::ServiceTargetPort
                 | Code::PolicyEmpty
                 | Code::RuleVerdict
                 | Code::RouterNoNode
@@ -277,6 +281,10 @@ struct Projects<'a> {
     list: Vec<intent::Project>,
     index: Index<'a, ProjectId>,
     pods: Vec<intent::Pod>,
+    /// The project of the same index as it is written.
+    wire: Vec<(At<'a>, &'a spec::Project)>,
+    /// The pod of the same index as it is written.
+    wire_pods: Vec<(At<'a>, &'a spec::Pod)>,
     /// For each project that is in a join, as member or target, where that is said.
     joins: BTreeMap<ProjectId, Place>,
     /// For each global project, where that is said.

@@ -10,6 +10,7 @@ mod egress_router;
 mod node;
 mod project;
 mod selector;
+mod service;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,6 +22,7 @@ pub use egress_router::{Destination, EgressRouter};
 pub use node::{Datapath, Node, Uplink};
 pub use project::{Join, Pod, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
+pub use service::{PodPort, Service, ServicePort, ServiceProtocol, SessionAffinity, TargetPort};
 
 /// The version of the desired state that this ringfence reads.
 pub const VERSION: u64 = 1;

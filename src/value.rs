@@ -5,6 +5,7 @@
 //! script or a ruleset except as one of these.
 
 mod address;
+mod cluster_ip;
 mod interface;
 mod label;
 mod mac;
@@ -12,6 +13,7 @@ mod name;
 mod number;
 
 pub use address::{Address, Cidr, ipv4};
+pub use cluster_ip::ClusterIp;
 pub use interface::{InterfaceName, NetnsName};
 pub use label::{LabelKey, LabelValue};
 pub use mac::Mac;
@@ -69,6 +71,7 @@ pub type Check = fn(&str) -> Result<(), Invalid>;
 pub const FORMATS: &[(&str, Check)] = &[
     (Name::FORMAT, |text| Name::parse(text).map(drop)),
     (Address::FORMAT, |text| Address::parse(text).map(drop)),
+    (ClusterIp::FORMAT, |text| ClusterIp::parse(text).map(drop)),
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),
     (Mac::FORMAT, |text| Mac::parse(text).map(drop)),
     (InterfaceName::FORMAT, |text| InterfaceName::parse(text).map(drop)),

@@ -23,6 +23,8 @@ pub(super) struct Artifacts {
     pub(super) wiring: Wiring,
     /// `flows.ofctl`.
     pub(super) flows: String,
+    /// `groups.ofctl`; empty where there are no services.
+    pub(super) groups: String,
     /// The rulesets: that of the node under the empty name, those of egress routers under theirs.
     pub(super) rulesets: BTreeMap<String, Vec<u8>>,
     /// The names of the objects by their cookies.
@@ -47,6 +49,8 @@ impl Artifacts {
             }
             files.insert(path.as_str(), bytes);
         }
+        let groups = files.remove("groups.ofctl").unwrap_or_default();
+        let groups = text(groups, "groups.ofctl")?;
         let mut take = |path: &str| {
             files.remove(path).ok_or_else(|| {
                 let message = format!("the manifest doesn't list `{path}`");
@@ -58,8 +62,7 @@ impl Artifacts {
         if wiring.version != Wiring::VERSION {
             return Err(version("node.json", wiring.version));
         }
-        let flows = String::from_utf8(take("flows.ofctl")?)
-            .map_err(|_| Diagnostic::new(Code::NotOutputDirectory, "`flows.ofctl` is not UTF-8"))?;
+        let flows = text(take("flows.ofctl")?, "flows.ofctl")?;
         let mut rulesets = BTreeMap::from([(String::new(), take("ruleset.nft")?)]);
         for router in &wiring.routers {
             let path = format!("routers/{}/ruleset.nft", router.name);
@@ -68,8 +71,13 @@ impl Artifacts {
         let objects: BTreeMap<Cookie, (String, String)> =
             json(&take("sourcemap.json")?, "sourcemap.json")?;
         let objects = objects.into_iter().map(|(cookie, (object, _))| (cookie, object)).collect();
-        Ok(Self { manifest, wiring, flows, rulesets, objects })
+        Ok(Self { manifest, wiring, flows, groups, rulesets, objects })
     }
+}
+
+fn text(bytes: Vec<u8>, name: &str) -> Result<String, Diagnostic> {
+    String::from_utf8(bytes)
+        .map_err(|_| Diagnostic::new(Code::NotOutputDirectory, format!("`{name}` is not UTF-8")))
 }
 
 fn read(directory: &Path, path: &str) -> Result<Vec<u8>, Diagnostic> {

@@ -47,6 +47,8 @@ pub enum Kind {
     Port,
     /// The flows of an object.
     Flows,
+    /// A group.
+    Group,
     /// An nft ruleset.
     Ruleset,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for Change {
             Kind::Bridge => "bridge",
             Kind::Port => "port",
             Kind::Flows => "flows",
+            Kind::Group => "group",
             Kind::Ruleset => "ruleset",
         };
         write!(f, "{sign} {kind} {}: {}", self.object, self.detail)

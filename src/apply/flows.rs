@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use super::change::{Action, Kind, Step};
+use super::groups;
 use crate::diagnostic::{Code, Diagnostic};
+use crate::model::group_number;
 use crate::subject::Cookie;
 use crate::system::{Command, System, Tool, both, failed};
 
@@ -21,10 +23,16 @@ pub(super) struct Difference {
     add: BTreeMap<String, String>,
     /// Flows that are to go, by what identifies them.
     delete: BTreeMap<String, String>,
+    /// What differs of the groups, which goes in the same bundle.
+    pub(super) groups: groups::Difference,
 }
 
 impl Difference {
     pub(super) fn is_empty(&self) -> bool {
+        self.same_flows() && self.groups.is_empty()
+    }
+
+    fn same_flows(&self) -> bool {
         self.add.is_empty() && self.delete.is_empty()
     }
 
@@ -34,7 +42,10 @@ impl Difference {
         let added = self.add.iter().map(|(key, flow)| (key, '+', flow));
         let mut lines: Vec<_> = deleted.chain(added).collect();
         lines.sort();
-        lines.into_iter().map(|(_, sign, flow)| format!("{sign}{flow}")).collect()
+        let groups::Difference { set, new: _, delete } = &self.groups;
+        let gone = delete.iter().map(|id| format!("-group_id={id}"));
+        let groups = gone.chain(set.values().map(|group| format!("+{group}")));
+        groups.chain(lines.into_iter().map(|(_, sign, flow)| format!("{sign}{flow}"))).collect()
     }
 }
 
@@ -129,7 +140,7 @@ pub(super) fn compare(
             let touched = |flow: &&str| cookie(flow).is_some_and(|c| groups.contains(&c.group()));
             let expected: Vec<&str> = wanted.iter().copied().filter(touched).collect();
             let difference = different(system, &normalised(flows), &expected)?;
-            if *count == wanted.len() && difference.is_empty() {
+            if *count == wanted.len() && difference.same_flows() {
                 return Ok(difference);
             }
             // Somebody else was at it: compare all.
@@ -182,7 +193,7 @@ fn different(
 fn all(wanted: &[&str]) -> Difference {
     let flows = wanted.iter();
     let add = flows.enumerate().map(|(n, flow)| (format!("{n:08}"), (*flow).to_owned())).collect();
-    Difference { add, delete: BTreeMap::new() }
+    Difference { add, ..Difference::default() }
 }
 
 /// Reads what `diff-flows` prints: a sign, table, priority and match, then cookie and actions.
@@ -224,10 +235,12 @@ pub(super) fn step(
         counts.entry(cookie(flow)).or_default()[2] += 1;
     }
     // Flows alone are read faster than the messages of a bundle, and sent as one all the same.
-    let (command, message): (&[&str], _) = if deletions.is_empty() {
-        (&["--bundle", "add-flows"], "")
+    let (version, command, message): (_, &[&str], _) = if !difference.groups.is_empty() {
+        (groups::VERSION, &["bundle"], "flow add ")
+    } else if deletions.is_empty() {
+        (VERSION, &["--bundle", "add-flows"], "")
     } else {
-        (&["bundle"], "flow add ")
+        (VERSION, &["bundle"], "flow add ")
     };
     for (key, flow) in &difference.add {
         let _ = writeln!(additions, "{message}{flow}");
@@ -255,9 +268,43 @@ pub(super) fn step(
             .collect();
         step.change(action, Kind::Flows, object, parts.join(", "));
     }
-    let arguments = VERSION.into_iter().chain(command.iter().copied()).chain([bridge, "-"]);
-    step.commands.push(Command::change(Tool::OvsOfctl, arguments).stdin(deletions + &additions));
+    let [before, after] = group_messages(&difference.groups, objects, &mut step);
+    let arguments = version.into_iter().chain(command.iter().copied()).chain([bridge, "-"]);
+    let messages = before + &deletions + &additions + &after;
+    step.commands.push(Command::change(Tool::OvsOfctl, arguments).stdin(messages));
     step
+}
+
+/// Groups come before the flows that name them and go after them.
+fn group_messages(
+    difference: &groups::Difference,
+    objects: &BTreeMap<Cookie, String>,
+    step: &mut Step,
+) -> [String; 2] {
+    let (mut before, mut after) = (String::new(), String::new());
+    if difference.is_empty() {
+        return [before, after];
+    }
+    let names: BTreeMap<u32, &String> =
+        objects.iter().map(|(cookie, name)| (group_number(*cookie), name)).collect();
+    let name = |id: &u32| match names.get(id) {
+        Some(name) => format!("{id} of {name}"),
+        None => id.to_string(),
+    };
+    for (id, group) in &difference.set {
+        let _ = writeln!(before, "group add_or_mod {group}");
+        let (action, what) = if difference.new.contains(id) {
+            (Action::Add, "new")
+        } else {
+            (Action::Change, "other pods")
+        };
+        step.change(action, Kind::Group, name(id), what);
+    }
+    for id in &difference.delete {
+        let _ = writeln!(after, "group delete group_id={id}");
+        step.change(Action::Remove, Kind::Group, id.to_string(), "no longer wanted");
+    }
+    [before, after]
 }
 
 /// The cookie in a flow as Open vSwitch prints it.

@@ -355,7 +355,12 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
         link,
         network: &links.node,
         address: wiring.tun.address,
-        routes: wiring.pod_networks.iter().map(|network| (*network, None)).collect(),
+        routes: wiring
+            .pod_networks
+            .iter()
+            .chain(&wiring.tun.services)
+            .map(|network| (*network, None))
+            .collect(),
     };
     let details = interface.lines(&mut lines);
     if lines.is_empty() {

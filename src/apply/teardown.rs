@@ -50,6 +50,8 @@ fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
     step.change(Action::Change, Kind::Bridge, name, "adopted: only ports and flows are removed");
     let flows = ["-O", "OpenFlow14", "del-flows", name];
     step.commands.push(Command::change(Tool::OvsOfctl, flows));
+    let groups = ["-O", "OpenFlow15", "del-groups", name];
+    step.commands.push(Command::change(Tool::OvsOfctl, groups));
     let mut words = vec!["--timeout=60".to_owned()];
     for (port, found) in &bridge.ports {
         if found.external_ids.contains_key(MARK) {

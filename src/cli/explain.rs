@@ -7,12 +7,14 @@ use clap::Args;
 
 use super::{Exit, print, show};
 use crate::diagnostic::{Code, Diagnostic, quoted};
+use crate::model::group_number;
 use crate::source::Sources;
 use crate::subject::Cookie;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A code such as RF012, or a cookie such as 0x1f3a9c0d2b44aabb of a flow or nft rule
+    /// A code such as RF012, a cookie such as 0x1f3a9c0d2b44aabb of a flow or nft rule, or the
+    /// number of a group
     subject: String,
     /// The output directory, or that of one node, whose source map to look in
     #[arg(long, default_value = "out", value_name = "DIR")]
@@ -26,7 +28,16 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             print(&format!("{code}: {}\n\n{}\n", code.title(), code.explanation()));
             return Exit::Done;
         }
-        (_, Some(cookie)) => find(cookie, &arguments.out),
+        (_, Some(cookie)) => {
+            let what = format!("flow or rule in `{}` has the cookie", arguments.out.display());
+            find(&|other| other == cookie, cookie, &what, &arguments.out)
+        }
+        _ if subject.parse::<u32>().is_ok() => {
+            let what =
+                format!("group of a service in `{}` has the number", arguments.out.display());
+            let is = |cookie| group_number(cookie).to_string() == subject;
+            find(&is, subject, &what, &arguments.out)
+        }
         _ => Err(unknown_code(subject)),
     };
     match result {
@@ -53,7 +64,12 @@ fn unknown_code(text: &str) -> Diagnostic {
 }
 
 /// The object of a cookie, from the source maps of a node's directory or of all nodes'.
-fn find(cookie: Cookie, out: &Path) -> Result<String, Diagnostic> {
+fn find(
+    is: &dyn Fn(Cookie) -> bool,
+    cookie: impl std::fmt::Display,
+    what: &str,
+    out: &Path,
+) -> Result<String, Diagnostic> {
     let mut maps = vec![out.join("sourcemap.json")];
     if let Ok(entries) = out.read_dir() {
         maps.extend(entries.flatten().map(|entry| entry.path().join("sourcemap.json")));
@@ -68,11 +84,11 @@ fn find(cookie: Cookie, out: &Path) -> Result<String, Diagnostic> {
                 let message = format!("`{}` is no source map: {error}", path.display());
                 Diagnostic::new(Code::CookieUnknown, message).help("compile again")
             })?;
-        found.extend(map.get(&cookie).cloned());
+        found.extend(map.into_iter().filter(|(cookie, _)| is(*cookie)).map(|(_, at)| at));
     }
     if found.is_empty() {
         let message = if any {
-            format!("no flow or rule in `{}` has the cookie {cookie}", out.display())
+            format!("no {what} {cookie}")
         } else {
             format!("there is no sourcemap.json in `{}` or below", out.display())
         };

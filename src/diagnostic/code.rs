@@ -132,6 +132,18 @@ codes! {
     OutputLeftover = 111 Warning,
     OutputUnwritable = 112 Error,
     CookieUnknown = 113 Error,
+    // Services.
+    ServicePortTwice = 120 Error,
+    ServicePortName = 121 Error,
+    ServiceTargetPort = 122 Error,
+    ServiceTargetPartial = 123 Warning,
+    ServiceAddressOutside = 124 Error,
+    ServiceAddressReserved = 125 Error,
+    ServiceAddressTwice = 126 Error,
+    ServiceAddressesExhausted = 127 Error,
+    PodPortTwice = 128 Error,
+    ServiceSctpPort = 129 Error,
+    // Faults of ringfence.
     Internal = 199 Error,
     // A node.
     NotRoot = 200 Error,

@@ -1,11 +1,11 @@
 //! What a flow does.
 
-use std::io::Write as _;
 use std::net::Ipv4Addr;
 
 use super::matches::write_address;
+use super::matches::write_mac;
 use super::{write_byte, write_hex, write_number};
-use crate::pipeline::{OfPort, Register, Table};
+use crate::pipeline::{OfPort, Register, SERVICE_ZONE, Table};
 use crate::value::Mac;
 
 /// The longest note that [`Action::Note`] pads to. A note's action has a header of ten bytes and
@@ -21,8 +21,6 @@ pub enum Action {
     LoadSourceFromTunnel,
     /// Makes reg0 the VNI of the tunnel.
     TunnelFromSource,
-    /// Gives the packet another Ethernet destination.
-    EthernetTo(Mac),
     /// Chooses the node that the tunnel leads to.
     TunnelTo(Ipv4Addr),
     /// Sends the packet out of a port.
@@ -34,6 +32,25 @@ pub enum Action {
     /// Sends a copy through conntrack in this zone to a later table, and goes on. The copy keeps
     /// its registers. Its match must be on IP.
     Recirculate(Table, u16),
+    /// Tracks the packet among the connections to services, translates it as its connection was
+    /// committed, and goes on in any table.
+    Track(Table),
+    /// Chooses a bucket of a group.
+    Group(u32),
+    /// Gives the frame this Ethernet destination.
+    EthernetTo(Mac),
+    /// Gives the packet this destination.
+    DestinationTo(Ipv4Addr),
+    /// Puts the destination into reg3.
+    KeepDestination,
+    /// Makes reg3 the destination.
+    KeptToDestination,
+    /// Makes reg3 the source.
+    KeptToSource,
+    /// Forgets the port of entry, so that the packet can leave by it.
+    ForgetInPort,
+    /// Answers an ARP request with this Ethernet address, by the port of entry.
+    AnswerArp(Mac),
     /// Does nothing but hold up to 38 bytes, padded with zeros.
     Note([u8; 32]),
 }
@@ -52,9 +69,6 @@ impl Action {
             }
             Self::TunnelFromSource => {
                 out.extend_from_slice(b"move:NXM_NX_REG0[]->NXM_NX_TUN_ID[0..31]");
-            }
-            Self::EthernetTo(mac) => {
-                let _ = write!(out, "set_field:{mac}->eth_dst");
             }
             Self::TunnelTo(address) => {
                 out.extend_from_slice(b"set_field:");
@@ -76,6 +90,50 @@ impl Action {
                 out.extend_from_slice(b",zone=");
                 write_number(out, (*zone).into());
                 out.push(b')');
+            }
+            Self::Track(table) => {
+                out.extend_from_slice(b"ct(table=");
+                write_number(out, table.number().into());
+                out.extend_from_slice(b",zone=");
+                write_number(out, SERVICE_ZONE.into());
+                out.extend_from_slice(b",nat)");
+            }
+            Self::Group(id) => {
+                out.extend_from_slice(b"group:");
+                write_number(out, (*id).into());
+            }
+            Self::EthernetTo(mac) => {
+                out.extend_from_slice(b"set_field:");
+                write_mac(out, *mac);
+                out.extend_from_slice(b"->eth_dst");
+            }
+            Self::DestinationTo(address) => {
+                out.extend_from_slice(b"set_field:");
+                write_address(out, *address);
+                out.extend_from_slice(b"->ip_dst");
+            }
+            Self::KeepDestination => {
+                out.extend_from_slice(b"move:NXM_OF_IP_DST[]->NXM_NX_REG3[]");
+            }
+            Self::KeptToDestination => {
+                out.extend_from_slice(b"move:NXM_NX_REG3[]->NXM_OF_IP_DST[]");
+            }
+            Self::KeptToSource => {
+                out.extend_from_slice(b"move:NXM_NX_REG3[]->NXM_OF_IP_SRC[]");
+            }
+            Self::ForgetInPort => out.extend_from_slice(b"set_field:0->in_port"),
+            Self::AnswerArp(mac) => {
+                out.extend_from_slice(b"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:");
+                write_mac(out, *mac);
+                out.extend_from_slice(
+                    b"->eth_src,set_field:2->arp_op,move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],set_field:",
+                );
+                write_mac(out, *mac);
+                out.extend_from_slice(
+                    b"->arp_sha,move:NXM_OF_ARP_TPA[]->NXM_NX_REG3[],\
+                      move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[],\
+                      move:NXM_NX_REG3[]->NXM_OF_ARP_SPA[],IN_PORT",
+                );
             }
             Self::Note(bytes) => {
                 out.extend_from_slice(b"note:");

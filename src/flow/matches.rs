@@ -12,6 +12,8 @@ use crate::value::Mac;
 /// The packets that a flow takes: all conditions hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Match {
+    /// What conntrack says of the packet.
+    pub ct: Option<CtState>,
     /// The VNID of the source, in reg0.
     pub source: Option<u32>,
     /// The VNID of the destination, in reg1.
@@ -26,6 +28,21 @@ pub struct Match {
     pub dl_src: Option<Mac>,
     /// What is in the frame.
     pub packet: Packet,
+}
+
+/// What conntrack says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CtState {
+    /// It wasn't asked yet.
+    Untracked,
+    /// It begins a connection.
+    New,
+    /// It belongs to a connection that was committed.
+    Known,
+    /// It is an error about such a connection.
+    Related,
+    /// It goes the other way than the connection began.
+    Reply,
 }
 
 /// What a frame holds.
@@ -49,6 +66,8 @@ pub struct ArpMatch {
     pub tpa: Option<Ipv4Net>,
     /// The sender's Ethernet address.
     pub sha: Option<Mac>,
+    /// Whether it must be a request.
+    pub request: bool,
 }
 
 /// Conditions on an IPv4 packet.
@@ -129,6 +148,15 @@ pub fn port_masks(range: &RangeInclusive<u16>) -> Vec<MaskedPort> {
 impl Match {
     /// Appends every condition with a comma before it, in Open vSwitch's order.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
+        if let Some(state) = self.ct {
+            out.extend_from_slice(match state {
+                CtState::Untracked => b",ct_state=-trk",
+                CtState::New => b",ct_state=+new+trk",
+                CtState::Known => b",ct_state=-new+est+trk",
+                CtState::Related => b",ct_state=+rel+trk",
+                CtState::Reply => b",ct_state=+rpl+trk",
+            });
+        }
         match &self.packet {
             Packet::Any => {}
             Packet::Arp(_) => out.extend_from_slice(b",arp"),
@@ -170,9 +198,12 @@ impl Match {
         }
         match &self.packet {
             Packet::Any => {}
-            Packet::Arp(ArpMatch { spa, tpa, sha }) => {
+            Packet::Arp(ArpMatch { spa, tpa, sha, request }) => {
                 write_network(out, b",arp_spa=", *spa);
                 write_network(out, b",arp_tpa=", *tpa);
+                if *request {
+                    out.extend_from_slice(b",arp_op=1");
+                }
                 if let Some(mac) = sha {
                     out.extend_from_slice(b",arp_sha=");
                     write_mac(out, *mac);
@@ -218,7 +249,7 @@ pub(super) fn write_address(out: &mut Vec<u8>, address: Ipv4Addr) {
     }
 }
 
-fn write_mac(out: &mut Vec<u8>, mac: Mac) {
+pub(super) fn write_mac(out: &mut Vec<u8>, mac: Mac) {
     for (number, byte) in mac.bytes().into_iter().enumerate() {
         if number > 0 {
             out.push(b':');

@@ -8,7 +8,7 @@ use super::agent::{Agent, Reply, Request, Transport};
 use super::network::stand_in;
 use super::{Lab, failed};
 use crate::diagnostic::Diagnostic;
-use crate::intent::{Attachment, EgressRule, NodeId, RouterId};
+use crate::intent::{Attachment, EgressRule, NodeId, RouterId, ServiceId};
 use crate::model::{Model, Tenant, rule_name};
 use crate::pipeline::ROUTER_NETNS_PREFIX;
 use crate::reach::{From, Packet, To, reach};
@@ -192,7 +192,8 @@ impl Summary {
 }
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
-/// every egress rule, every egress router, multicast from every project with it and one without.
+/// every egress rule, every egress router, multicast from every project with it and one without,
+/// every service.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new() };
@@ -202,6 +203,9 @@ pub fn plan(model: &Model) -> Vec<Probe> {
         planner.router(id);
     }
     planner.multicast();
+    for (id, address) in model.services() {
+        planner.service(id, address);
+    }
     planner.probes
 }
 
@@ -498,6 +502,84 @@ fn group(number: usize) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(239, 255, high, low), port(GROUP_PORT))
 }
 
+impl Planner<'_> {
+    /// Every port of a service, and one that it doesn't have: from one pod of every project on
+    /// every node, and from the nodes themselves.
+    fn service(&mut self, id: ServiceId, address: Ipv4Addr) {
+        let intent = self.model.intent();
+        let mut clients: BTreeMap<(usize, usize), Place> = BTreeMap::new();
+        for (pod, found) in intent.pods() {
+            let key = (found.project.index(), found.node.index());
+            clients.entry(key).or_insert(Place::Tenant(Tenant::Pod(pod)));
+        }
+        let nodes = intent.nodes().map(|(node, _)| Place::Node(node));
+        let clients: Vec<Place> = clients.into_values().chain(nodes).collect();
+        let mut ports: Vec<(Protocol, u16)> =
+            intent[id].ports.iter().map(|port| (port.protocol, port.port.get())).collect();
+        // What the lab can't speak is left to other tests.
+        ports.retain(|(protocol, _)| *protocol != Protocol::Sctp);
+        ports.push((Protocol::Tcp, port(ODD_PORT)));
+        for client in clients {
+            for (protocol, port) in &ports {
+                self.service_port(id, SocketAddrV4::new(address, *port), *protocol, client);
+            }
+        }
+    }
+
+    fn service_port(&mut self, id: ServiceId, to: SocketAddrV4, protocol: Protocol, client: Place) {
+        let intent = self.model.intent();
+        let Ok(port) = Port::new(to.port().into()) else { return };
+        let (from, name, source) = match client {
+            Place::Tenant(tenant) => {
+                let address = self.model.endpoint(tenant).address;
+                (From::Tenant(tenant), self.name(tenant), address)
+            }
+            Place::Node(node) => {
+                let name = intent[node].name.to_string();
+                (From::Node(node), name, self.model.gateway(node))
+            }
+            Place::Outside => return,
+        };
+        let reach = reach(self.model, &Packet { from, to: To::Service(id), protocol, port });
+        let mut found = intent[id].ports.iter();
+        let found = found.find(|found| found.protocol == protocol && found.port == port);
+        let backends = found.map(|port| port.backends.as_slice()).unwrap_or_default();
+        let is_client = |pod| client == Place::Tenant(Tenant::Pod(pod));
+        let want = if reach.allowed() {
+            let only = if let [(pod, port)] = backends { Some((*pod, *port)) } else { None };
+            let at = |pod| self.model.endpoint(Tenant::Pod(pod)).address;
+            Want::Answer {
+                // A pod that gets itself sees the service.
+                seen_as: match only {
+                    Some((pod, _)) if is_client(pod) => Some(*to.ip()),
+                    _ => Some(source).filter(|_| !backends.iter().any(|(pod, _)| is_client(*pod))),
+                },
+                // Who answers datagrams can't tell the address that they came to.
+                at: only
+                    .filter(|_| protocol == Protocol::Tcp)
+                    .map(|(pod, port)| SocketAddrV4::new(at(pod), port.get())),
+            }
+        } else if reach.refused {
+            Want::Refusal
+        } else {
+            Want::Silence
+        };
+        if matches!((client, protocol, &want), (Place::Node(_), Protocol::Udp, Want::Refusal)) {
+            // A kernel sends no error to itself in the name of another.
+            return;
+        }
+        let service = intent.service_name(id);
+        self.probes.push(Probe {
+            title: format!("{name} to service {service}:{port}/{protocol}"),
+            from: client,
+            to,
+            protocol,
+            want,
+            because: reach.because,
+        });
+    }
+}
+
 /// TEST-NET-3 (RFC 5737).
 const OUTSIDE_EXAMPLE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
@@ -636,6 +718,18 @@ impl Lab {
             }
         }
         let intent = self.model.intent();
+        let mut behind: BTreeSet<(Place, Transport, u16)> = BTreeSet::new();
+        for port in intent.services().flat_map(|(_, service)| &service.ports) {
+            let at = |(pod, to): &(_, Port)| {
+                (Place::Tenant(Tenant::Pod(*pod)), transport(port.protocol), to.get())
+            };
+            behind.extend(port.backends.iter().map(at));
+        }
+        for (place, transport, number) in behind {
+            if let Some(agent) = agents.get_mut(&place).filter(|_| u64::from(number) != POD_PORT) {
+                agent.listen(transport, any(number))?;
+            }
+        }
         let known = |address: &Ipv4Addr| {
             intent.cluster().contains(*address)
                 || intent.nodes().any(|(_, node)| node.address == *address)

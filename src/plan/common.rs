@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use super::{egress, entry, multicast, refused, route};
+use super::{egress, entry, multicast, refused, route, service};
 use crate::diagnostic::Diagnostic;
 use crate::flow::{Flow, Section, Slice};
 use crate::intent::{NodeId, ProjectId};
@@ -24,6 +24,7 @@ pub struct Common<'m> {
     policies: Vec<Section<'m>>,
     /// Of each VNID with multicast, the nodes that have members.
     members: BTreeMap<u32, BTreeSet<NodeId>>,
+    services: service::Shared<'m>,
 }
 
 /// A table with one flow for every other node.
@@ -49,7 +50,8 @@ impl<'m> Common<'m> {
         let projects: Vec<ProjectId> = intent.projects().map(|(id, _)| id).collect();
         let policies = projects.par_iter().map(|id| section(egress::policy(model, *id)));
         let policies = policies.collect::<Result<_, _>>()?;
-        Ok(Self { model, nodes, policies, members: multicast::members(model) })
+        let services = service::Shared::new(model, section)?;
+        Ok(Self { model, nodes, policies, members: multicast::members(model), services })
     }
 
     /// The model that the plans are made from.
@@ -66,6 +68,11 @@ impl<'m> Common<'m> {
     /// The nodes that have members of a network with multicast.
     pub(super) fn members(&self, vnid: u32) -> impl Iterator<Item = NodeId> {
         self.members.get(&vnid).into_iter().flatten().copied()
+    }
+
+    /// The flows and groups of the services.
+    pub(super) fn services(&self) -> &service::Shared<'m> {
+        &self.services
     }
 
     /// The flows of a project's egress policy.

@@ -90,5 +90,6 @@ fn from_host(builder: &mut Builder<'_>) {
         builder.flow(cluster, Table::FromHost, 200, matches, vec![]);
     }
     builder.flow(own, Table::FromHost, 100, ip_to(model.subnet(builder.node)), route());
+    super::service::arp_from_host(builder);
     builder.default(Table::FromHost, vec![]);
 }

@@ -4,9 +4,11 @@ use super::wiring::{Wiring, interface};
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
-use crate::nft::{Chain, Condition, Family, InterfaceSet, Rule, Ruleset, Statement, Table};
+use crate::nft::{
+    Chain, Condition, Family, InterfaceSet, Refusal, Rule, Ruleset, Statement, Table,
+};
 use crate::pipeline;
-use crate::spec::Datapath;
+use crate::spec::{Datapath, Protocol};
 use crate::value::InterfaceName;
 
 const GUARDED: &str = "rf_guarded";
@@ -91,11 +93,27 @@ fn inet_chains<'m>(
         policy: "accept",
         rules,
     };
-    Ok(vec![
+    let mut chains = vec![
         chain("rf_spoofed", "filter", "prerouting", "raw", spoofed),
         chain("rf_forwards", "filter", "forward", "filter", forward),
         chain("rf_source", "nat", "postrouting", "srcnat", masquerade),
-    ])
+    ];
+    if model.has_services() {
+        let services = Condition::Destination(model.intent().cluster().service_network);
+        let mut refused = Vec::new();
+        for (protocol, refusal) in [
+            (Some(Protocol::Tcp), Refusal::Reset),
+            (Some(Protocol::Sctp), Refusal::Protocol),
+            (None, Refusal::Port),
+        ] {
+            let mut conditions = vec![Condition::Iif(tun()?), services.clone()];
+            conditions.extend(protocol.map(Condition::Protocol));
+            refused.push(rule(conditions, Statement::Refuse(refusal)));
+        }
+        // Before routing, which would send a packet from the node to itself nowhere.
+        chains.insert(1, chain("rf_refused", "filter", "prerouting", "raw + 10", refused));
+    }
+    Ok(chains)
 }
 
 fn lo() -> Result<InterfaceName, Diagnostic> {

@@ -26,7 +26,6 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
     builder.default(Table::RouteFromVxlan, vec![]);
     local_pods(builder);
     other_nodes(builder);
-    builder.default(Table::Service, vec![]);
 }
 
 fn to_this_node(builder: &mut Builder<'_>, table: Table) {
@@ -37,13 +36,17 @@ fn to_this_node(builder: &mut Builder<'_>, table: Table) {
     let subnet = model.subnet(builder.node);
     let vxlan = MaskedPort::exact(model.intent().cluster().vxlan_port.get());
     let tun = || vec![Action::Output(OfPort::TUN)];
+    // What comes from the pods of services meets conntrack first.
+    let replies = model.has_services().then_some(Table::ServiceReply);
+    let to_gateway = replies.map_or_else(tun, |table| vec![Action::Goto(table)]);
+    let to_pod = vec![Action::Goto(replies.unwrap_or(Table::LocalPod))];
     builder.flow(own, table, 300, arp_to(gateway), tun());
     builder.flow(own, table, 200, arp_to(subnet), vec![Action::Goto(Table::ArpLocal)]);
     // Encapsulated by a pod, a frame would come out of the node's tunnel as anybody's.
     let matches = IpMatch { dst: Some(gateway), l4: L4::Udp(Some(vxlan)), ..IpMatch::default() };
     builder.flow(cluster, table, 310, ip(matches), vec![]);
-    builder.flow(own, table, 300, ip_to(gateway), tun());
-    builder.flow(own, table, 200, ip_to(subnet), vec![Action::Goto(Table::LocalPod)]);
+    builder.flow(own, table, 300, ip_to(gateway), to_gateway);
+    builder.flow(own, table, 200, ip_to(subnet), to_pod);
 }
 
 fn onwards(builder: &mut Builder<'_>) {
@@ -66,12 +69,21 @@ fn onwards(builder: &mut Builder<'_>) {
 
 fn local_pods(builder: &mut Builder<'_>) {
     let model = builder.model;
+    if model.has_services() {
+        let own = model.node_subject(builder.node);
+        let gateway = ip_to(host(model.gateway(builder.node)));
+        builder.flow(own, Table::LocalPod, 300, gateway, vec![Action::Output(OfPort::TUN)]);
+    }
     for table in [Table::ArpLocal, Table::LocalPod] {
         let to = if table == Table::ArpLocal { arp_to } else { ip_to };
         for tenant in model.tenants(builder.node) {
             let endpoint = model.endpoint(tenant);
             let vnid = model.vnid(model.project(tenant)).get();
-            let mut actions = Vec::with_capacity(3);
+            let mut actions = Vec::with_capacity(4);
+            if table == Table::LocalPod && model.backs_service(tenant) {
+                // It may have been sent to a service.
+                actions.push(Action::EthernetTo(endpoint.mac));
+            }
             if vnid != 0 && model.isolates() {
                 actions.push(Action::Load(Register::Destination, vnid));
             }

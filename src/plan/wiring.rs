@@ -66,6 +66,9 @@ pub struct Tun {
     pub mac: Mac,
     /// Its address with the length of the node's subnet.
     pub address: Ipv4Net,
+    /// The network of the services, where there are any: the node's processes reach it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Ipv4Net>,
 }
 
 /// A port of a pod or egress router.
@@ -242,7 +245,11 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
             datapath: model.datapath(node),
             vxlan_port: cluster.vxlan_port.get(),
         },
-        tun: Tun { mac: Mac::of_ipv4(gateway), address: with_length(gateway, subnet) },
+        tun: Tun {
+            mac: Mac::of_ipv4(gateway),
+            address: with_length(gateway, subnet),
+            services: model.has_services().then_some(cluster.service_network),
+        },
         ports,
         netns,
         routers: super::router::wiring(model, node)?,

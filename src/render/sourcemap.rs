@@ -20,6 +20,8 @@ pub(super) struct Sourcemap<'m> {
     projects: Vec<Vec<u8>>,
     /// Of each project, the rules of its egress policy.
     rules: Vec<Vec<u8>>,
+    /// The services that have an address, and their ports.
+    services: Vec<u8>,
 }
 
 impl<'m> Sourcemap<'m> {
@@ -39,7 +41,15 @@ impl<'m> Sourcemap<'m> {
             .map(|id| lines(&mut model.ranked_rules(*id).map(|(_, subject, _)| subject)));
         let own =
             projects.par_iter().map(|id| lines(&mut [model.project_subject(*id)].into_iter()));
-        Self { model, sources, nodes, projects: own.collect(), rules: rules.collect() }
+        let mut services = Vec::new();
+        for (id, _) in model.services() {
+            line(&mut services, model.service_subject(id), sources);
+            for (_, subject, _) in model.service_ports(id) {
+                line(&mut services, subject, sources);
+            }
+        }
+        let (projects, rules) = (own.collect(), rules.collect());
+        Self { model, sources, nodes, projects, rules, services }
     }
 
     /// The file of one node.
@@ -60,8 +70,8 @@ impl<'m> Sourcemap<'m> {
         }
         let rules = projects.iter().map(|project| &self.rules[project.index()]);
         let networks = networks.iter().map(|project| &self.projects[project.index()]);
-        let parts: Vec<&Vec<u8>> =
-            [&self.nodes, &tenants].into_iter().chain(networks).chain(rules).collect();
+        let parts = [&self.nodes, &tenants].into_iter().chain(networks).chain(rules);
+        let parts: Vec<&Vec<u8>> = parts.chain([&self.services]).collect();
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let mut out = Vec::with_capacity(size + LINE);
         out.extend_from_slice(b"{\n");

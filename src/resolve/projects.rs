@@ -26,11 +26,13 @@ pub(super) fn resolve<'a>(
         list: Vec::with_capacity(items.len()),
         index: Index { by_name: BTreeMap::new() },
         pods: Vec::new(),
+        wire: items.clone(),
+        wire_pods: Vec::new(),
         joins: BTreeMap::new(),
         global: BTreeMap::new(),
     };
     for (at, wire) in &items {
-        let spec::Project { name, labels, vnid, multicast, pods } = wire;
+        let spec::Project { name, labels, vnid, multicast, pods, services: _ } = wire;
         let id = ProjectId::new(projects.list.len());
         projects.index.by_name.insert(name, (id, at.place()));
         projects.list.push(Project {
@@ -42,7 +44,7 @@ pub(super) fn resolve<'a>(
             place: at.place(),
         });
         let pods = at.find("pods").into_iter().flat_map(At::children).zip(pods);
-        resolve_pods((id, name), pods, nodes, &mut projects.pods, context);
+        resolve_pods((id, name), pods, nodes, &mut projects, context);
     }
     taken_twice(&projects.pods, &projects.list, nodes, context);
     interface_reserved(&projects.pods, nodes, context);
@@ -56,14 +58,14 @@ fn resolve_pods<'a>(
     (project, project_name): (ProjectId, &Name),
     items: impl Iterator<Item = (At<'a>, &'a spec::Pod)>,
     nodes: &Nodes<'_>,
-    pods: &mut Vec<Pod>,
+    projects: &mut Projects<'a>,
     context: &mut Context,
 ) {
-    let mut sorted: Vec<(At<'_>, &spec::Pod)> = items.collect();
+    let mut sorted: Vec<(At<'a>, &'a spec::Pod)> = items.collect();
     sorted.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
     let mut previous: Option<(At<'_>, &Name)> = None;
     for (at, wire) in sorted {
-        let spec::Pod { name, node, netns, interface, address, mac, labels } = wire;
+        let spec::Pod { name, node, netns, interface, address, mac, labels, ports: _ } = wire;
         if let Some((first, _)) = previous.filter(|(_, previous)| *previous == name) {
             context.push(defined_twice("pod", name.as_str(), at, first));
             continue;
@@ -91,7 +93,7 @@ fn resolve_pods<'a>(
         let fixed_address = fixed_address.map(|value| Fixed { value, place: address_place });
         let fixed_mac = mac.map(|value| Fixed { value, place: at.key("mac").place() });
         let attachment_key = if interface.is_some() { "interface" } else { "netns" };
-        pods.push(Pod {
+        let pod = Pod {
             project,
             name: name.clone(),
             node: node_id,
@@ -111,7 +113,9 @@ fn resolve_pods<'a>(
             fixed_mac,
             labels: labels.clone(),
             place: at.place(),
-        });
+        };
+        projects.pods.push(pod);
+        projects.wire_pods.push((at, wire));
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, MapAccess, SeqAccess, Visitor, value};
 
-use super::{Labels, Selector};
+use super::{Labels, PodPort, Selector, Service};
 use crate::value::{Address, InterfaceName, Mac, Name, NetnsName, Vnid};
 
 /// A tenant.
@@ -27,6 +27,9 @@ pub struct Project {
     /// Its pods.
     #[serde(default)]
     pub pods: Vec<Pod>,
+    /// Its services: stable addresses in front of pods.
+    #[serde(default)]
+    pub services: Vec<Service>,
 }
 
 /// A workload with one interface on the pod network: a container, a virtual machine, a
@@ -50,6 +53,9 @@ pub struct Pod {
     /// For selectors.
     #[serde(default)]
     pub labels: Labels,
+    /// Ports that services may call by name.
+    #[serde(default)]
+    pub ports: Vec<PodPort>,
 }
 
 /// Projects that take the VNID of another.

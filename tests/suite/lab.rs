@@ -152,6 +152,7 @@ examples! {
     gitops_runs = "gitops",
     multicast_runs = "multicast",
     quickstart_runs = "quickstart",
+    services_run = "services",
 }
 
 #[test]

@@ -97,11 +97,30 @@ fn a_bridge_that_was_loaded_by_hand_has_no_difference() {
                 ["ovs-ofctl", "-O", "OpenFlow14"].iter().chain(words).copied().collect();
             host.output(None, &words).unwrap()
         };
+        let groups = path.with_file_name("groups.ofctl");
+        let groups = groups.exists().then(|| groups.to_str().unwrap().to_owned());
+        if let Some(file) = &groups {
+            // Twice: a file that was loaded already changes nothing.
+            for _ in 0..2 {
+                live.on("node-1", &format!("ovs-ofctl -O OpenFlow15 add-groups br0 {file}"));
+            }
+        }
         let output = ofctl(&["--bundle", "replace-flows", "br0", file]);
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
         let output = ofctl(&["diff-flows", "br0", file]);
         let difference = String::from_utf8_lossy(&output.stdout);
         assert_eq!((output.status.code(), difference.as_ref()), (Some(0), ""), "{file}");
+        if let Some(file) = &groups {
+            let text = fs::read_to_string(file).unwrap();
+            let wanted = text.lines().filter_map(|line| line.strip_prefix("add_or_mod "));
+            let mut wanted: Vec<&str> = wanted.map(|g| g.split(" # ").next().unwrap()).collect();
+            let live = live.on("node-1", "ovs-ofctl -O OpenFlow15 dump-groups br0");
+            let mut live: Vec<&str> = live.lines().skip(1).map(str::trim).collect();
+            wanted.sort_unstable();
+            live.sort_unstable();
+            assert_eq!(live, wanted, "{file}");
+        }
+        live.on("node-1", "ovs-ofctl -O OpenFlow15 del-groups br0");
     }
 }
 

@@ -51,7 +51,8 @@ impl<'m> Fabric<'m> {
     /// Sends a frame from a node's bridge through the network. Sorted.
     fn spread(&self, node: NodeId, frame: &Frame) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
-        for end in walk(&self.plans[&node].flows, frame).ends {
+        let walk = walk(&self.plans[&node].flows, frame);
+        for end in walk.ends {
             match end {
                 End::Port(OfPort::TUN) => arrivals.push(Arrival::Host(node)),
                 End::Port(port) => arrivals.push(Arrival::Tenant(node, port)),
@@ -60,7 +61,8 @@ impl<'m> Fabric<'m> {
                     let (other, _) = nodes.find(|(_, node)| node.address == to).unwrap();
                     let from = self.model.intent()[node].address;
                     let tunnel = Some((from, vni));
-                    let frame = Frame { in_port: OfPort::VXLAN, tunnel, ..frame.clone() };
+                    let frame =
+                        Frame { in_port: OfPort::VXLAN, tunnel, body: walk.body, ..frame.clone() };
                     let there = self.spread(other, &frame);
                     // A copy to a node that drops it is one too many.
                     arrivals.extend(there.is_empty().then_some(Arrival::Nowhere));
@@ -79,7 +81,7 @@ impl<'m> Fabric<'m> {
 
 fn from_tenant(model: &Model, tenant: Tenant, body: Body) -> Frame {
     let endpoint = model.endpoint(tenant);
-    Frame { in_port: endpoint.port, tunnel: None, source: endpoint.mac, body }
+    Frame { in_port: endpoint.port, tunnel: None, source: endpoint.mac, body, choice: 0 }
 }
 
 fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protocol, u16)) -> Body {
@@ -157,7 +159,7 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
         for group in GROUPS {
             let (src, transport) = (model.gateway(node), Some((Protocol::Udp, 5000)));
             let body = Body::Ip { src, dst: group, transport, later_fragment: false };
-            let frame = Frame { in_port: OfPort::TUN, tunnel: None, source, body };
+            let frame = Frame { in_port: OfPort::TUN, tunnel: None, source, body, choice: 0 };
             prop_assert_eq!(fabric.send(node, &frame), Arrival::Nowhere, "a node to {}", group);
         }
     }
@@ -225,10 +227,47 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
             let agreed = pods.filter(agree).filter(|_| matches!(from, Tenant::Pod(_)));
             prop_assert_eq!(arrivals.len(), agreed.count(), "{:?} to {}", from, group);
         }
+        check_services(&fabric, from)?;
         for (other, _) in model.intent().nodes() {
             let body = ip(&model, from, model.gateway(other), (Protocol::Tcp, 22));
             let arrival = fabric.send(node, &from_tenant(&model, from, body));
             prop_assert_eq!(arrival, Arrival::Host(other), "{:?} to a gateway", from);
+        }
+    }
+    Ok(())
+}
+
+/// Every choice of a service's group leads to one of its pods, and all of them to every pod.
+fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError> {
+    let model = fabric.model;
+    let node = model.node(from);
+    for (id, address) in model.services() {
+        for (protocol, number) in
+            [(Protocol::Tcp, 80), (Protocol::Udp, 80), (Protocol::Sctp, 9), (Protocol::Tcp, 81)]
+        {
+            let port = Port::new(number.into()).unwrap();
+            let packet = Packet { from: From::Tenant(from), to: To::Service(id), protocol, port };
+            let reach = reach(model, &packet);
+            let ports = &model.intent()[id].ports;
+            let found = ports.iter().find(|p| p.protocol == protocol && p.port == port);
+            let pods = found.map(|port| port.backends.as_slice()).unwrap_or_default();
+            let body = ip(model, from, address, (protocol, number));
+            let frame = from_tenant(model, from, body);
+            let arrivals = |choice| fabric.send(node, &Frame { choice, ..frame.clone() });
+            if !reach.allowed() {
+                let expected = if reach.refused { Arrival::Host(node) } else { Arrival::Nowhere };
+                prop_assert_eq!(arrivals(0), expected, "{:?} to {}", from, address);
+                continue;
+            }
+            let mut seen: Vec<Arrival> = (0..pods.len()).map(arrivals).collect();
+            for (pod, _) in pods {
+                let tenant = Tenant::Pod(*pod);
+                let there = Arrival::Tenant(model.node(tenant), model.endpoint(tenant).port);
+                let place = seen.iter().position(|seen| *seen == there);
+                prop_assert!(place.is_some(), "{:?} to {}: {:?}", from, address, there);
+                seen.remove(place.unwrap());
+            }
+            prop_assert_eq!(seen, Vec::new());
         }
     }
     Ok(())

@@ -32,6 +32,8 @@ pub(crate) struct Project {
     pub(crate) multicast: bool,
     /// How many egress IPs it has; only taken where it may have any.
     pub(crate) egress_ips: usize,
+    /// Whether it has services, and whether its pods are behind them.
+    pub(crate) services: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +84,18 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
     ];
     let policy = option::of(vec(rule, 1..7));
     let multicast = prop::bool::weighted(0.7);
-    let project = (network, vec(0..4_usize, 0..4), policy, any::<bool>(), multicast, 0..3_usize)
-        .prop_map(|(network, pods, policy, router, multicast, egress_ips)| Project {
-            network,
-            pods,
-            policy,
-            router,
-            multicast,
-            egress_ips,
-        });
+    let services = option::of(any::<bool>());
+    let project =
+        (network, vec(0..4_usize, 0..4), policy, any::<bool>(), multicast, 0..3_usize, services)
+            .prop_map(|(network, pods, policy, router, multicast, egress_ips, services)| Project {
+                network,
+                pods,
+                policy,
+                router,
+                multicast,
+                egress_ips,
+                services,
+            });
     (prop::bool::weighted(0.1), 1..4_usize, vec(project, 1..6))
         .prop_map(|(subnet_mode, nodes, projects)| World { subnet_mode, nodes, projects })
 }
@@ -143,12 +148,26 @@ impl World {
                 .pods
                 .iter()
                 .enumerate()
-                .map(|(pod, node)| format!("{{name: pod-{pod}, node: node-{}}}", node % self.nodes))
+                .map(|(pod, node)| {
+                    format!(
+                        "{{name: pod-{pod}, node: node-{}, labels: {{app: web}}}}",
+                        node % self.nodes
+                    )
+                })
                 .collect();
+            let services = project.services.map_or_else(String::new, |behind| {
+                let app = if behind { "web" } else { "none" };
+                format!(
+                    ", services: [{{name: all, selector: {{app: {app}}}, ports: [{{name: a, port: \
+                     80, targetPort: 8080}}, {{name: b, protocol: UDP, port: 80}}, {{name: c, \
+                     protocol: SCTP, port: 9}}]}}, {{name: none, selector: {{app: web}}, \
+                     clusterIP: None}}]"
+                )
+            });
+            let pods = pods.join(", ");
             projects.push(format!(
-                "{{name: project-{number}, multicast: {}, pods: [{}]}}",
-                project.multicast,
-                pods.join(", ")
+                "{{name: project-{number}, multicast: {}, pods: [{pods}]{services}}}",
+                project.multicast
             ));
             let network = self.network(number);
             match network {

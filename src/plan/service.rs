@@ -1,0 +1,305 @@
+//! Tables 60 to 65: services, translated where the client is.
+//!
+//! The pods of a node reach services through flows that name their network, so a node has those
+//! of the networks of its pods alone. Global pods and the node's own processes reach all
+//! services: those flows and the groups are the same on every node, and are made once.
+
+use std::collections::BTreeSet;
+
+use super::{Builder, arp, host, ip, ip_to};
+use crate::diagnostic::Diagnostic;
+use crate::flow::{
+    Action, ArpMatch, Bucket, CtState, Flow, Group, IpMatch, L4, MaskedPort, Match, Section,
+};
+use crate::intent::{PodId, ProjectId, ServiceId, ServicePort};
+use crate::model::{Model, Tenant, free_number};
+use crate::pipeline::{OfPort, Register, Table};
+use crate::spec::{Protocol, SessionAffinity};
+use crate::subject::hash;
+use crate::value::Mac;
+
+/// What many nodes have alike.
+#[derive(Debug)]
+pub(super) struct Shared<'m> {
+    /// Table 60 for whoever reaches every project.
+    all: Section<'m>,
+    /// Of each project: table 60 for its own network, and what replies come back through.
+    projects: Vec<[Section<'m>; 2]>,
+    groups: Vec<Group<'m>>,
+}
+
+impl<'m> Shared<'m> {
+    pub(super) fn new(
+        model: &'m Model,
+        section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
+    ) -> Result<Self, Diagnostic> {
+        let mut all = Vec::new();
+        let projects = model.intent().projects().len();
+        let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
+        let mut replies: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
+        let mut groups = Vec::new();
+        for (id, _) in model.services() {
+            let service = &model.intent()[id];
+            let project = service.project.index();
+            let network = network(model, service.project);
+            for (port, subject, group) in model.service_ports(id) {
+                if port.backends.is_empty() {
+                    continue;
+                }
+                // A service that everybody reaches has one flow for all.
+                let from = network.map(|_| 0).filter(|_| model.isolates());
+                all.push(to_port(model, id, (port, group), from, subject));
+                if network.is_some() {
+                    own[project].push(to_port(model, id, (port, group), network, subject));
+                }
+                groups.push(Group {
+                    id: group,
+                    by_source: service.affinity == SessionAffinity::ClientIp,
+                    buckets: buckets(model, port),
+                    subject,
+                });
+            }
+            let flow = refused(model, id, network);
+            if network.is_some() {
+                own[project].push(flow)
+            } else {
+                all.push(flow)
+            }
+            let pods: BTreeSet<PodId> =
+                service.ports.iter().flat_map(|p| &p.backends).map(|(pod, _)| *pod).collect();
+            for pod in pods {
+                let flow = reply(model, id, pod);
+                if !replies[project].iter().any(|other| other.matches == flow.matches) {
+                    replies[project].push(flow);
+                }
+            }
+        }
+        groups.sort_by_key(|group| group.id);
+        let mut projects = Vec::with_capacity(own.len());
+        for (own, replies) in own.into_iter().zip(replies) {
+            projects.push([section(own)?, section(replies)?]);
+        }
+        Ok(Self { all: section(all)?, projects, groups })
+    }
+
+    pub(super) fn groups(&self) -> &[Group<'m>] {
+        &self.groups
+    }
+}
+
+/// The VNID that a project's services are for, beside the global one; `None` for all.
+fn network(model: &Model, project: ProjectId) -> Option<u32> {
+    Some(model.vnid(project).get()).filter(|vnid| *vnid != 0 && model.isolates())
+}
+
+pub(super) fn lower(builder: &mut Builder<'_>) {
+    if !builder.model.has_services() {
+        builder.default(Table::Service, vec![]);
+        return;
+    }
+    builder.flows.set_groups(builder.common.services().groups());
+    to_services(builder);
+    to_pods(builder);
+    loops(builder);
+    replies(builder);
+}
+
+/// The node's processes ask for services on `tun0`, and any answer will do.
+pub(super) fn arp_from_host(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    if !model.has_services() {
+        return;
+    }
+    let network = model.intent().cluster().service_network;
+    let gateway = Some(host(model.gateway(builder.node)));
+    let matches = arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, sha: None });
+    let actions = vec![Action::AnswerArp(Mac::of_ipv4(network.network()))];
+    builder.flow(model.node_subject(builder.node), Table::FromHost, 310, matches, actions);
+}
+
+/// Table 60.
+fn to_services(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let cluster = model.cluster_subject();
+    let table = Table::Service;
+    let state = |ct| Match { ct: Some(ct), ..ip(IpMatch::default()) };
+    let track = vec![Action::KeepDestination, Action::Track(table)];
+    builder.flow(cluster, table, 300, state(CtState::Untracked), track);
+    let onwards = || vec![Action::Goto(Table::ServicePod)];
+    builder.flow(cluster, table, 290, state(CtState::Known), onwards());
+    builder.flow(cluster, table, 280, state(CtState::Related), onwards());
+    let shared = builder.common.services();
+    builder.flows.push_shared(shared.all.all());
+    let networks: BTreeSet<u32> =
+        model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
+    for (id, _) in model.intent().projects() {
+        if networks.contains(&model.vnid(id).get()) {
+            builder.flows.push_shared(shared.projects[id.index()][0].all());
+        }
+    }
+    for (service, pod) in local_backends(builder) {
+        // A pod's answer to itself: sent to the service, at a port that the service doesn't have.
+        let address = model.endpoint(Tenant::Pod(pod)).address;
+        let to = model.service_address(service).map(host);
+        let matches = ip(IpMatch { src: Some(host(address)), dst: to, ..IpMatch::default() });
+        let back = vec![Action::DestinationTo(address), Action::Track(Table::ServiceLoop)];
+        builder.flow(model.service_subject(service), table, 60, matches, back);
+    }
+    // Whoever reaches everything may know what isn't there.
+    let from = model.isolates().then_some(0);
+    let matches = Match { source: from, ..ip(IpMatch::default()) };
+    builder.flow(cluster, table, 10, matches, vec![Action::Goto(Table::ServiceRefusal)]);
+    builder.default(table, vec![]);
+    let refuse = vec![
+        Action::EthernetTo(Mac::of_ipv4(model.gateway(builder.node))),
+        Action::ForgetInPort,
+        Action::Output(OfPort::TUN),
+    ];
+    builder.default(Table::ServiceRefusal, refuse);
+}
+
+/// The services with an address that pods of this node are behind.
+fn local_backends(builder: &Builder<'_>) -> BTreeSet<(ServiceId, PodId)> {
+    let model = builder.model;
+    let intent = model.intent();
+    let local: BTreeSet<ProjectId> =
+        model.tenants(builder.node).map(|tenant| model.project(tenant)).collect();
+    let services = model.services().filter(|(id, _)| local.contains(&intent[*id].project));
+    let backends = services.flat_map(|(id, _)| {
+        let backends = intent[id].ports.iter().flat_map(|port| &port.backends);
+        backends.map(move |(pod, _)| (id, *pod))
+    });
+    backends.filter(|(_, pod)| intent[*pod].node == builder.node).collect()
+}
+
+/// A new connection to a port chooses a pod.
+fn to_port<'m>(
+    model: &'m Model,
+    service: ServiceId,
+    (port, group): (&ServicePort, u32),
+    from: Option<u32>,
+    subject: &'m crate::subject::Subject,
+) -> Flow<'m> {
+    let number = Some(MaskedPort::exact(port.port.get()));
+    let l4 = match port.protocol {
+        Protocol::Tcp => L4::Tcp(number),
+        Protocol::Udp => L4::Udp(number),
+        Protocol::Sctp => L4::Sctp(number),
+    };
+    let dst = model.service_address(service).map(host);
+    let matches = ip(IpMatch { dst, l4, ..IpMatch::default() });
+    Flow {
+        table: Table::Service,
+        priority: 100,
+        matches: Match { ct: Some(CtState::New), source: from, ..matches },
+        actions: vec![Action::Group(group)],
+        subject,
+    }
+}
+
+/// What is left for a service is refused to those who may reach it.
+fn refused(model: &Model, service: ServiceId, from: Option<u32>) -> Flow<'_> {
+    let dst = model.service_address(service).map(host);
+    Flow {
+        table: Table::Service,
+        priority: 50,
+        matches: Match { source: from, ..ip(IpMatch { dst, ..IpMatch::default() }) },
+        actions: vec![Action::Goto(Table::ServiceRefusal)],
+        subject: model.service_subject(service),
+    }
+}
+
+fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
+    let mut taken = BTreeSet::new();
+    let bucket = |(pod, to): &(PodId, crate::value::Port)| {
+        // Numbers are the pods' own: who comes or goes moves no other's clients.
+        let id = free_number(hash(&model.intent().pod_name(*pod)), &taken);
+        taken.insert(id);
+        Bucket {
+            id,
+            to: model.endpoint(Tenant::Pod(*pod)).address,
+            // Not every conntrack of Open vSwitch knows the ports of SCTP.
+            port: (port.protocol != Protocol::Sctp).then_some(to.get()),
+        }
+    };
+    let mut buckets: Vec<Bucket> = port.backends.iter().map(bucket).collect();
+    buckets.sort();
+    buckets
+}
+
+/// What comes from a pod of a service may be a reply by it. Fragments and errors too, so it is
+/// all that comes from that pod.
+fn reply(model: &Model, service: ServiceId, pod: PodId) -> Flow<'_> {
+    let src = Some(host(model.endpoint(Tenant::Pod(pod)).address));
+    Flow {
+        table: Table::ServiceReply,
+        priority: 100,
+        matches: ip(IpMatch { src, ..IpMatch::default() }),
+        actions: vec![Action::Track(Table::LocalPod)],
+        subject: model.service_subject(service),
+    }
+}
+
+/// Table 61: on as for direct traffic, but for a pod that got itself.
+fn to_pods(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let own = model.node_subject(builder.node);
+    for tenant in model.tenants(builder.node).filter(|tenant| model.backs_service(*tenant)) {
+        let endpoint = model.endpoint(tenant);
+        let address = Some(host(endpoint.address));
+        let matches = ip(IpMatch { src: address, dst: address, ..IpMatch::default() });
+        // No kernel takes a packet from itself by a wire: it comes from the service.
+        let mut actions = vec![Action::KeptToSource];
+        actions.extend(back_to(endpoint));
+        builder.flow(model.tenant_subject(tenant), Table::ServicePod, 200, matches, actions);
+    }
+    let subnet = ip_to(model.subnet(builder.node));
+    builder.flow(own, Table::ServicePod, 100, subnet, vec![Action::Goto(Table::LocalPod)]);
+    builder.default(Table::ServicePod, vec![Action::Goto(Table::RemotePod)]);
+}
+
+/// Out of the port where it came from.
+fn back_to(endpoint: crate::allocate::Endpoint) -> [Action; 4] {
+    [
+        Action::EthernetTo(endpoint.mac),
+        Action::Load(Register::Port, endpoint.port.get().into()),
+        Action::ForgetInPort,
+        Action::OutputRegister,
+    ]
+}
+
+/// Table 62: a pod's answers to itself.
+fn loops(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let table = Table::ServiceLoop;
+    for tenant in model.tenants(builder.node).filter(|tenant| model.backs_service(*tenant)) {
+        let endpoint = model.endpoint(tenant);
+        let matches = Match { ct: Some(CtState::Reply), ..ip_to(host(endpoint.address)) };
+        let subject = model.tenant_subject(tenant);
+        builder.flow(subject, table, 100, matches, back_to(endpoint).to_vec());
+    }
+    let refuse = vec![Action::KeptToDestination, Action::Goto(Table::ServiceRefusal)];
+    builder.flow(model.cluster_subject(), table, 50, ip(IpMatch::default()), refuse);
+    builder.default(table, vec![]);
+}
+
+/// Table 65.
+fn replies(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    let own = model.node_subject(builder.node);
+    let table = Table::ServiceReply;
+    let shared = builder.common.services();
+    let networks: BTreeSet<u32> =
+        model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
+    for (id, _) in model.intent().projects() {
+        let vnid = model.vnid(id).get();
+        let all = !model.isolates() || vnid == 0 || networks.contains(&0);
+        if !networks.is_empty() && (all || networks.contains(&vnid)) {
+            builder.flows.push_shared(shared.projects[id.index()][1].all());
+        }
+    }
+    // The node's own processes reach every service: all that comes to them may be a reply.
+    let gateway = ip_to(host(model.gateway(builder.node)));
+    builder.flow(own, table, 50, gateway, vec![Action::Track(Table::LocalPod)]);
+    builder.default(table, vec![Action::Goto(Table::LocalPod)]);
+}

@@ -1,0 +1,312 @@
+//! The section `projects[].services`: selectors become pods, target ports become numbers.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{Context, Projects, unique};
+use crate::diagnostic::{Code, Diagnostic, listed, nearest};
+use crate::document::At;
+use crate::intent::{Cluster, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort};
+use crate::spec::{self, Protocol, TargetPort};
+use crate::value::{ClusterIp, Name, Port};
+
+pub(super) fn resolve(
+    projects: &Projects<'_>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> Vec<Service> {
+    let mut resolver = Resolver { projects, cluster, named: BTreeMap::new() };
+    resolver.pod_ports(context);
+    let mut services = Vec::new();
+    let mut pods = 0;
+    for (index, (at, project)) in projects.wire.iter().enumerate() {
+        let id = ProjectId::new(index);
+        // The pods of a project stand together, in the order of the projects.
+        let first = pods;
+        pods += projects.pods[first..].iter().take_while(|pod| pod.project == id).count();
+        let own: Vec<PodId> = (first..pods).map(PodId::new).collect();
+        let items = at.find("services").into_iter().flat_map(At::children).zip(&project.services);
+        for (at, wire) in unique("service", items, |service| &service.name, context) {
+            services.push(resolver.service(id, &own, (at, wire), context));
+        }
+    }
+    address_twice(&services, projects, context);
+    services
+}
+
+struct Resolver<'a> {
+    projects: &'a Projects<'a>,
+    cluster: &'a Cluster,
+    /// The named ports of each pod.
+    named: BTreeMap<(PodId, Protocol, &'a Name), Port>,
+}
+
+impl Resolver<'_> {
+    /// RF128: a pod has one port of a name and protocol.
+    fn pod_ports(&mut self, context: &mut Context) {
+        for (index, (at, pod)) in self.projects.wire_pods.iter().enumerate() {
+            let items = at.find("ports").into_iter().flat_map(At::children).zip(&pod.ports);
+            let mut first: BTreeMap<(Protocol, &Name), At<'_>> = BTreeMap::new();
+            for (at, wire) in items {
+                let spec::PodPort { name, port, protocol } = wire;
+                let protocol = Protocol::from(*protocol);
+                if let Some(first) = first.get(&(protocol, name)) {
+                    let message = format!(
+                        "the pod `{}` has two {protocol} ports with the name `{name}`",
+                        pod.name
+                    );
+                    context.push(
+                        Diagnostic::new(Code::PodPortTwice, message)
+                            .at(at.key("name").place())
+                            .related(first.key("name").place(), "the other")
+                            .help("remove one of the two, or rename it"),
+                    );
+                    continue;
+                }
+                first.insert((protocol, name), at);
+                self.named.insert((PodId::new(index), protocol, name), *port);
+            }
+        }
+    }
+
+    fn service(
+        &self,
+        project: ProjectId,
+        own: &[PodId],
+        (at, wire): (At<'_>, &spec::Service),
+        context: &mut Context,
+    ) -> Service {
+        let spec::Service { name, selector, ports, cluster_ip, session_affinity } = wire;
+        let selector_at = at.key("selector");
+        let good = context.check_selector(selector, selector_at);
+        let empty = selector.labels.is_empty() && selector.expressions.is_empty();
+        if empty {
+            // In Kubernetes it would mean no pods, everywhere else in ringfence it means all.
+            context.push(
+                Diagnostic::new(
+                    Code::MissingKey,
+                    format!("the selector of the service `{name}` is empty"),
+                )
+                .at(selector_at.place())
+                .help("name a label that its pods have, such as `{app: web}`"),
+            );
+        }
+        let selected: Vec<PodId> = own
+            .iter()
+            .copied()
+            .filter(|pod| selector.matches(&self.projects.pods[pod.index()].labels))
+            .collect();
+        if good && !empty && selected.is_empty() {
+            context.selector_matches_nothing("pod", selector_at.place());
+        }
+        let address = self.address(cluster_ip.as_ref(), at.key("clusterIP").place(), context);
+        if ports.is_empty() && address != ServiceAddress::Headless {
+            context.push(
+                Diagnostic::new(Code::MissingKey, format!("the service `{name}` has no `ports`"))
+                    .at(at.place())
+                    .help("list at least one port, or set `clusterIP: None`"),
+            );
+        }
+        let items: Vec<(At<'_>, &spec::ServicePort)> =
+            at.find("ports").into_iter().flat_map(At::children).zip(ports).collect();
+        port_names(name, &items, context);
+        let mut by_number: BTreeMap<(Protocol, Port), (At<'_>, ServicePort)> = BTreeMap::new();
+        for (at, wire) in items {
+            let spec::ServicePort { name: _, protocol, port, target_port } = wire;
+            let (protocol, port) = (Protocol::from(*protocol), *port);
+            if let Some((first, _)) = by_number.get(&(protocol, port)) {
+                let message = format!("the service `{name}` has the port {port}/{protocol} twice");
+                context.push(
+                    Diagnostic::new(Code::ServicePortTwice, message)
+                        .at(at.key("port").place())
+                        .related(first.key("port").place(), "the other")
+                        .help(
+                            "remove one of the two; for several pods let the selector match them",
+                        ),
+                );
+                continue;
+            }
+            let backends = match target_port {
+                None => selected.iter().map(|pod| (*pod, port)).collect(),
+                Some(TargetPort::Number(to)) => selected.iter().map(|pod| (*pod, *to)).collect(),
+                Some(TargetPort::Named(to)) => {
+                    self.named_backends(&selected, protocol, to, at, context)
+                }
+            };
+            sctp_port(protocol, port, &backends, at, context);
+            let port = ServicePort { protocol, port, backends, place: at.place() };
+            by_number.insert((protocol, port.port), (at, port));
+        }
+        Service {
+            project,
+            name: name.clone(),
+            address,
+            affinity: *session_affinity,
+            ports: by_number.into_values().map(|(_, port)| port).collect(),
+            place: at.place(),
+        }
+    }
+
+    /// RF122 and RF123: the selected pods have a port of that name.
+    fn named_backends(
+        &self,
+        selected: &[PodId],
+        protocol: Protocol,
+        to: &Name,
+        at: At<'_>,
+        context: &mut Context,
+    ) -> Vec<(PodId, Port)> {
+        let port = |pod: &PodId| self.named.get(&(*pod, protocol, to)).map(|port| (*pod, *port));
+        let backends: Vec<(PodId, Port)> = selected.iter().filter_map(port).collect();
+        let pod_name = |pod: &PodId| &self.projects.pods[pod.index()].name;
+        let lacking: Vec<&Name> =
+            selected.iter().filter(|pod| port(pod).is_none()).map(pod_name).collect();
+        let place = at.key("targetPort").place();
+        if backends.is_empty() && !selected.is_empty() {
+            let known = self
+                .named
+                .keys()
+                .filter(|(pod, other, _)| *other == protocol && selected.contains(pod));
+            let meant = nearest(to.as_str(), known.map(|(_, _, name)| name.as_str()));
+            let message = format!("no selected pod has a {protocol} port with the name `{to}`");
+            context.push(Diagnostic::new(Code::ServiceTargetPort, message).at(place).help(
+                match meant {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => format!(
+                        "give the pods `ports: [{{name: {to}, port: …}}]`, or write the number"
+                    ),
+                },
+            ));
+        } else if !lacking.is_empty() {
+            let (verb, them) = if lacking.len() == 1 { ("has", "it") } else { ("have", "they") };
+            let message = format!("{} {verb} no {protocol} port `{to}`", listed(&lacking));
+            context.push(
+                Diagnostic::new(Code::ServiceTargetPartial, message)
+                    .at(place)
+                    .help(format!("{them} will get no connections; add the port or another label")),
+            );
+        }
+        backends
+    }
+
+    /// RF124 and RF125: a fixed address is one of the service network that a host could have.
+    fn address(
+        &self,
+        wire: Option<&ClusterIp>,
+        place: crate::source::Place,
+        context: &mut Context,
+    ) -> ServiceAddress {
+        let address = match wire {
+            None => return ServiceAddress::Allocated,
+            Some(ClusterIp::None) => return ServiceAddress::Headless,
+            Some(ClusterIp::Address(address)) => address,
+        };
+        let Some(value) = context.take(crate::value::ipv4(address), place) else {
+            return ServiceAddress::Allocated;
+        };
+        let network = self.cluster.service_network;
+        if !network.contains(&value) {
+            let message = format!("{value} is outside of {network}, the service network");
+            context.push(
+                Diagnostic::new(Code::ServiceAddressOutside, message)
+                    .at(place)
+                    .help("leave `clusterIP` out, or choose an address of the service network"),
+            );
+        } else if let Some(what) = reserved(value, network) {
+            let message = format!("{value} is the {what} of {network}");
+            context.push(
+                Diagnostic::new(Code::ServiceAddressReserved, message)
+                    .at(place)
+                    .help("choose another address of the service network"),
+            );
+        }
+        ServiceAddress::Fixed(Fixed { value, place })
+    }
+}
+
+/// RF129: conntrack of Open vSwitch's userspace datapath doesn't know the ports of SCTP.
+fn sctp_port(
+    protocol: Protocol,
+    port: Port,
+    backends: &[(PodId, Port)],
+    at: At<'_>,
+    context: &mut Context,
+) {
+    let other = backends.iter().find(|(_, to)| protocol == Protocol::Sctp && *to != port);
+    if let Some((_, to)) = other {
+        let message = format!("the SCTP port {port} of a service can't lead to port {to}");
+        context.push(
+            Diagnostic::new(Code::ServiceSctpPort, message)
+                .at(at.key("targetPort").place())
+                .help("let the pods listen at the port of the service"),
+        );
+    }
+}
+
+fn reserved(address: Ipv4Addr, network: Ipv4Net) -> Option<&'static str> {
+    if address == network.network() {
+        Some("network address")
+    } else if address == network.broadcast() {
+        Some("broadcast address")
+    } else {
+        None
+    }
+}
+
+/// RF121: several ports are told apart by their names.
+fn port_names(service: &Name, items: &[(At<'_>, &spec::ServicePort)], context: &mut Context) {
+    let mut first: BTreeMap<&Name, At<'_>> = BTreeMap::new();
+    for (at, port) in items {
+        let Some(name) = &port.name else {
+            if items.len() > 1 {
+                let message =
+                    format!("the port {} of the service `{service}` has no name", port.port);
+                context.push(
+                    Diagnostic::new(Code::ServicePortName, message)
+                        .at(at.place())
+                        .help("name every port of a service that has several"),
+                );
+            }
+            continue;
+        };
+        if let Some(first) = first.get(name) {
+            let message = format!("the service `{service}` has two ports with the name `{name}`");
+            context.push(
+                Diagnostic::new(Code::ServicePortName, message)
+                    .at(at.key("name").place())
+                    .related(first.key("name").place(), "the other")
+                    .help("give each a name of its own"),
+            );
+        } else {
+            first.insert(name, *at);
+        }
+    }
+}
+
+/// RF126: no two services have the same address.
+fn address_twice(services: &[Service], projects: &Projects<'_>, context: &mut Context) {
+    let mut taken: BTreeMap<Ipv4Addr, (&Service, crate::source::Place)> = BTreeMap::new();
+    let name = |service: &Service| {
+        format!("`{}/{}`", projects.list[service.project.index()].name, service.name)
+    };
+    for service in services {
+        let ServiceAddress::Fixed(Fixed { value, place }) = service.address else { continue };
+        if let Some((first, first_place)) = taken.get(&value) {
+            let message = format!(
+                "the services {} and {} have the address {value}",
+                name(first),
+                name(service)
+            );
+            context.push(
+                Diagnostic::new(Code::ServiceAddressTwice, message)
+                    .at(place)
+                    .related(*first_place, "the other")
+                    .help("give each its own, or leave one out to be allocated"),
+            );
+        } else {
+            taken.insert(value, (service, place));
+        }
+    }
+}
