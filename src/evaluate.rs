@@ -189,7 +189,7 @@ fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
     ct.is_none_or(|state| match state {
         CtState::Untracked => !registers.tracked,
         CtState::New => registers.tracked,
-        CtState::Known | CtState::Related | CtState::Reply => false,
+        CtState::Reply => false,
     }) && source.is_none_or(|value| value == register(Register::Source))
         && destination.is_none_or(|value| value == register(Register::Destination))
         && tunnel_source.is_none_or(|address| frame.tunnel.is_some_and(|(from, _)| from == address))
