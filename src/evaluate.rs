@@ -201,7 +201,7 @@ fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
     ct.is_none_or(|state| match state {
         CtState::Untracked => !registers.tracked,
         CtState::New => registers.tracked,
-        CtState::Known | CtState::Related | CtState::Reply => false,
+        CtState::Reply => false,
     }) && source.is_none_or(|value| value == register(Register::Source))
         && destination.is_none_or(|value| value == register(Register::Destination))
         && part.is_none_or(|value| value == register(Register::Part))

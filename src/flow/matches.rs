@@ -37,10 +37,6 @@ pub enum CtState {
     Untracked,
     /// It begins a connection.
     New,
-    /// It belongs to a connection that was committed.
-    Known,
-    /// It is an error about such a connection.
-    Related,
     /// It goes the other way than the connection began.
     Reply,
 }
@@ -152,8 +148,6 @@ impl Match {
             out.extend_from_slice(match state {
                 CtState::Untracked => b",ct_state=-trk",
                 CtState::New => b",ct_state=+new+trk",
-                CtState::Known => b",ct_state=-new+est+trk",
-                CtState::Related => b",ct_state=+rel+trk",
                 CtState::Reply => b",ct_state=+rpl+trk",
             });
         }

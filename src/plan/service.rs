@@ -61,9 +61,9 @@ impl<'m> Shared<'m> {
             }
             let flow = refused(model, id, network);
             if network.is_some() {
-                own[project].push(flow)
+                own[project].push(flow);
             } else {
-                all.push(flow)
+                all.push(flow);
             }
             let pods: BTreeSet<PodId> =
                 service.ports.iter().flat_map(|p| &p.backends).map(|(pod, _)| *pod).collect();
@@ -122,12 +122,14 @@ fn to_services(builder: &mut Builder<'_>) {
     let model = builder.model;
     let cluster = model.cluster_subject();
     let table = Table::Service;
-    let state = |ct| Match { ct: Some(ct), ..ip(IpMatch::default()) };
+    let untracked = Match { ct: Some(CtState::Untracked), ..ip(IpMatch::default()) };
     let track = vec![Action::KeepDestination, Action::Track(table)];
-    builder.flow(cluster, table, 300, state(CtState::Untracked), track);
-    let onwards = || vec![Action::Goto(Table::ServicePod)];
-    builder.flow(cluster, table, 290, state(CtState::Known), onwards());
-    builder.flow(cluster, table, 280, state(CtState::Related), onwards());
+    builder.flow(cluster, table, 300, untracked, track);
+    // Conntrack has translated what belongs to a connection, or repeats its first packet.
+    for network in &model.intent().cluster().pod_networks {
+        let onwards = vec![Action::Goto(Table::ServicePod)];
+        builder.flow(cluster, table, 200, ip_to(network.cidr), onwards);
+    }
     let shared = builder.common.services();
     builder.flows.push_shared(shared.all.all());
     let networks: BTreeSet<u32> =
@@ -147,7 +149,8 @@ fn to_services(builder: &mut Builder<'_>) {
     }
     // Whoever reaches everything may know what isn't there.
     let from = model.isolates().then_some(0);
-    let matches = Match { source: from, ..ip(IpMatch::default()) };
+    let new = Some(CtState::New);
+    let matches = Match { ct: new, source: from, ..ip(IpMatch::default()) };
     builder.flow(cluster, table, 10, matches, vec![Action::Goto(Table::ServiceRefusal)]);
     builder.default(table, vec![]);
     let refuse = vec![
@@ -197,13 +200,18 @@ fn to_port<'m>(
     }
 }
 
-/// What is left for a service is refused to those who may reach it.
+/// What else begins at a service is refused to those who may reach it. What is amiss is dropped: a
+/// refusal would end a connection for one stray packet.
 fn refused(model: &Model, service: ServiceId, from: Option<u32>) -> Flow<'_> {
     let dst = model.service_address(service).map(host);
     Flow {
         table: Table::Service,
         priority: 50,
-        matches: Match { source: from, ..ip(IpMatch { dst, ..IpMatch::default() }) },
+        matches: Match {
+            ct: Some(CtState::New),
+            source: from,
+            ..ip(IpMatch { dst, ..IpMatch::default() })
+        },
         actions: vec![Action::Goto(Table::ServiceRefusal)],
         subject: model.service_subject(service),
     }
@@ -279,7 +287,8 @@ fn loops(builder: &mut Builder<'_>) {
         builder.flow(subject, table, 100, matches, back_to(endpoint).to_vec());
     }
     let refuse = vec![Action::KeptToDestination, Action::Goto(Table::ServiceRefusal)];
-    builder.flow(model.cluster_subject(), table, 50, ip(IpMatch::default()), refuse);
+    let new = Match { ct: Some(CtState::New), ..ip(IpMatch::default()) };
+    builder.flow(model.cluster_subject(), table, 50, new, refuse);
     builder.default(table, vec![]);
 }
 
