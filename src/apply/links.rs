@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
+use super::state::Making;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
 use crate::plan::{Netns, Router, Wiring};
@@ -67,11 +68,27 @@ pub(super) struct LinkSteps {
     pub(super) absent: BTreeSet<String>,
 }
 
-pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
+/// Takes down what of the plan isn't there yet, before it is made.
+pub(super) fn announce(wiring: &Wiring, links: &Links, making: &mut Making) {
+    for netns in &wiring.netns {
+        if !links.netns.contains_key(netns.name.as_str()) {
+            making.netns.insert(netns.name.to_string());
+        }
+        if !links.node.links.contains_key(netns.host.as_str()) {
+            making.links.insert(netns.host.to_string());
+        }
+    }
+}
+
+pub(super) fn compare(
+    wiring: &Wiring,
+    links: &Links,
+    making: &Making,
+) -> Result<LinkSteps, Diagnostic> {
     let mut steps = LinkSteps::default();
     let mut batches = Batches::default();
     for netns in &wiring.netns {
-        attach(wiring, netns, links, &mut steps, &mut batches)?;
+        attach(wiring, netns, links, making, &mut steps, &mut batches)?;
     }
     batches.flush(&mut steps.make);
     let new = batches.new.iter().map(|netns| netns.host.to_string());
@@ -93,7 +110,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     for router in &wiring.routers {
         macvlan(router, links, &mut steps.routers)?;
     }
-    steps.remove = remove(Some(wiring), links);
+    steps.remove = remove(Some(wiring), links, making);
     Ok(steps)
 }
 
@@ -130,11 +147,21 @@ fn is_ours(link: &Link) -> bool {
     link.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS))
 }
 
+/// Whether a link without a mark was made by a run that ended before it could mark it.
+fn is_unfinished(name: &str, link: &Link, making: &Making) -> bool {
+    link.alias.is_none() && making.links.contains(name)
+}
+
+fn is_our_netns(network: &Network) -> bool {
+    network.links.get("lo").is_some_and(|lo| lo.alias.as_deref() == Some(NETNS_ALIAS))
+}
+
 /// One namespace with its veth.
 fn attach<'a>(
     wiring: &Wiring,
     netns: &'a Netns,
     links: &Links,
+    making: &Making,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
 ) -> Result<(), Diagnostic> {
@@ -147,9 +174,13 @@ fn attach<'a>(
         step.change(Action::Add, Kind::Netns, name.as_str(), format!("of {owner}"));
         batches.node.push(format!("netns add {name}"));
         lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
+    } else if making.netns.contains(name.as_str()) && !inside.is_some_and(is_our_netns) {
+        step.change(Action::Change, Kind::Netns, name.as_str(), format!("mark of {owner}"));
+        lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
     }
     if let Some(link) = outside
         && !is_ours(link)
+        && !is_unfinished(host.as_str(), link, making)
     {
         return Err(not_ours(host.as_str(), owner));
     }
@@ -400,22 +431,24 @@ fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagno
 }
 
 /// Removes links and namespaces of ours that no plan has: all of them without one.
-pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
+pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, making: &Making) -> Step {
     let mut step = Step::default();
     let planned = || wiring.into_iter().flat_map(|wiring| &wiring.netns);
     let hosts: BTreeSet<&str> = planned().map(|netns| netns.host.as_str()).collect();
     let names: BTreeSet<&str> = planned().map(|netns| netns.name.as_str()).collect();
     let mut lines = Vec::new();
     for (name, link) in links.node.links.iter().filter(|(name, _)| !hosts.contains(name.as_str())) {
-        let Some(owner) = link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) else {
-            continue;
+        let owner = match link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) {
+            Some(owner) => owner,
+            None if is_unfinished(name, link, making) => "a run that was interrupted",
+            None => continue,
         };
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
         lines.push(format!("link del {name}"));
     }
     for (name, network) in &links.netns {
-        let lo = network.links.get("lo").and_then(|lo| lo.alias.as_deref());
-        if !names.contains(name.as_str()) && lo == Some(NETNS_ALIAS) {
+        let ours = is_our_netns(network) || making.netns.contains(name);
+        if !names.contains(name.as_str()) && ours {
             step.change(Action::Remove, Kind::Netns, name, "no longer wanted");
             lines.push(format!("netns del {name}"));
         }

@@ -28,7 +28,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
             steps.push(remove_bridge(name, bridge));
         }
     }
-    steps.push(links::remove(None, &links));
+    steps.push(links::remove(None, &links, &store.read()?.making));
     steps.push(rulesets::remove(listing.as_deref()));
     if !check {
         for command in steps.iter().flat_map(|step| &step.commands) {

@@ -42,7 +42,7 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 16] = [
+const ELSEWHERE: [(Code, &str); 23] = [
     (Code::Internal, "a fault of ringfence"),
     (Code::OutputUnwritable, "output.rs"),
     (Code::NotRoot, "apply.rs"),
@@ -55,6 +55,13 @@ const ELSEWHERE: [(Code, &str); 16] = [
     (Code::CommandFailed, "apply.rs"),
     (Code::ReadBack, "apply.rs"),
     (Code::StateUnusable, "apply.rs"),
+    (Code::RolledBack, "generations.rs"),
+    (Code::RollbackFailed, "generations.rs"),
+    (Code::NoGeneration, "generations.rs"),
+    (Code::NotConfirmed, "confirm.rs"),
+    (Code::HealthCheck, "confirm.rs"),
+    (Code::NothingToConfirm, "confirm.rs"),
+    (Code::SymbolicLink, "faults.rs"),
     (Code::LabSetup, "lab.rs"),
     (Code::LabDiffers, "lab.rs"),
     (Code::LabNotRunning, "lab.rs"),

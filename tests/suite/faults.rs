@@ -58,7 +58,7 @@ impl System for Untouchable {
 /// directory as DIR: code, message and help.
 fn refusal(directory: &Path, system: &Untouchable) -> (Code, String, String) {
     let state = directory.join("state");
-    let options = Options { check: false, adopt: false, bridge: None, state: state.clone() };
+    let options = Options { state: state.clone(), ..Options::default() };
     let diagnostic = apply(directory, &options, system).unwrap_err();
     assert!(!state.exists(), "the state was touched");
     let text = |text: &str| text.replace(&directory.display().to_string(), "DIR");
@@ -253,9 +253,8 @@ fn no_path_of_a_manifest_leads_out_of_the_directory() {
 fn what_is_no_file_or_too_large_is_not_read() {
     let files = files();
     let path = files.path().join("notes.md");
-    let special: [(&str, &dyn Fn()); 4] = [
+    let special: [(&str, &dyn Fn()); 3] = [
         ("not a regular file", &|| fs::create_dir(&path).unwrap()),
-        ("not a regular file", &|| symlink("/dev/zero", &path).unwrap()),
         ("not a regular file", &|| drop(duct::cmd!("mkfifo", &path).run().unwrap())),
         ("too large to be a file of ringfence", &|| {
             fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
@@ -273,18 +272,46 @@ fn what_is_no_file_or_too_large_is_not_read() {
 }
 
 #[test]
-fn a_link_to_the_very_file_is_as_good_as_the_file() {
-    // As Kubernetes and Nix put files into place: the digest counts, not the way to the file.
-    let (files, elsewhere) = (files(), files());
-    for path in manifest(files.path()).files.keys() {
-        fs::remove_file(files.path().join(path)).unwrap();
-        symlink(elsewhere.path().join(path), files.path().join(path)).unwrap();
+fn symbolic_links_are_not_followed() {
+    // RF217: wherever they lead, even to the very file, and for every part of the path.
+    let help = "copy the files themselves, for example with `rsync --copy-links`".to_owned();
+    let (good, elsewhere) = (files(), files());
+    let paths: Vec<String> = manifest(good.path()).files.into_keys().collect();
+    for path in paths.iter().map(String::as_str).chain(["manifest.json", "routers"]) {
+        let files = files();
+        let full = files.path().join(path);
+        if full.is_dir() {
+            fs::remove_dir_all(&full).unwrap();
+        } else {
+            fs::remove_file(&full).unwrap();
+        }
+        symlink(elsewhere.path().join(path), &full).unwrap();
+        let message = format!("`DIR/{path}` is a symbolic link");
+        let expected = (Code::SymbolicLink, message, help.clone());
+        assert_eq!(refusal(files.path(), &USER), expected);
     }
-    assert_eq!(refusal(files.path(), &USER).0, Code::NotRoot);
-    fs::write(elsewhere.path().join("ruleset.nft"), "flush ruleset").unwrap();
-    let (code, message, _) = refusal(files.path(), &USER);
-    let expected = "`ruleset.nft` is not the file that the manifest names";
-    assert_eq!((code, message.as_str()), (Code::Tampered, expected));
+    // The directory itself is named by whoever calls.
+    let named = tempfile::tempdir().unwrap();
+    let link = named.path().join("current");
+    symlink(good.path(), &link).unwrap();
+    assert_eq!(refusal(&link, &USER).0, Code::NotRoot);
+}
+
+#[test]
+fn what_is_compiled_is_not_written_through_symbolic_links() {
+    let (out, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    symlink(elsewhere.path(), out.path().join("node-1")).unwrap();
+    let network = root().join("examples/flat");
+    let words = ["compile", network.to_str().unwrap(), "-o", out.path().to_str().unwrap()];
+    let run = crate::support::ringfence(root(), &words);
+    let message = format!(
+        "error[RF217]: `{}/node-1` is a symbolic link\n |\n = help: name the directory that it leads \
+         to with --out\n",
+        out.path().display()
+    );
+    assert_eq!(run.status, 1);
+    assert!(run.stderr.starts_with(&message), "{}", run.stderr);
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
 }
 
 /// What has become of `manifest.json`, and what is said of it.

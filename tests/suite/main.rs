@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 mod apply;
+mod confirm;
 mod diagnostics;
 mod faults;
+mod generations;
 mod golden;
 mod lab;
 mod ovs;
