@@ -8,6 +8,7 @@ mod diagnostics;
 mod faults;
 mod generations;
 mod golden;
+mod interruptions;
 mod lab;
 mod ovs;
 mod properties;
