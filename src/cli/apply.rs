@@ -33,14 +33,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "BRIDGE", value_parser = bridge)]
     bridge: Option<InterfaceName>,
     /// Take the change back unless `ringfence confirm`, or Enter on a terminal, says within this
-    /// time that it is to stay: 90s, 5m, or 60s without a value. It comes back even if this
-    /// command, its shell or its session ends
-    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1,
-          default_missing_value = "60s")]
+    /// time, such as 90s or 5m, that it is to stay. It comes back even if this command, its shell
+    /// or its session ends
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     confirm: Option<Duration>,
     /// Run this program after the change and confirm if it succeeds; else take the change back at
     /// once. It is split into words as by a shell, but runs without one, once, and has the time
-    /// of --confirm
+    /// of --confirm, by default 60s
     #[arg(long, value_name = "CMD", value_parser = words)]
     health_check: Option<Words>,
     #[command(flatten)]

@@ -101,7 +101,7 @@ fn a_confirmed_change_stays_and_an_unconfirmed_one_comes_back() {
     node.until("the watch is still there", |node| node.watches().is_empty());
     node.is_in(NEW);
     // What changes nothing needs nobody.
-    assert_eq!(node.run(&["apply", NEW, "--confirm"]).stderr, "node-1: nothing to change\n");
+    assert_eq!(node.run(&["apply", NEW, "--confirm", "5m"]).stderr, "node-1: nothing to change\n");
     // Taken back at once.
     node.in_a_session(&format!("apply {OLD} --confirm 60s"));
     node.until_pending();
