@@ -42,7 +42,7 @@ pub use generations::{Generation, Generations, KEEP, generations};
 use links::Links;
 use ovsdb::Database;
 use rulesets::Place;
-use state::{Kept, Loaded, Making, State, Store};
+use state::{Kept, Loaded, State, Store};
 pub use status::{Drift, Status, status};
 pub use teardown::teardown;
 
@@ -144,7 +144,8 @@ pub fn apply(
         store.lock()?;
         confirm::nobody_waits(&store)?;
     }
-    let state = store.read()?;
+    // A check remembers nothing, so it can do without.
+    let state = if options.check { store.read().unwrap_or_default() } else { store.read()? };
     bring(&artifacts, options.bridge.clone(), state, &store, options, system)
 }
 
@@ -200,7 +201,7 @@ fn bring(
     options: &Options,
     system: &dyn System,
 ) -> Result<Outcome, Diagnostic> {
-    let observed = Observed::read(artifacts, None, system)?;
+    let observed = Observed::read(artifacts, None, &state.half_made, system)?;
     right_node(artifacts, &observed.links)?;
     let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
     let changes = difference.changes();
@@ -232,7 +233,9 @@ fn bring(
     store.keep(artifacts)?;
     if outcome.changed {
         state.pending = Some(kept.generation.clone());
-        links::announce(&artifacts.wiring, &observed.links, &mut state.making);
+        state.half_made.extend(observed.links.to_make(&artifacts.wiring));
+        state.half_made.sort();
+        state.half_made.dedup();
         state.waiting = confirm.map(|confirm| confirm.waiting(&kept, options.keep));
         store.write(&state)?;
         if let Some(confirm) = confirm {
@@ -291,12 +294,12 @@ fn restore(
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
     let artifacts = store.open(kept)?;
-    let observed = Observed::read(&artifacts, None, system)?;
+    let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
     let difference = Difference::between(&artifacts, &observed, state, false, system)?;
     if !difference.changes().is_empty() {
         converge(difference, &artifacts, state, false, system)?;
     }
-    (state.pending, state.failure, state.making) = (None, None, Making::default());
+    (state.pending, state.failure, state.half_made) = (None, None, Vec::new());
     store.write(state)?;
     store.prune(state);
     Ok(())
@@ -314,7 +317,8 @@ fn converge(
         for command in difference.steps.iter().flat_map(|step| &step.commands) {
             system.succeed(command)?;
         }
-        let observed = Observed::read(artifacts, Some(&difference.flows), system)?;
+        let flows = Some(&difference.flows);
+        let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
         state.rulesets = remember(artifacts, &observed);
         difference = Difference::between(artifacts, &observed, state, adopt, system)?;
         if difference.changes().is_empty() {
@@ -390,6 +394,7 @@ impl Observed {
     fn read(
         artifacts: &Artifacts,
         changed: Option<&flows::Difference>,
+        half_made: &[String],
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let bridge = artifacts.wiring.bridge.name.as_str();
@@ -398,14 +403,21 @@ impl Observed {
             None => flows::Live::read(system, bridge),
         };
         let rest = || -> Result<_, Diagnostic> {
-            let (database, links) = both(|| Database::read(system), || Links::read(system));
+            let (database, links) =
+                both(|| Database::read(system), || Links::read(system, half_made));
             let links = links?;
             let listings = listings(artifacts, &links, system)?;
             Ok((database?, links, listings))
         };
         let (rest, flows) = both(rest, flows);
         let (database, links, listings) = rest?;
-        Ok(Self { database, links, listings, flows: flows? })
+        let flows = flows?;
+        if flows.is_none() && database.bridges.contains_key(bridge) {
+            let message = format!("Open vSwitch does not answer for its bridge `{bridge}`");
+            return Err(Diagnostic::new(Code::OvsNotRunning, message)
+                .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
+        }
+        Ok(Self { database, links, listings, flows })
     }
 }
 
@@ -442,7 +454,8 @@ impl Difference {
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
-        let links = links::compare(wiring, &observed.links, &state.making)?;
+        let links = links::compare(wiring, &observed.links)?;
+        ports::check_tun(&observed.database, &observed.links.node)?;
         let ports = ports::compare(wiring, &observed.database, &links, adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);

@@ -48,11 +48,9 @@ pub enum Body {
     },
 }
 
-/// Where a frame ends.
+/// Where a frame, or one copy of it, ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It is dropped.
-    Dropped,
     /// It leaves by a port.
     Port(OfPort),
     /// It leaves through a tunnel.
@@ -64,11 +62,11 @@ pub enum End {
     },
 }
 
-/// The end of a frame, and the flows that it met on the way.
-#[derive(Clone, Debug)]
+/// The ends of a frame, and the flows that it met on the way.
+#[derive(Clone, Debug, Default)]
 pub struct Walk<'f, 'm> {
-    /// Where it ends.
-    pub end: End,
+    /// Where it leaves, once for each copy; nowhere if it is dropped.
+    pub ends: Vec<End>,
     /// The flows, in order.
     pub flows: Vec<&'f Flow<'m>>,
 }
@@ -76,7 +74,7 @@ pub struct Walk<'f, 'm> {
 /// What the pipeline remembers of a frame.
 #[derive(Clone, Copy, Debug, Default)]
 struct Registers {
-    values: [u32; 3],
+    values: [u32; 4],
     tunnel_vni: u32,
     tunnel_to: Option<Ipv4Addr>,
 }
@@ -84,58 +82,71 @@ struct Registers {
 /// Walks a frame through the tables from table 0.
 #[must_use]
 pub fn walk<'f, 'm>(flows: &'f FlowTable<'m>, frame: &Frame) -> Walk<'f, 'm> {
-    let mut registers = Registers::default();
-    let mut met = Vec::new();
-    let mut table = Some(Table::Classify);
-    let mut end = End::Dropped;
-    while let Some(at) = table.take() {
-        let matching = flows.table(at).filter(|flow| matches(&flow.matches, frame, &registers));
-        // The first of the highest priority: `max_by_key` would take the last.
-        let best =
-            matching.reduce(|best, flow| if flow.priority > best.priority { flow } else { best });
-        let Some(flow) = best else { break };
-        met.push(flow);
-        for action in &flow.actions {
-            match action {
-                Action::Load(register, value) => {
-                    registers.values[usize::from(register.number())] = *value;
+    let mut walk = Walk::default();
+    walk.on(flows, frame, Registers::default(), Table::Classify);
+    walk
+}
+
+impl<'f, 'm> Walk<'f, 'm> {
+    fn on(
+        &mut self,
+        flows: &'f FlowTable<'m>,
+        frame: &Frame,
+        mut registers: Registers,
+        from: Table,
+    ) {
+        let mut table = Some(from);
+        while let Some(at) = table.take() {
+            let matching = flows.table(at).filter(|flow| matches(&flow.matches, frame, &registers));
+            // The first of the highest priority: `max_by_key` would take the last.
+            let best = matching
+                .reduce(|best, flow| if flow.priority > best.priority { flow } else { best });
+            let Some(flow) = best else { break };
+            self.flows.push(flow);
+            for action in &flow.actions {
+                match action {
+                    Action::Load(register, value) => {
+                        registers.values[usize::from(register.number())] = *value;
+                    }
+                    Action::LoadSourceFromTunnel => {
+                        let vni = frame.tunnel.map_or(0, |(_, vni)| vni);
+                        registers.values[usize::from(Register::Source.number())] = vni;
+                    }
+                    Action::TunnelFromSource => {
+                        registers.tunnel_vni =
+                            registers.values[usize::from(Register::Source.number())];
+                    }
+                    Action::TunnelTo(address) => registers.tunnel_to = Some(*address),
+                    Action::Output(port) => self.ends.extend(output(*port, frame, &registers)),
+                    Action::OutputRegister => {
+                        let number = registers.values[usize::from(Register::Port.number())];
+                        let port = u16::try_from(number).ok().and_then(OfPort::pod);
+                        self.ends.extend(port.and_then(|port| output(port, frame, &registers)));
+                    }
+                    Action::Goto(next) => table = Some(*next),
+                    Action::Recirculate(next, _) => self.on(flows, frame, registers, *next),
+                    Action::Note(_) => {}
                 }
-                Action::LoadSourceFromTunnel => {
-                    let vni = frame.tunnel.map_or(0, |(_, vni)| vni);
-                    registers.values[usize::from(Register::Source.number())] = vni;
-                }
-                Action::TunnelFromSource => {
-                    registers.tunnel_vni = registers.values[usize::from(Register::Source.number())];
-                }
-                Action::TunnelTo(address) => registers.tunnel_to = Some(*address),
-                Action::Output(port) => end = output(*port, frame, &registers),
-                Action::OutputRegister => {
-                    let number = registers.values[usize::from(Register::Port.number())];
-                    let port = u16::try_from(number).ok().and_then(OfPort::pod);
-                    end = port.map_or(End::Dropped, |port| output(port, frame, &registers));
-                }
-                Action::Goto(next) => table = Some(*next),
-                Action::Note(_) => {}
             }
         }
     }
-    Walk { end, flows: met }
 }
 
 /// A bridge never sends a frame back to where it came from.
-fn output(port: OfPort, frame: &Frame, registers: &Registers) -> End {
+fn output(port: OfPort, frame: &Frame, registers: &Registers) -> Option<End> {
     match registers.tunnel_to {
-        _ if port == frame.in_port => End::Dropped,
-        Some(to) if port == OfPort::VXLAN => End::Tunnel { to, vni: registers.tunnel_vni },
-        _ => End::Port(port),
+        _ if port == frame.in_port => None,
+        Some(to) if port == OfPort::VXLAN => Some(End::Tunnel { to, vni: registers.tunnel_vni }),
+        _ => Some(End::Port(port)),
     }
 }
 
 fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
-    let Match { source, destination, tunnel_source, in_port, dl_src, packet } = conditions;
+    let Match { source, destination, part, tunnel_source, in_port, dl_src, packet } = conditions;
     let register = |register: Register| registers.values[usize::from(register.number())];
     source.is_none_or(|value| value == register(Register::Source))
         && destination.is_none_or(|value| value == register(Register::Destination))
+        && part.is_none_or(|value| value == register(Register::Part))
         && tunnel_source.is_none_or(|address| frame.tunnel.is_some_and(|(from, _)| from == address))
         && in_port.is_none_or(|port| port == frame.in_port)
         && dl_src.is_none_or(|mac| mac == frame.source)

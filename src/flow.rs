@@ -71,9 +71,16 @@ impl Flow<'_> {
     }
 
     fn check(&self) -> Result<(), Refused> {
-        if self.actions.iter().any(|action| matches!(action, Action::Goto(to) if *to <= self.table))
-        {
+        let down = |action: &Action| match action {
+            Action::Goto(to) | Action::Recirculate(to, _) => *to <= self.table,
+            _ => false,
+        };
+        if self.actions.iter().any(down) {
             return Err(Refused::GotoDown);
+        }
+        let recirculates = |action: &Action| matches!(action, Action::Recirculate(..));
+        if !matches!(self.matches.packet, Packet::Ip(_)) && self.actions.iter().any(recirculates) {
+            return Err(Refused::NotIp);
         }
         if self.priority == 32768 {
             return Err(Refused::DefaultPriority);
@@ -89,6 +96,8 @@ pub enum Refused {
     GotoDown,
     /// A second flow with the same table, priority and match.
     Duplicate,
+    /// Conntrack for what may not be IP.
+    NotIp,
     /// A priority that Open vSwitch doesn't print.
     DefaultPriority,
 }

@@ -2,6 +2,7 @@
 //!
 //! A [`Model`] is an [`Intent`] and the [`Numbers`] of its objects, so it is always valid.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
@@ -26,6 +27,8 @@ pub struct Model {
     /// The rules of each egress policy with their ranks.
     rules: Vec<Vec<(Subject, u16)>>,
     subjects: Subjects,
+    /// Of each VNID that packets carry, the first project that doesn't enable multicast.
+    without_multicast: BTreeMap<u32, ProjectId>,
     datapath: Option<Datapath>,
 }
 
@@ -61,7 +64,15 @@ impl Model {
             || intent.policies().par_iter().map(|policy| ranked(&intent, policy)).collect(),
             || Subjects::of(&intent),
         );
-        Self { intent, numbers, local, rules, subjects, datapath: None }
+        let without_multicast = BTreeMap::new();
+        let mut model =
+            Self { intent, numbers, local, rules, subjects, without_multicast, datapath: None };
+        for (id, project) in model.intent.projects() {
+            if !project.multicast {
+                model.without_multicast.entry(model.carried(id)).or_insert(id);
+            }
+        }
+        model
     }
 
     /// The same network with another datapath on every node, as the lab needs it.
@@ -106,6 +117,18 @@ impl Model {
     #[must_use]
     pub fn vnid(&self, project: ProjectId) -> Vnid {
         effective_vnid(&self.intent, &self.numbers.vnids, project)
+    }
+
+    /// The VNID that packets of a project carry: 0 for all where nothing is kept apart.
+    #[must_use]
+    pub fn carried(&self, project: ProjectId) -> u32 {
+        if self.isolates() { self.vnid(project).get() } else { 0 }
+    }
+
+    /// Which project keeps multicast off for all that share this one's VNID, if any does.
+    #[must_use]
+    pub fn without_multicast(&self, project: ProjectId) -> Option<ProjectId> {
+        self.without_multicast.get(&self.carried(project)).copied()
     }
 
     /// The ports of a node's bridge that belong to pods and egress routers: pods by project and

@@ -9,13 +9,14 @@
 //!
 //! ```text
 //!            ┌ vxlan0 ─→ 10 known node? reg0 := VNI ─→ 31 to a local pod or tun0, else drop
+//!            │                                         └→ 120 multicast to its members here
 //! 0 classify ┤ tun0 ───→ 25 from the host, reg0 = 0 ┐
 //!            └ pod ────→ 20 port, MAC, IP agree?     ├→ 30 route
 //!                           reg0 := VNID ─→ 27 ──────┘   │
 //!    ┌───────────┬───────────┬──────────┬────────────┬───┴────────┬──────────────┐
 //!   40 ARP      50 ARP      60 service 70 IP to     90 IP to     110 multicast  99 leaves the
-//!   local pod   other node     │       local pod    other node       │          cluster
-//!    └─────┬─────┘ vxlan0      drop     └──┬──┘      vxlan0          drop         │
+//!   local pod   other node     │       local pod    other node   members      cluster
+//!    └─────┬─────┘ vxlan0      drop     └──┬──┘      vxlan0      local, vxlan0    │
 //!          └──────────→ 80 reg0 = reg1? ←──┘                               100 egress policy
 //!                          output reg2                                            │
 //!                                                                          101 tun0
@@ -36,6 +37,9 @@ pub const VXLAN: &str = "vxlan0";
 pub const POD_INTERFACE: &str = "eth0";
 /// The name of the macvlan interface that an egress router sees.
 pub const ROUTER_INTERFACE: &str = "net1";
+/// The conntrack zone that multicast packets pass on their way to table 121. Nothing is ever
+/// committed to it.
+pub const MULTICAST_ZONE: u16 = 110;
 /// Begins the names of the veths on the node's side.
 pub const VETH_PREFIX: &str = "rf-";
 
@@ -129,8 +133,12 @@ tables! {
     EgressPolicy = 100,
     /// Leaves the cluster by tun0.
     EgressOut = 101,
-    /// Multicast from this node.
+    /// Multicast from a pod of this node: to the members here and to the nodes that have others.
     Multicast = 110,
+    /// Multicast from another node: only to the members on this one.
+    MulticastFromVxlan = 120,
+    /// Multicast with more copies than one flow can make: those of the part that reg3 names.
+    MulticastPart = 121,
     /// Holds the generation of these flows as a note; no packet comes here.
     Generation = 253,
 }
@@ -152,6 +160,8 @@ pub enum Register {
     Destination,
     /// reg2: the port of the destination.
     Port,
+    /// reg3: which part of the copies of a multicast packet is next.
+    Part,
 }
 
 impl Register {
@@ -162,6 +172,7 @@ impl Register {
             Self::Source => 0,
             Self::Destination => 1,
             Self::Port => 2,
+            Self::Part => 3,
         }
     }
 }

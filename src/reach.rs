@@ -38,6 +38,8 @@ pub enum From {
 pub enum To {
     /// A pod or egress router.
     Tenant(Tenant),
+    /// A pod or egress router, as one of those that get what is sent to a multicast group.
+    Member(Tenant),
     /// A node, at the address of its `tun0`.
     Node(NodeId),
     /// An address that is neither a pod's nor a service's.
@@ -77,7 +79,11 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
         (From::Node(_), To::Outside(_)) => {
             Reach::new(Verdict::Allow, "nodes are not restricted", None)
         }
+        (From::Node(_), To::Member(_)) => {
+            Reach::new(Verdict::Deny, "nodes take no part in the pods' multicast", None)
+        }
         (From::Tenant(from), To::Tenant(to)) => between(model, from, to),
+        (From::Tenant(from), To::Member(to)) => multicast(model, from, to),
         (From::Tenant(_), To::Node(_)) => {
             if is_vxlan(model, packet) {
                 Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None)
@@ -111,6 +117,33 @@ fn between(model: &Model, from: Tenant, to: Tenant) -> Reach {
     } else {
         let because = format!("VNID {from} and VNID {to} are apart");
         Reach::new(Verdict::Deny, because, Some(destination.place))
+    }
+}
+
+fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
+    let intent = model.intent();
+    if from == to {
+        return Reach::new(Verdict::Deny, "nobody gets what it sends itself", None);
+    }
+    if let Some(Tenant::Router(id)) =
+        [from, to].into_iter().find(|tenant| matches!(tenant, Tenant::Router(_)))
+    {
+        let because = "egress routers take no part in multicast";
+        return Reach::new(Verdict::Deny, because, Some(intent[id].place));
+    }
+    let (source, destination) = (model.project(from), model.project(to));
+    if let Some(off) = model.without_multicast(source) {
+        let off = &intent[off];
+        let because = format!("{} does not enable multicast", off.name);
+        return Reach::new(Verdict::Deny, because, Some(off.place));
+    }
+    // Nobody is global here: what all projects got would be everybody's business.
+    let (from, to) = (model.carried(source), model.carried(destination));
+    let place = Some(intent[source].place);
+    if from == to {
+        Reach::new(Verdict::Allow, format!("both have VNID {from} and multicast"), place)
+    } else {
+        Reach::new(Verdict::Deny, format!("VNID {from} and VNID {to} are apart"), place)
     }
 }
 

@@ -33,7 +33,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     wire.check_version(&mut context);
     let cluster = cluster::resolve(&wire, &mut context);
     let nodes = nodes::resolve(&wire, &cluster, &mut context);
-    let projects = projects::resolve(&wire, &nodes, &mut context);
+    let projects = projects::resolve(&wire, &nodes, cluster.mode, &mut context);
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);

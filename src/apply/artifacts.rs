@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::diagnostic::{Code, Diagnostic, quoted};
+use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::output::MANIFEST;
 use crate::plan::Wiring;
 use crate::render::Manifest;
@@ -145,7 +145,7 @@ fn read(directory: &Path, path: &str) -> Result<Vec<u8>, Diagnostic> {
         if let Some(link) = symbolic_link(directory, Path::new(path)) {
             return link;
         }
-        let message = format!("cannot read `{}`: {error}", full.display());
+        let message = format!("cannot read `{}`: {}", full.display(), reason(&error));
         let code = if path == MANIFEST { Code::NotOutputDirectory } else { Code::Tampered };
         Diagnostic::new(code, message)
             .help("name the directory of one node in the output, such as out/node-1")

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{Kept, Making, State, Store, now};
+use super::state::{Kept, State, Store, now};
 use super::{RolledBack, may_run, short, take_back};
 use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::system::{Command, DIRECTORIES, System, Tool, find, missing};
@@ -90,7 +90,7 @@ impl Confirm {
             let _ = store.write(&State {
                 pending: None,
                 waiting: None,
-                making: Making::default(),
+                half_made: Vec::new(),
                 ..state.clone()
             });
         })

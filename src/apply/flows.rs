@@ -11,6 +11,8 @@ use crate::system::{Command, System, Tool, both, failed};
 
 /// What ringfence speaks: the first version with bundles.
 const VERSION: [&str; 2] = ["-O", "OpenFlow14"];
+/// How long Open vSwitch may take for an answer, in seconds: without its database it gives none.
+const TIMEOUT: &str = "--timeout=20";
 
 /// A difference between the flows of a bridge and those that it is to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,8 +83,8 @@ impl Live {
         if groups.len() > MOST {
             return Self::read(system, bridge);
         }
-        let aggregate =
-            Command::read(Tool::OvsOfctl, VERSION.into_iter().chain(["dump-aggregate", bridge]));
+        let words = [TIMEOUT, "dump-aggregate", bridge];
+        let aggregate = Command::read(Tool::OvsOfctl, VERSION.into_iter().chain(words));
         let output = system.run(&aggregate)?;
         let Some(count) = flow_count(&String::from_utf8_lossy(&output.stdout)) else {
             return Self::read(system, bridge);
@@ -100,7 +102,7 @@ impl Live {
 /// The command that prints the flows whose cookies are `cookie` in the bits of `mask`.
 fn dump(bridge: &str, cookie: &str, mask: &str) -> Command {
     let filter = format!("cookie={cookie}/{mask}");
-    let words = ["dump-flows", "--no-stats", "--no-names", bridge, &filter];
+    let words = [TIMEOUT, "dump-flows", "--no-stats", "--no-names", bridge, &filter];
     Command::read(Tool::OvsOfctl, VERSION.into_iter().chain(words))
 }
 

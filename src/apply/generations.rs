@@ -101,7 +101,8 @@ impl Store {
             return Ok(());
         }
         let path = self.path(artifacts.generation());
-        self.write_files(&path, artifacts).map_err(|error| unusable(&path, &error))
+        let all = self.directory().join(DIRECTORY);
+        self.write_files(&path, artifacts).map_err(|error| unusable(&all, &error))
     }
 
     fn write_files(&self, path: &Path, artifacts: &Artifacts) -> io::Result<()> {

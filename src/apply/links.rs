@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
-use super::state::Making;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
 use crate::plan::{Netns, Router, Wiring};
@@ -27,11 +26,14 @@ pub(super) struct Links {
     pub(super) node: Network,
     /// Those of every named namespace.
     pub(super) netns: BTreeMap<String, Network>,
+    /// Namespaces that an interrupted run may have made without marking them.
+    pub(super) half_made: BTreeSet<String>,
 }
 
 impl Links {
-    /// Reads the node and its named namespaces.
-    pub(super) fn read(system: &dyn System) -> Result<Self, Diagnostic> {
+    /// Reads the node and its named namespaces. `half_made` are those that an interrupted run was
+    /// about to make.
+    pub(super) fn read(system: &dyn System, half_made: &[String]) -> Result<Self, Diagnostic> {
         let node = system.network()?;
         // Names that no plan can have are other people's.
         let names: Vec<NetnsName> =
@@ -43,7 +45,28 @@ impl Links {
             .zip(networks)
             .filter_map(|(name, network)| Some((name.to_string(), network?)))
             .collect();
-        Ok(Self { node, netns })
+        Ok(Self { node, netns, half_made: half_made.iter().cloned().collect() })
+    }
+
+    /// The namespaces and links of a plan that are not there, or half made.
+    pub(super) fn to_make(&self, wiring: &Wiring) -> Vec<String> {
+        let names = wiring.netns.iter().map(|netns| netns.name.to_string());
+        let names = names.filter(|n| !self.netns.contains_key(n) || self.half_made.contains(n));
+        let hosts = wiring.netns.iter().map(|netns| netns.host.to_string());
+        let hosts =
+            hosts.filter(|n| !self.node.links.contains_key(n) || self.half_made.contains(n));
+        names.chain(hosts).collect()
+    }
+
+    /// Whether an interrupted run made this link and could not mark it any more.
+    fn is_half_made(&self, name: &str, link: &Link) -> bool {
+        link.alias.is_none() && self.half_made.contains(name)
+    }
+
+    /// Whether ringfence made this namespace.
+    fn is_ours(&self, name: &str) -> bool {
+        let lo = self.netns.get(name).and_then(|network| network.links.get("lo"));
+        lo.is_some_and(|lo| lo.alias.as_deref() == Some(NETNS_ALIAS))
     }
 }
 
@@ -68,27 +91,11 @@ pub(super) struct LinkSteps {
     pub(super) absent: BTreeSet<String>,
 }
 
-/// Takes down what of the plan isn't there yet, before it is made.
-pub(super) fn announce(wiring: &Wiring, links: &Links, making: &mut Making) {
-    for netns in &wiring.netns {
-        if !links.netns.contains_key(netns.name.as_str()) {
-            making.netns.insert(netns.name.to_string());
-        }
-        if !links.node.links.contains_key(netns.host.as_str()) {
-            making.links.insert(netns.host.to_string());
-        }
-    }
-}
-
-pub(super) fn compare(
-    wiring: &Wiring,
-    links: &Links,
-    making: &Making,
-) -> Result<LinkSteps, Diagnostic> {
+pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
     let mut steps = LinkSteps::default();
     let mut batches = Batches::default();
     for netns in &wiring.netns {
-        attach(wiring, netns, links, making, &mut steps, &mut batches)?;
+        attach(wiring, netns, links, &mut steps, &mut batches)?;
     }
     batches.flush(&mut steps.make);
     let new = batches.new.iter().map(|netns| netns.host.to_string());
@@ -104,13 +111,13 @@ pub(super) fn compare(
     let brought = brought.filter(|name| !made.contains(name));
     let absent = brought.filter(|name| !links.node.links.contains_key(*name));
     steps.absent = absent.map(str::to_owned).collect();
-    checksums(wiring, &batches.new, &mut steps.make);
+    checksums(wiring, links, &batches.new, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, &mut steps.tun);
     for router in &wiring.routers {
         macvlan(router, links, &mut steps.routers)?;
     }
-    steps.remove = remove(Some(wiring), links, making);
+    steps.remove = remove(Some(wiring), links);
     Ok(steps)
 }
 
@@ -147,21 +154,11 @@ fn is_ours(link: &Link) -> bool {
     link.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS))
 }
 
-/// Whether a link without a mark was made by a run that ended before it could mark it.
-fn is_unfinished(name: &str, link: &Link, making: &Making) -> bool {
-    link.alias.is_none() && making.links.contains(name)
-}
-
-fn is_our_netns(network: &Network) -> bool {
-    network.links.get("lo").is_some_and(|lo| lo.alias.as_deref() == Some(NETNS_ALIAS))
-}
-
 /// One namespace with its veth.
 fn attach<'a>(
     wiring: &Wiring,
     netns: &'a Netns,
     links: &Links,
-    making: &Making,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
 ) -> Result<(), Diagnostic> {
@@ -173,23 +170,27 @@ fn attach<'a>(
     if inside.is_none() {
         step.change(Action::Add, Kind::Netns, name.as_str(), format!("of {owner}"));
         batches.node.push(format!("netns add {name}"));
-        lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
-    } else if making.netns.contains(name.as_str()) && !inside.is_some_and(is_our_netns) {
-        step.change(Action::Change, Kind::Netns, name.as_str(), format!("mark of {owner}"));
-        lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
     }
-    if let Some(link) = outside
-        && !is_ours(link)
-        && !is_unfinished(host.as_str(), link, making)
+    let mut details: Vec<&str> = Vec::new();
+    if !links.is_ours(name.as_str())
+        && (inside.is_none() || links.half_made.contains(name.as_str()))
     {
-        return Err(not_ours(host.as_str(), owner));
+        lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
+        details.push("mark");
     }
     let empty = Network::default();
     let network = inside.unwrap_or(&empty);
     let pod_link = network.links.get(pipeline::POD_INTERFACE);
     let paired = |link: &&Link| outside.is_some_and(|host| link.peer == Some(host.index));
-    let mut details: Vec<&str> = Vec::new();
     let pair = pod_link.filter(paired);
+    // One that leads into the namespace lost its alias, or never got it in an interrupted run.
+    if let Some(link) = outside
+        && !is_ours(link)
+        && !links.is_half_made(host.as_str(), link)
+        && pair.is_none()
+    {
+        return Err(not_ours(host.as_str(), owner));
+    }
     if pair.is_none() {
         if pod_link.is_some() {
             // It may be ours with its other end gone astray, which can't be seen from here.
@@ -313,12 +314,13 @@ impl Interface<'_> {
     }
 }
 
-/// A userspace datapath takes frames as they are: their checksums must be complete.
-fn checksums(wiring: &Wiring, new: &[&Netns], step: &mut Step) {
+/// A userspace datapath takes frames as they are: their checksums must be complete. This can't be
+/// seen cheaply, so it comes before an interface goes up, and again where one is still down.
+fn checksums(wiring: &Wiring, links: &Links, new: &[&Netns], step: &mut Step) {
     if wiring.bridge.datapath != Datapath::Netdev {
         return;
     }
-    for netns in new {
+    for netns in wiring.netns.iter().filter(|netns| is_new(netns, new) || is_down(netns, links)) {
         for (namespace, interface) in
             [(None, netns.host.as_str()), (Some(&netns.name), pipeline::POD_INTERFACE)]
         {
@@ -328,12 +330,19 @@ fn checksums(wiring: &Wiring, new: &[&Netns], step: &mut Step) {
     }
 }
 
+fn is_new(netns: &Netns, new: &[&Netns]) -> bool {
+    new.iter().any(|new| new.name == netns.name)
+}
+
+fn is_down(netns: &Netns, links: &Links) -> bool {
+    links.node.links.get(netns.host.as_str()).is_some_and(|link| !link.up)
+}
+
 /// The node's side of veths, which stays down until the bridge is ready for them.
 fn up(wiring: &Wiring, links: &Links, new: &[&Netns], step: &mut Step) {
     let mut lines = Vec::new();
     for netns in &wiring.netns {
-        let is_new = new.iter().any(|new| new.name == netns.name);
-        let down = links.node.links.get(netns.host.as_str()).is_some_and(|link| !link.up);
+        let (is_new, down) = (is_new(netns, new), is_down(netns, links));
         if is_new || down {
             lines.push(format!("link set dev {} up", netns.host));
         }
@@ -361,10 +370,10 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
     }
     let action = if link.is_none() { Action::Add } else { Action::Change };
     step.change(action, Kind::Link, pipeline::TUN, details.join(", "));
-    step.commands.extend(batch(None, &lines));
-    if link.is_none() && wiring.bridge.datapath == Datapath::Netdev {
+    if link.is_none_or(|link| !link.up) && wiring.bridge.datapath == Datapath::Netdev {
         step.commands.push(Command::change(Tool::Ethtool, ["-K", pipeline::TUN, "tx", "off"]));
     }
+    step.commands.extend(batch(None, &lines));
 }
 
 /// The second interface of an egress router.
@@ -431,7 +440,7 @@ fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagno
 }
 
 /// Removes links and namespaces of ours that no plan has: all of them without one.
-pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, making: &Making) -> Step {
+pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
     let mut step = Step::default();
     let planned = || wiring.into_iter().flat_map(|wiring| &wiring.netns);
     let hosts: BTreeSet<&str> = planned().map(|netns| netns.host.as_str()).collect();
@@ -440,14 +449,14 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, making: &Making) ->
     for (name, link) in links.node.links.iter().filter(|(name, _)| !hosts.contains(name.as_str())) {
         let owner = match link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) {
             Some(owner) => owner,
-            None if is_unfinished(name, link, making) => "a run that was interrupted",
+            None if links.is_half_made(name, link) => "an interrupted run",
             None => continue,
         };
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
         lines.push(format!("link del {name}"));
     }
-    for (name, network) in &links.netns {
-        let ours = is_our_netns(network) || making.netns.contains(name);
+    for name in links.netns.keys() {
+        let ours = links.is_ours(name) || links.half_made.contains(name);
         if !names.contains(name.as_str()) && ours {
             step.change(Action::Remove, Kind::Netns, name, "no longer wanted");
             lines.push(format!("netns del {name}"));

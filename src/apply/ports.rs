@@ -10,6 +10,7 @@ use crate::pipeline::{self, OfPort};
 use crate::plan::Wiring;
 use crate::render::PROTOCOLS;
 use crate::spec::Datapath;
+use crate::system::netlink::Network;
 use crate::system::{Command, Tool};
 
 /// How long ovs-vsctl waits for ovs-vswitchd, in seconds.
@@ -168,6 +169,20 @@ fn foreign_ports(
         }
     }
     Ok(())
+}
+
+/// RF206: an interface `tun0` that Open vSwitch did not make is somebody's tunnel.
+pub(super) fn check_tun(database: &Database, node: &Network) -> Result<(), Diagnostic> {
+    let name = pipeline::TUN;
+    let Some(link) = node.links.get(name) else { return Ok(()) };
+    let mut ports = database.bridges.values().filter_map(|bridge| bridge.ports.get(name));
+    let made = ports.any(|port| port.kind == "internal" && port.ofport.is_some_and(|n| n > 0));
+    if made || link.kind.as_deref() == Some("openvswitch") {
+        return Ok(());
+    }
+    let message = format!("the interface `{name}` of the node exists and is not ringfence's");
+    Err(Diagnostic::new(Code::NotOurs, message)
+        .help("give the program that made it another name for it: ringfence needs this one"))
 }
 
 fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {

@@ -1,6 +1,6 @@
 //! What `apply` remembers on a node, and the lock that keeps runs apart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::confirm::Waiting;
-use crate::diagnostic::{Code, Diagnostic, json};
+use crate::diagnostic::{Code, Diagnostic, json, reason};
 use crate::value::InterfaceName;
 
 /// Where it is kept, unless `--state` says otherwise.
@@ -37,26 +37,16 @@ pub(super) struct State {
     pub(super) waiting: Option<Waiting>,
     /// Why the current generation could not be brought back, if it could not.
     pub(super) failure: Option<String>,
-    /// What the pending generation makes, which has no mark of ours at the moment it comes into
-    /// being.
-    pub(super) making: Making,
+    /// The network namespaces and links that such a run was about to make: they may lack their
+    /// mark.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) half_made: Vec<String>,
     /// The generations that are kept. The one that was in effect last comes first, so the current
     /// one leads.
     pub(super) kept: Vec<Kept>,
     /// The rulesets that were loaded: the node's under the empty name, egress routers' under
     /// theirs.
     pub(super) rulesets: BTreeMap<String, Loaded>,
-}
-
-/// Names that were free before a run which has not ended: what bears them without a mark is that
-/// run's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Making {
-    /// Named network namespaces.
-    pub(super) netns: BTreeSet<String>,
-    /// Interfaces of the node.
-    pub(super) links: BTreeSet<String>,
 }
 
 /// A generation whose files are kept.
@@ -92,7 +82,7 @@ impl State {
             pending: None,
             waiting: None,
             failure: None,
-            making: Making::default(),
+            half_made: Vec::new(),
             kept: all,
             ..self
         }
@@ -260,6 +250,9 @@ fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 pub(super) fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
-    Diagnostic::new(Code::StateUnusable, format!("cannot use `{}`: {error}", path.display()))
-        .help("check the free space and that the file system is writable, or use --state")
+    Diagnostic::new(
+        Code::StateUnusable,
+        format!("cannot use `{}`: {}", path.display(), reason(error)),
+    )
+    .help("check the free space and that the file system is writable, or use --state")
 }

@@ -66,7 +66,7 @@ pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
     let kept = state.current().ok_or_else(nothing_kept)?;
     let artifacts = store.open(kept)?;
     preflight(&artifacts, system)?;
-    let observed = Observed::read(&artifacts, None, system)?;
+    let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
     let difference = Difference::between(&artifacts, &observed, &state, false, system)?;
     let changes = difference.changes().into_iter();
     let drift = changes.map(|change| Drift { place: place(&change, &artifacts), change }).collect();

@@ -20,7 +20,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
         store.lock()?;
     }
     let database = Database::read(system)?;
-    let links = Links::read(system)?;
+    let links = Links::read(system, &store.read()?.half_made)?;
     let listing = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
@@ -28,7 +28,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
             steps.push(remove_bridge(name, bridge));
         }
     }
-    steps.push(links::remove(None, &links, &store.read()?.making));
+    steps.push(links::remove(None, &links));
     steps.push(rulesets::remove(listing.as_deref()));
     if !check {
         for command in steps.iter().flat_map(|step| &step.commands) {

@@ -27,6 +27,9 @@ pub enum Action {
     OutputRegister,
     /// Goes on in a later table.
     Goto(Table),
+    /// Sends a copy through conntrack in this zone to a later table, and goes on. The copy keeps
+    /// its registers. Its match must be on IP.
+    Recirculate(Table, u16),
     /// Does nothing but hold up to 38 bytes, padded with zeros.
     Note([u8; 32]),
 }
@@ -59,6 +62,13 @@ impl Action {
             Self::Goto(table) => {
                 out.extend_from_slice(b"goto_table:");
                 write_number(out, table.number().into());
+            }
+            Self::Recirculate(table, zone) => {
+                out.extend_from_slice(b"ct(table=");
+                write_number(out, table.number().into());
+                out.extend_from_slice(b",zone=");
+                write_number(out, (*zone).into());
+                out.push(b')');
             }
             Self::Note(bytes) => {
                 out.extend_from_slice(b"note:");

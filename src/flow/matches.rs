@@ -16,6 +16,8 @@ pub struct Match {
     pub source: Option<u32>,
     /// The VNID of the destination, in reg1.
     pub destination: Option<u32>,
+    /// Which part of the copies of a multicast packet is next, in reg3.
+    pub part: Option<u32>,
     /// The address of the node that sent the packet through a tunnel.
     pub tunnel_source: Option<Ipv4Addr>,
     /// The port by which the packet came.
@@ -137,9 +139,11 @@ impl Match {
                 L4::Sctp(_) => b",sctp",
             }),
         }
-        for (register, value) in
-            [(Register::Source, self.source), (Register::Destination, self.destination)]
-        {
+        for (register, value) in [
+            (Register::Source, self.source),
+            (Register::Destination, self.destination),
+            (Register::Part, self.part),
+        ] {
             if let Some(value) = value {
                 out.extend_from_slice(b",reg");
                 write_number(out, register.number().into());

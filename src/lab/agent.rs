@@ -2,10 +2,11 @@
 //!
 //! It reads requests as lines of JSON and answers each with a line. It ends with its input.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,19 @@ pub(super) enum Request {
         #[serde(default)]
         source: Option<Ipv4Addr>,
     },
+    /// Note who sends to this group from now on, as the interface with this address hears it.
+    Join(SocketAddrV4, Ipv4Addr),
+    /// Send some datagrams to a group without joining it.
+    Cast { id: usize, group: SocketAddrV4 },
+    /// Tell what the groups brought so far.
+    Heard,
 }
+
+/// Groups with the sources that were heard in them.
+pub(super) type Heard = BTreeSet<(SocketAddrV4, Ipv4Addr)>;
+
+/// How many datagrams a cast has, for those that the machine may lose.
+pub(super) const CASTS: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Transport {
@@ -49,6 +62,10 @@ pub(super) enum Reply {
     Answered { id: usize, from: String, at: String },
     /// The probe was refused by whoever got it.
     Refused { id: usize },
+    /// The cast is done.
+    Cast { id: usize },
+    /// What the groups brought.
+    Heard(Heard),
     /// Nothing came back.
     Silent { id: usize, reason: String },
 }
@@ -56,6 +73,7 @@ pub(super) enum Reply {
 /// The agent itself: `ringfence lab-agent`.
 pub fn run() {
     let output = Mutex::new(io::stdout());
+    let heard = Arc::new(Mutex::new(Heard::new()));
     let reply = |reply: &Reply| {
         if let (Ok(mut output), Ok(line)) = (output.lock(), serde_json::to_string(reply)) {
             let _ = writeln!(output, "{line}");
@@ -69,6 +87,25 @@ pub fn run() {
                     Ok(()) => Reply::Listening,
                     Err(error) => Reply::CannotListen(format!("{at}: {error}")),
                 }),
+                Ok(Request::Join(group, interface)) => {
+                    reply(&match join(group, interface, Arc::clone(&heard)) {
+                        Ok(()) => Reply::Listening,
+                        Err(error) => Reply::CannotListen(format!("{group}: {error}")),
+                    });
+                }
+                Ok(Request::Cast { id, group }) => {
+                    let reply = &reply;
+                    scope.spawn(move || {
+                        reply(&match cast(group) {
+                            Ok(()) => Reply::Cast { id },
+                            Err(error) => Reply::Silent { id, reason: error.kind().to_string() },
+                        });
+                    });
+                }
+                Ok(Request::Heard) => {
+                    let heard = heard.lock().map(|heard| heard.clone()).unwrap_or_default();
+                    reply(&Reply::Heard(heard));
+                }
                 Ok(Request::Probe { id, transport, to, milliseconds, source }) => {
                     let reply = &reply;
                     scope.spawn(move || {
@@ -105,6 +142,31 @@ fn listen(transport: Transport, at: SocketAddrV4) -> io::Result<()> {
                 }
             });
         }
+    }
+    Ok(())
+}
+
+fn join(group: SocketAddrV4, interface: Ipv4Addr, heard: Arc<Mutex<Heard>>) -> io::Result<()> {
+    // Bound to the group, it gets nothing else.
+    let socket = UdpSocket::bind(group)?;
+    socket.join_multicast_v4(group.ip(), &interface)?;
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            if let (IpAddr::V4(peer), Ok(mut heard)) = (peer.ip(), heard.lock()) {
+                heard.insert((group, peer));
+            }
+        }
+    });
+    Ok(())
+}
+
+fn cast(group: SocketAddrV4) -> io::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(300);
+    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
+    for _ in 0..CASTS {
+        socket.send_to(b"cast", group)?;
+        thread::sleep(PAUSE);
     }
     Ok(())
 }
@@ -207,6 +269,29 @@ impl Agent {
         at: SocketAddrV4,
     ) -> Result<(), Diagnostic> {
         self.send(&Request::Listen(transport, at))?;
+        self.listening()
+    }
+
+    /// Makes the agent note who sends to a group.
+    pub(super) fn join(
+        &mut self,
+        group: SocketAddrV4,
+        interface: Ipv4Addr,
+    ) -> Result<(), Diagnostic> {
+        self.send(&Request::Join(group, interface))?;
+        self.listening()
+    }
+
+    /// What the groups brought so far.
+    pub(super) fn heard(&mut self) -> Result<Heard, Diagnostic> {
+        self.send(&Request::Heard)?;
+        match self.receive()? {
+            Reply::Heard(heard) => Ok(heard),
+            other => Err(failed(&format!("an agent answers out of turn: {other:?}"))),
+        }
+    }
+
+    fn listening(&mut self) -> Result<(), Diagnostic> {
         match self.receive()? {
             Reply::Listening => Ok(()),
             Reply::CannotListen(reason) => Err(failed(&format!("an agent can't listen: {reason}"))),

@@ -19,6 +19,8 @@ use crate::value::Port;
 const POD_PORT: u64 = 8080;
 /// The port that the outside answers at where a rule is about none.
 const OUTSIDE_PORT: u64 = 80;
+/// The port of multicast groups.
+const GROUP_PORT: u64 = 5000;
 /// A port that no test configuration lists.
 const ODD_PORT: u64 = 40_007;
 /// How long a probe waits: a lost SYN is sent again after one second.
@@ -68,6 +70,8 @@ pub enum Want {
     Refusal,
     /// It vanishes.
     Silence,
+    /// These get a copy, and nobody else. Such a probe is sent to a group.
+    Copies(BTreeSet<String>),
 }
 
 /// What happened to a probe.
@@ -84,6 +88,8 @@ pub enum Seen {
     Refusal,
     /// It vanished.
     Silence,
+    /// These got a copy.
+    Copies(BTreeSet<String>),
 }
 
 impl Seen {
@@ -92,6 +98,7 @@ impl Seen {
     pub fn is(&self, want: &Want) -> bool {
         match (self, want) {
             (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
+            (Self::Copies(got), Want::Copies(want)) => got == want,
             (Self::Answer { seen_as, at }, Want::Answer { seen_as: want_seen, at: want_at }) => {
                 want_seen.is_none_or(|want| want.to_string() == *seen_as)
                     && want_at.is_none_or(|want| want.to_string() == *at)
@@ -101,23 +108,47 @@ impl Seen {
     }
 }
 
-impl std::fmt::Display for Want {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// What happens to a packet to `to`, in words: who answers only where that is somebody else.
+fn answered(seen_as: &str, at: &str, to: SocketAddrV4) -> String {
+    if at == to.to_string() {
+        format!("answered to {seen_as}")
+    } else {
+        format!("answered to {seen_as} by {at}")
+    }
+}
+
+impl Want {
+    fn words(&self, to: SocketAddrV4) -> String {
         match self {
-            Self::Answer { seen_as: Some(seen_as), .. } => write!(f, "answered to {seen_as}"),
-            Self::Answer { .. } => f.write_str("answered"),
-            Self::Refusal => f.write_str("refused"),
-            Self::Silence => f.write_str("dropped"),
+            Self::Answer { seen_as, at } => answered(
+                &seen_as.map_or_else(|| "anybody".to_owned(), |seen_as| seen_as.to_string()),
+                &at.unwrap_or(to).to_string(),
+                to,
+            ),
+            Self::Refusal => "refused".to_owned(),
+            Self::Silence => "dropped".to_owned(),
+            Self::Copies(names) => copies(names),
         }
     }
 }
 
-impl std::fmt::Display for Seen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// Who got a datagram to a group, in words.
+fn copies(names: &BTreeSet<String>) -> String {
+    let listed: Vec<&str> = names.iter().map(String::as_str).collect();
+    match names.len() {
+        0 => "copied to nobody".to_owned(),
+        1..=4 => format!("copied to {}", listed.join(", ")),
+        more => format!("copied to {more} pods"),
+    }
+}
+
+impl Seen {
+    fn words(&self, to: SocketAddrV4) -> String {
         match self {
-            Self::Answer { seen_as, at } => write!(f, "answered to {seen_as} by {at}"),
-            Self::Refusal => f.write_str("refused"),
-            Self::Silence => f.write_str("dropped"),
+            Self::Answer { seen_as, at } => answered(seen_as, at, to),
+            Self::Refusal => "refused".to_owned(),
+            Self::Silence => "dropped".to_owned(),
+            Self::Copies(names) => copies(names),
         }
     }
 }
@@ -143,9 +174,9 @@ impl Summary {
         let mut rows = vec![["probe", "expected", "happened", ""].map(str::to_owned)];
         for (probe, seen) in &self.results {
             let good = seen.is(&probe.want);
-            let happened = if good { probe.want.to_string() } else { seen.to_string() };
             let mark = if good { "ok".to_owned() } else { format!("WRONG: {}", probe.because) };
-            rows.push([probe.title.clone(), probe.want.to_string(), happened, mark]);
+            let (wanted, happened) = (probe.want.words(probe.to), seen.words(probe.to));
+            rows.push([probe.title.clone(), wanted, happened, mark]);
         }
         let width = |column: usize| {
             rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
@@ -161,7 +192,7 @@ impl Summary {
 }
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
-/// every egress rule, every egress router.
+/// every egress rule, every egress router, multicast from every project with it and one without.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new() };
@@ -170,6 +201,7 @@ pub fn plan(model: &Model) -> Vec<Probe> {
     for (id, _) in model.intent().routers() {
         planner.router(id);
     }
+    planner.multicast();
     planner.probes
 }
 
@@ -247,6 +279,48 @@ impl Planner<'_> {
         }
     }
 
+    /// Where anybody asked for multicast: a sender of every project on every node that has it, and
+    /// one of every other project.
+    fn multicast(&mut self) {
+        let intent = self.model.intent();
+        if !intent.projects().any(|(_, project)| project.multicast) {
+            return;
+        }
+        let mut first: BTreeMap<(usize, Option<NodeId>), Tenant> = BTreeMap::new();
+        for (id, pod) in intent.pods() {
+            let off = self.model.without_multicast(pod.project).is_some();
+            let node = (!off).then_some(pod.node);
+            first.entry((pod.project.index(), node)).or_insert(Tenant::Pod(id));
+        }
+        let protocol = Protocol::Udp;
+        let Ok(port) = Port::new(GROUP_PORT) else { return };
+        for (number, tenant) in first.into_values().enumerate() {
+            let mut because = None;
+            let mut names = BTreeSet::new();
+            for (place, (name, _)) in listeners(self.model) {
+                let Place::Tenant(to) = place else { continue };
+                let from = From::Tenant(tenant);
+                let packet = Packet { from, to: To::Member(to), protocol, port };
+                let reach = reach(self.model, &packet);
+                if reach.allowed() {
+                    names.insert(name);
+                    because = Some(reach.because);
+                } else if to != tenant {
+                    because.get_or_insert(reach.because);
+                }
+            }
+            let to = group(number);
+            self.probes.push(Probe {
+                title: format!("{} to group {}", self.name(tenant), to.ip()),
+                from: Place::Tenant(tenant),
+                to,
+                protocol,
+                want: Want::Copies(names),
+                because: because.unwrap_or_default(),
+            });
+        }
+    }
+
     /// Every rule of every policy, from every node that has pods of the project; what no rule
     /// matches; and one address outside for projects without a policy.
     fn egress(&mut self) {
@@ -261,10 +335,14 @@ impl Planner<'_> {
             let rules: Vec<&EgressRule> =
                 self.model.ranked_rules(project).map(|(rule, _, _)| rule).collect();
             for (index, rule) in rules.iter().enumerate() {
-                let Some((address, protocol)) = self.example(rule, &rules[..index]) else {
+                let example = self.example(rule, &rules[..index]);
+                let covered = if example.is_none() { ", but an earlier rule decides" } else { "" };
+                // What an earlier rule decides shows that the order of rules counts.
+                let Some((address, protocol)) = example.or_else(|| self.example(rule, &[])) else {
                     continue;
                 };
-                let title = format!("{name} to {address}/{protocol}: {}", rule_name(rule));
+                let rule = rule_name(rule);
+                let title = format!("{name} to {address}/{protocol}: {rule}{covered}");
                 self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
             }
             let (address, what) = match rules.last() {
@@ -379,6 +457,7 @@ impl Planner<'_> {
                 continue;
             }
             for (protocol, port, want, what) in &entries {
+                let what = if reach.allowed() { what } else { "of another project" };
                 let want = if reach.allowed() { want.clone() } else { Want::Silence };
                 let name = self.name(source);
                 self.probes.push(Probe {
@@ -392,6 +471,27 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// The listener that a place is, and the address at which it hears groups.
+fn listeners(model: &Model) -> BTreeMap<Place, (String, Ipv4Addr)> {
+    let intent = model.intent();
+    let pods = intent.pods().map(|(id, _)| (Tenant::Pod(id), intent.pod_name(id)));
+    let routers = intent.routers().map(|(id, r)| (Tenant::Router(id), r.name.to_string()));
+    let tenants = pods.chain(routers);
+    let tenants = tenants
+        .map(|(tenant, name)| (Place::Tenant(tenant), (name, model.endpoint(tenant).address)));
+    let nodes = intent.nodes();
+    let nodes = nodes.map(|(id, n)| (Place::Node(id), (n.name.to_string(), model.gateway(id))));
+    tenants.chain(nodes).collect()
+}
+
+/// The group of a multicast probe, which no other has, so that its sender needn't join it
+/// (RFC 2365, section 6.1).
+fn group(number: usize) -> SocketAddrV4 {
+    let number = u16::try_from(number).unwrap_or_default();
+    let [high, low] = number.to_be_bytes();
+    SocketAddrV4::new(Ipv4Addr::new(239, 255, high, low), port(GROUP_PORT))
 }
 
 /// TEST-NET-3 (RFC 5737).
@@ -416,9 +516,13 @@ impl Lab {
         let mut agents = self.agents(&probes)?;
         self.listen(&probes, &mut agents)?;
         self.warm_up(&mut agents)?;
+        self.join(&probes, &mut agents)?;
         for (id, probe) in probes.iter().enumerate() {
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
-            agent.send(&request(id, transport(probe.protocol), probe.to, PATIENCE))?;
+            agent.send(&match probe.want {
+                Want::Copies(_) => Request::Cast { id, group: probe.to },
+                _ => request(id, transport(probe.protocol), probe.to, PATIENCE),
+            })?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
         for probe in &probes {
@@ -426,11 +530,55 @@ impl Lab {
             match agent.receive()? {
                 Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },
                 Reply::Refused { id } => seen[id] = Seen::Refusal,
+                Reply::Cast { id } => seen[id] = Seen::Copies(BTreeSet::new()),
                 Reply::Silent { id, .. } => seen[id] = Seen::Silence,
                 other => return Err(failed(&format!("an agent answers out of turn: {other:?}"))),
             }
         }
+        self.hear(&probes, &mut agents, &mut seen)?;
         Ok(Summary { results: probes.into_iter().zip(seen).collect() })
+    }
+
+    /// Makes everybody but the sender a member of the group of each multicast probe.
+    fn join(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+    ) -> Result<(), Diagnostic> {
+        let listeners = listeners(&self.model);
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Copies(_))) {
+            for (place, (_, address)) in &listeners {
+                if let Some(agent) = agents.get_mut(place).filter(|_| *place != probe.from) {
+                    agent.join(probe.to, *address)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks everybody what the groups brought.
+    fn hear(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+        seen: &mut [Seen],
+    ) -> Result<(), Diagnostic> {
+        if !seen.iter().any(|seen| matches!(seen, Seen::Copies(_))) {
+            return Ok(());
+        }
+        let listeners = listeners(&self.model);
+        for (place, (name, _)) in &listeners {
+            let Some(agent) = agents.get_mut(place) else { continue };
+            let heard = agent.heard()?;
+            for (probe, seen) in probes.iter().zip(&mut *seen) {
+                let source = listeners.get(&probe.from).map(|(_, address)| *address);
+                let from = source.filter(|source| heard.contains(&(probe.to, *source)));
+                if let (Some(_), Seen::Copies(names)) = (from, seen) {
+                    names.insert(name.clone());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The machine and namespace of a place.
@@ -458,6 +606,10 @@ impl Lab {
         places.insert(Place::Outside);
         places.extend(self.model.intent().nodes().map(|(id, _)| Place::Node(id)));
         places.extend(self.model.intent().pods().map(|(id, _)| Place::Tenant(Tenant::Pod(id))));
+        if probes.iter().any(|probe| matches!(probe.want, Want::Copies(_))) {
+            let routers = self.model.intent().routers();
+            places.extend(routers.map(|(id, _)| Place::Tenant(Tenant::Router(id))));
+        }
         let mut agents = BTreeMap::new();
         for place in places {
             let (host, netns) = self.place(place)?;
@@ -484,7 +636,8 @@ impl Lab {
             intent.cluster().contains(*address)
                 || intent.nodes().any(|(_, node)| node.address == *address)
         };
-        let targets = probes.iter().flat_map(|probe| {
+        let single = probes.iter().filter(|probe| !matches!(probe.want, Want::Copies(_)));
+        let targets = single.flat_map(|probe| {
             let at = match &probe.want {
                 Want::Answer { at, .. } => *at,
                 _ => None,

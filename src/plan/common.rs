@@ -3,9 +3,11 @@
 //! A network of 500 nodes repeats the flows to each node 499 times, and those of an egress policy
 //! on every node that has pods of its project. They are most of all flows.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rayon::prelude::*;
 
-use super::{egress, entry, refused, route};
+use super::{egress, entry, multicast, refused, route};
 use crate::diagnostic::Diagnostic;
 use crate::flow::{Flow, Section, Slice};
 use crate::intent::{NodeId, ProjectId};
@@ -20,6 +22,8 @@ pub struct Common<'m> {
     nodes: [Section<'m>; 3],
     /// Of each project, its egress policy.
     policies: Vec<Section<'m>>,
+    /// Of each VNID with multicast, the nodes that have members.
+    members: BTreeMap<u32, BTreeSet<NodeId>>,
 }
 
 /// A table with one flow for every other node.
@@ -44,7 +48,8 @@ impl<'m> Common<'m> {
         ];
         let projects: Vec<ProjectId> = intent.projects().map(|(id, _)| id).collect();
         let policies = projects.par_iter().map(|id| section(egress::policy(model, *id)));
-        Ok(Self { model, nodes, policies: policies.collect::<Result<_, _>>()? })
+        let policies = policies.collect::<Result<_, _>>()?;
+        Ok(Self { model, nodes, policies, members: multicast::members(model) })
     }
 
     /// The model that the plans are made from.
@@ -56,6 +61,11 @@ impl<'m> Common<'m> {
     /// The flows of a table about every node but one.
     pub(super) fn other_nodes(&self, table: PerNode, node: NodeId) -> [Slice<'_>; 2] {
         self.nodes[table as usize].around(node.index())
+    }
+
+    /// The nodes that have members of a network with multicast.
+    pub(super) fn members(&self, vnid: u32) -> impl Iterator<Item = NodeId> {
+        self.members.get(&vnid).into_iter().flatten().copied()
     }
 
     /// The flows of a project's egress policy.

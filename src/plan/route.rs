@@ -20,6 +20,9 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
     builder.default(Table::Route, vec![]);
     // Nothing that another node sends may leave this one again.
     to_this_node(builder, Table::RouteFromVxlan);
+    let cluster = builder.model.cluster_subject();
+    let groups = vec![Action::Goto(Table::MulticastFromVxlan)];
+    builder.flow(cluster, Table::RouteFromVxlan, 50, ip_to(MULTICAST), groups);
     builder.default(Table::RouteFromVxlan, vec![]);
     local_pods(builder);
     other_nodes(builder);

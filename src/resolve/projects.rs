@@ -8,7 +8,7 @@ use crate::document::At;
 use crate::intent::{Attachment, Fixed, Membership, Pod, Project, ProjectId};
 use crate::pipeline;
 use crate::source::Place;
-use crate::spec::{self, Selector};
+use crate::spec::{self, Mode, Selector};
 use crate::value::{Name, NetnsName, StringValue, ipv4};
 
 /// The project that is global by itself, as openshift-sdn has it.
@@ -17,6 +17,7 @@ const DEFAULT_PROJECT: &str = "default";
 pub(super) fn resolve<'a>(
     wire: &Wire<'a>,
     nodes: &Nodes<'_>,
+    mode: Mode,
     context: &mut Context,
 ) -> Projects<'a> {
     let items = wire.items("projects", |state| &state.projects);
@@ -47,7 +48,7 @@ pub(super) fn resolve<'a>(
     interface_reserved(&projects.pods, nodes, context);
     Memberships::resolve(wire, &mut projects, context);
     vnid_twice(&projects, context);
-    partial_multicast(&items, &projects, context);
+    partial_multicast(&items, &projects, mode, context);
     projects
 }
 
@@ -519,6 +520,7 @@ fn network_of(projects: &Projects<'_>, project: ProjectId) -> ProjectId {
 fn partial_multicast(
     items: &[(At<'_>, &spec::Project)],
     projects: &Projects<'_>,
+    mode: Mode,
     context: &mut Context,
 ) {
     let mut networks: BTreeMap<Option<ProjectId>, Vec<ProjectId>> = BTreeMap::new();
@@ -526,6 +528,8 @@ fn partial_multicast(
         let id = ProjectId::new(index);
         let network = match project.membership {
             Membership::Global => None,
+            // A flat network is one network.
+            _ if mode == Mode::Subnet => None,
             _ => Some(network_of(projects, id)),
         };
         networks.entry(network).or_default().push(id);

@@ -42,7 +42,7 @@ fn a_second_run_runs_nothing_that_changes_anything() {
         let first = live.apply_on(node, &["--verbose"]);
         assert_eq!(first.status, 0, "{}", first.stderr);
         assert!(
-            first.stderr.contains("> ovs-ofctl -O OpenFlow14 bundle br0 -"),
+            first.stderr.contains("> ovs-ofctl -O OpenFlow14 --bundle add-flows br0 -"),
             "{}",
             first.stderr
         );
@@ -274,7 +274,7 @@ fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
         "- netns audit.log-0: no longer wanted\n",
         "- netns bank.core-0: no longer wanted\n",
         "- netns router_supplier: no longer wanted\n",
-        "- flows cookie 0x1afb0aca381595cf: 4 removed\n",
+        "- flows cookie 0x1afb0aca381595cf: 5 removed\n",
     ] {
         assert!(run.stdout.contains(expected), "no {expected:?} in\n{}", run.stdout);
     }

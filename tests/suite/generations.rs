@@ -383,8 +383,8 @@ fn the_state_is_roots_alone() {
         (run.status, run.stderr.as_str()),
         (
             1,
-            "error[RF210]: cannot use `/run/ringfence/state.json`: Too many levels of symbolic \
-             links (os error 40)\n |\n = help: check the free space and that the file system is \
+            "error[RF210]: cannot use `/run/ringfence/state.json`: too many levels of symbolic \
+             links\n |\n = help: check the free space and that the file system is \
              writable, or use --state\n\n1 error\n"
         )
     );

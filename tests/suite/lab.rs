@@ -149,6 +149,7 @@ examples! {
     egress_router_runs = "egress-router",
     flat_runs = "flat",
     gitops_runs = "gitops",
+    multicast_runs = "multicast",
     quickstart_runs = "quickstart",
 }
 
@@ -284,6 +285,38 @@ fn each_destination_of_a_router_sees_its_source() {
 }
 
 #[test]
+fn a_sender_without_igmp_reaches_the_members_and_no_other_node() {
+    let live = example("multicast");
+    live.apply_all();
+    let cast = |pod: &str| {
+        let title = format!("{pod} to group ");
+        let mut probes = lab::plan(live.lab.model());
+        probes.retain(|probe| probe.title.starts_with(&title));
+        assert_eq!(probes.len(), 1, "{title}");
+        let (probe, seen) = live.lab.probe(probes).unwrap().results.pop().unwrap();
+        assert!(seen.is(&probe.want), "{title}: {seen:?}");
+        seen
+    };
+    let copies = |names: &[&str]| Seen::Copies(names.iter().map(|&name| name.to_owned()).collect());
+
+    let pod = "cluster-db/db-0";
+    let port = live.lab.model().endpoint(live.tenant(pod)).port.get();
+    let entered = || live.met("node-1", 20, &format!("ip,in_port={port},"));
+    let (before, stray) = (entered(), live.met("node-3", 120, "priority=0"));
+    assert_eq!(cast(pod), copies(&["cluster-db/db-1", "cluster-db/db-2"]));
+    assert_eq!(entered() - before, 4, "the sender sent its datagrams and nothing else");
+    assert_eq!(live.met("node-3", 120, "priority=0"), stray, "a copy went where nobody is");
+
+    let feed = ["prices/feed-1", "traders/desk-0", "traders/desk-1"];
+    assert_eq!(cast("prices/feed-0"), copies(&feed));
+    assert_eq!(cast("monitoring/prometheus-0"), copies(&["monitoring/prometheus-1"]));
+
+    let before = live.met("node-1", 110, "priority=0");
+    assert_eq!(cast("shop/web-0"), copies(&[]));
+    assert!(live.met("node-1", 110, "priority=0") >= before + 4, "the drop is not counted");
+}
+
+#[test]
 fn reversed_rules_block() {
     let to: SocketAddrV4 = "1.2.3.4:80".parse().unwrap();
     for (name, open) in [("allow-then-deny", true), ("deny-then-allow", false)] {
@@ -318,7 +351,7 @@ fn reversed_rules_block() {
             let answered = open || probe.title.starts_with("tools/");
             assert_eq!(matches!(probe.want, Want::Answer { .. }), answered, "{name}: {probe:?}");
             assert_eq!(matches!(seen, Seen::Answer { .. }), answered, "{name}: {}", probe.title);
-            assert!(seen.is(&probe.want), "{name}: {}: {seen}", probe.title);
+            assert!(seen.is(&probe.want), "{name}: {}: {seen:?}", probe.title);
         }
         // The packets were sent, and it is the policy that decided.
         for node in ["node-1", "node-2"] {

@@ -9,7 +9,9 @@ use crate::support::{root, tree};
 use ringfence::intent::NodeId;
 use ringfence::model::Tenant;
 use ringfence::pipeline::OfPort;
+use ringfence::plan::{Common, Plan};
 use ringfence::reach::{From, Packet, To, reach};
+use ringfence::render::Renderer;
 use ringfence::spec::Protocol;
 use ringfence::value::Port;
 
@@ -122,7 +124,7 @@ fn sh_parses_every_golden_script() {
 }
 
 /// Where a traced packet comes out.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Traced {
     Dropped,
     Port(u16),
@@ -130,25 +132,37 @@ enum Traced {
 }
 
 fn trace(live: &Live, node: NodeId, packet: &str) -> Traced {
+    let mut copies = trace_copies(live, node, packet);
+    assert!(copies.len() <= 1, "{packet}: {copies:?}");
+    copies.pop().unwrap_or(Traced::Dropped)
+}
+
+/// Where the copies of a traced packet come out, sorted.
+fn trace_copies(live: &Live, node: NodeId, packet: &str) -> Vec<Traced> {
     let host = live.lab.node(node).unwrap();
     let text = host.run(None, &["ovs-appctl", "ofproto/trace", "br0", packet]).unwrap();
     let verdict = text.lines().rfind(|line| line.starts_with("Datapath actions: ")).unwrap();
     if verdict == "Datapath actions: drop" {
-        return Traced::Dropped;
+        return Vec::new();
     }
-    for line in text.lines().map(str::trim) {
+    let mut copies = Vec::new();
+    let mut lines = text.lines().map(str::trim).peekable();
+    while let Some(line) = lines.next() {
         if let Some(rest) = line.strip_prefix("-> tunneling to ") {
             let address = rest.split(' ').next().unwrap();
-            return Traced::Tunnel(address.parse().unwrap());
+            copies.push(Traced::Tunnel(address.parse().unwrap()));
         }
-        if let Some(port) = line.strip_prefix("-> output port is ") {
-            return Traced::Port(port.parse().unwrap());
-        }
-        if line == "output:2" {
-            return Traced::Port(OfPort::TUN.get());
+        let port = line.strip_prefix("-> output port is ").or(line.strip_prefix("output:"));
+        let skipped = lines.peek().is_some_and(|next| next.contains("skipping output to input"));
+        if let Some(port) = port.and_then(|port| port.parse().ok()).filter(|_| !skipped)
+            && port != OfPort::VXLAN.get()
+        {
+            copies.push(Traced::Port(port));
         }
     }
-    panic!("no output in {text}");
+    assert!(!copies.is_empty(), "no output in {text}");
+    copies.sort();
+    copies
 }
 
 /// Traces a packet of a pod through the bridges that it crosses.
@@ -227,4 +241,108 @@ fn traces_agree_with_the_intent() {
         }
     }
     assert_eq!(traced, 9 * 8 + 9 * 10);
+}
+
+#[test]
+fn traces_of_multicast_agree_with_the_intent() {
+    let live = example("multicast");
+    live.apply_all();
+    live.lab.probe(Vec::new()).unwrap(); // brings the tunnels up
+    let model = live.lab.model();
+    let tenants: Vec<Tenant> = live.nodes().iter().flat_map(|node| model.tenants(*node)).collect();
+    let port = Port::new(5000).unwrap();
+    let mut copied = 0;
+    for &from in &tenants {
+        let (node, endpoint) = (model.node(from), model.endpoint(from));
+        let packet = format!(
+            "udp,dl_dst=01:00:5e:01:02:03,nw_src={},nw_dst=239.1.2.3,udp_dst=5000,dl_src={}",
+            endpoint.address, endpoint.mac
+        );
+        let mut arrivals = Vec::new();
+        let entry = format!("in_port={},{packet}", endpoint.port.get());
+        for copy in trace_copies(&live, node, &entry) {
+            let Traced::Tunnel(address) = copy else {
+                arrivals.push((node, copy));
+                continue;
+            };
+            let mut nodes = model.intent().nodes();
+            let (other, _) = nodes.find(|(_, node)| node.address == address).unwrap();
+            let (vni, source) = (model.vnid(model.project(from)), model.intent()[node].address);
+            let tunnel = format!("in_port={},tun_id={vni},tun_src={source}", OfPort::VXLAN.get());
+            let there = trace_copies(&live, other, &format!("{tunnel},{packet}"));
+            assert!(!there.is_empty(), "{from:?}: a copy that nobody needs");
+            arrivals.extend(there.into_iter().map(|copy| (other, copy)));
+        }
+        arrivals.sort();
+        let members = tenants.iter().filter(|to| {
+            let (from, to) = (From::Tenant(from), To::Member(**to));
+            reach(model, &Packet { from, to, protocol: Protocol::Udp, port }).allowed()
+        });
+        let place = |to: &Tenant| (model.node(*to), Traced::Port(model.endpoint(*to).port.get()));
+        let mut expected: Vec<_> = members.map(place).collect();
+        expected.sort();
+        assert_eq!(arrivals, expected, "{from:?}");
+        copied += arrivals.len();
+    }
+    // Three of one project, four of two that are joined, two of the global one.
+    assert_eq!(copied, 3 * 2 + 4 * 3 + 2);
+}
+
+#[test]
+fn three_thousand_nodes_get_copies() {
+    const NODES: usize = 3001;
+    let (model, sources) = crate::world::model(vec![crate::properties::wide(NODES, 2)]);
+    let common = Common::new(&model).unwrap();
+    let (first, _) = model.intent().nodes().next().unwrap();
+    let plan = Plan::of(&common, first).unwrap();
+    let files = Renderer::new(&model, &sources).unwrap().node(first, &plan).unwrap().files;
+
+    let live = example("flat");
+    live.apply_all();
+    let host = live.lab.node(live.nodes()[0]).unwrap();
+    let file = live.lab.files(live.nodes()[0]).join("wide.ofctl");
+    fs::write(&file, &files["flows.ofctl"]).unwrap();
+    let file = file.to_str().unwrap();
+    for words in
+        [["--bundle", "replace-flows", "br0", file], ["diff-flows", "--names", "br0", file]]
+    {
+        let words = [&["ovs-ofctl", "-O", "OpenFlow14"][..], &words].concat();
+        let output = host.output(None, &words).unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert_eq!((output.status.code(), stdout.as_ref()), (Some(0), ""), "{words:?}");
+    }
+    let mut tenants = model.tenants(first).map(|tenant| model.endpoint(tenant));
+    let (from, to) = (tenants.next().unwrap(), tenants.next().unwrap());
+    for port in [from.port.get(), to.port.get()] {
+        let add = format!(
+            "ovs-vsctl add-port br0 p{port} -- set interface p{port} type=internal \
+             ofport_request={port}"
+        );
+        host.run(None, &["sh", "-c", &add]).unwrap();
+    }
+    // The next hop of all tunnels: what isn't known is not copied to.
+    let mac = "02:00:00:00:00:01";
+    host.run(None, &["ovs-appctl", "tnl/neigh/set", "br-phy", "192.168.12.1", mac]).unwrap();
+    let packet = format!(
+        "in_port={},udp,dl_src={},dl_dst=01:00:5e:01:02:03,nw_src={},nw_dst=239.1.2.3,udp_dst=5000",
+        from.port.get(),
+        from.mac,
+        from.address
+    );
+    let text = host.run(None, &["ovs-appctl", "ofproto/trace", "br0", &packet]).unwrap();
+    assert!(!text.contains("yielded over"), "translation was cut short");
+    let lines = text.lines().filter(|line| line.starts_with("Datapath actions: "));
+    let copies = lines.flat_map(|line| line.split("tnl_push(").skip(1));
+    let mut to: Vec<&str> = copies
+        .map(|copy| copy.split("ipv4(src=").nth(1).unwrap().split(',').nth(1).unwrap())
+        .collect();
+    let mut expected: Vec<String> = model
+        .intent()
+        .nodes()
+        .filter(|(id, _)| *id != first)
+        .map(|(_, node)| format!("dst={}", node.address))
+        .collect();
+    expected.sort();
+    to.sort_unstable();
+    assert_eq!(to, expected);
 }

@@ -2,12 +2,14 @@
 //! decides about the output.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
 use crate::world::{World, model, worlds};
 use ringfence::evaluate::{Body, End, Frame, walk};
+use ringfence::flow::Action;
 use ringfence::intent::{NodeId, Verdict};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
@@ -19,7 +21,7 @@ use ringfence::spec::Protocol;
 use ringfence::value::{Mac, Port};
 
 /// Where a frame comes out of the network.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Arrival {
     Nowhere,
     Tenant(NodeId, OfPort),
@@ -39,21 +41,35 @@ impl<'m> Fabric<'m> {
         Self { model, plans }
     }
 
-    /// Sends a frame from a node's bridge through the network.
+    /// Sends a frame from a node's bridge through the network to one place at most.
     fn send(&self, node: NodeId, frame: &Frame) -> Arrival {
-        match walk(&self.plans[&node].flows, frame).end {
-            End::Dropped => Arrival::Nowhere,
-            End::Port(OfPort::TUN) => Arrival::Host(node),
-            End::Port(port) => Arrival::Tenant(node, port),
-            End::Tunnel { to, vni } => {
-                let mut nodes = self.model.intent().nodes();
-                let (other, _) = nodes.find(|(_, node)| node.address == to).unwrap();
-                let from = self.model.intent()[node].address;
-                let tunnel = Some((from, vni));
-                let frame = Frame { in_port: OfPort::VXLAN, tunnel, ..frame.clone() };
-                self.send(other, &frame)
+        let mut arrivals = self.spread(node, frame);
+        assert!(arrivals.len() <= 1, "{frame:?} was copied: {arrivals:?}");
+        arrivals.pop().unwrap_or(Arrival::Nowhere)
+    }
+
+    /// Sends a frame from a node's bridge through the network. Sorted.
+    fn spread(&self, node: NodeId, frame: &Frame) -> Vec<Arrival> {
+        let mut arrivals = Vec::new();
+        for end in walk(&self.plans[&node].flows, frame).ends {
+            match end {
+                End::Port(OfPort::TUN) => arrivals.push(Arrival::Host(node)),
+                End::Port(port) => arrivals.push(Arrival::Tenant(node, port)),
+                End::Tunnel { to, vni } => {
+                    let mut nodes = self.model.intent().nodes();
+                    let (other, _) = nodes.find(|(_, node)| node.address == to).unwrap();
+                    let from = self.model.intent()[node].address;
+                    let tunnel = Some((from, vni));
+                    let frame = Frame { in_port: OfPort::VXLAN, tunnel, ..frame.clone() };
+                    let there = self.spread(other, &frame);
+                    // A copy to a node that drops it is one too many.
+                    arrivals.extend(there.is_empty().then_some(Arrival::Nowhere));
+                    arrivals.extend(there);
+                }
             }
         }
+        arrivals.sort();
+        arrivals
     }
 
     fn tenants(&self) -> Vec<Tenant> {
@@ -70,6 +86,9 @@ fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protocol, u16)) ->
     let src = model.endpoint(from).address;
     Body::Ip { src, dst, transport: Some(transport), later_fragment: false }
 }
+
+/// A group, and one that Ethernet switches never filter.
+const GROUPS: [Ipv4Addr; 2] = [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(224, 0, 0, 251)];
 
 /// Addresses and ports on both sides of the borders of every rule that worlds have.
 fn outside() -> impl Iterator<Item = (Ipv4Addr, (Protocol, u16))> {
@@ -124,6 +143,19 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
     let common = Common::new(&model).unwrap();
     let fabric = Fabric::new(&common);
     let tenants = fabric.tenants();
+    let number = |tenant: Tenant| -> usize {
+        let name = model.intent()[model.project(tenant)].name.as_str();
+        name.strip_prefix("project-").unwrap().parse().unwrap()
+    };
+    for (node, _) in model.intent().nodes() {
+        let source = Mac::of_ipv4(model.gateway(node));
+        for group in GROUPS {
+            let (src, transport) = (model.gateway(node), Some((Protocol::Udp, 5000)));
+            let body = Body::Ip { src, dst: group, transport, later_fragment: false };
+            let frame = Frame { in_port: OfPort::TUN, tunnel: None, source, body };
+            prop_assert_eq!(fabric.send(node, &frame), Arrival::Nowhere, "a node to {}", group);
+        }
+    }
     for &from in &tenants {
         let node = model.node(from);
         let expect = |to: To, (protocol, port): (Protocol, u16)| {
@@ -171,6 +203,20 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
                 transport
             );
         }
+        for group in GROUPS {
+            let body = ip(&model, from, group, (Protocol::Udp, 5000));
+            let arrivals = fabric.spread(node, &from_tenant(&model, from, body));
+            let members =
+                tenants.iter().filter(|to| expect(To::Member(**to), (Protocol::Udp, 5000)));
+            let place = |to: &Tenant| Arrival::Tenant(model.node(*to), model.endpoint(*to).port);
+            let mut expected: Vec<Arrival> = members.map(place).collect();
+            expected.sort();
+            prop_assert_eq!(&arrivals, &expected, "{:?} to {}", from, group);
+            let agree = |to: &&Tenant| world.multicasts(number(from), number(**to));
+            let pods = tenants.iter().filter(|to| matches!(to, Tenant::Pod(_)) && **to != from);
+            let agreed = pods.filter(agree).filter(|_| matches!(from, Tenant::Pod(_)));
+            prop_assert_eq!(arrivals.len(), agreed.count(), "{:?} to {}", from, group);
+        }
         for (other, _) in model.intent().nodes() {
             let body = ip(&model, from, model.gateway(other), (Protocol::Tcp, 22));
             let arrival = fabric.send(node, &from_tenant(&model, from, body));
@@ -188,12 +234,9 @@ fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
     let other_mac = Mac::of_ipv4(Ipv4Addr::new(10, 9, 8, 7));
     for &from in &tenants {
         let node = model.node(from);
-        for &to in &tenants {
-            let honest = from_tenant(
-                &model,
-                from,
-                ip(&model, from, model.endpoint(to).address, (Protocol::Tcp, 80)),
-            );
+        let addresses = tenants.iter().map(|to| model.endpoint(*to).address);
+        for to in addresses.chain(GROUPS) {
+            let honest = from_tenant(&model, from, ip(&model, from, to, (Protocol::Udp, 80)));
             let Body::Ip { dst, transport, later_fragment, .. } = honest.body else {
                 unreachable!()
             };
@@ -244,6 +287,50 @@ fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Vec<u8>> {
         }
     }
     all
+}
+
+/// A network whose one project with multicast has pods on all nodes, most of them on the first.
+pub(crate) fn wide(nodes: usize, pods: usize) -> String {
+    let mut text =
+        "version: 1\ncluster: {podNetworks: [{cidr: 10.0.0.0/9, hostPrefix: 21}]}\n".to_owned();
+    text.push_str("nodes:\n");
+    for n in 0..nodes {
+        let _ = writeln!(
+            text,
+            "  - {{name: node-{n:04}, address: 172.20.{}.{}}}",
+            n / 250,
+            1 + n % 250
+        );
+    }
+    text.push_str("projects:\n  - name: wide\n    multicast: true\n    pods:\n");
+    let here = (0..pods).map(|_| 0);
+    for (pod, node) in here.chain(1..nodes).enumerate() {
+        let _ = writeln!(text, "      - {{name: pod-{pod}, node: node-{node:04}}}");
+    }
+    text
+}
+
+#[test]
+fn copies_are_split_where_one_flow_cannot_make_them() {
+    let (model, _) = model(vec![wide(600, 600)]);
+    let common = Common::new(&model).unwrap();
+    let fabric = Fabric::new(&common);
+    let tenants = fabric.tenants();
+    let copies = |actions: &[Action]| {
+        actions.iter().filter(|action| matches!(action, Action::Output(_))).count()
+    };
+    let flows = &fabric.plans[&model.node(tenants[0])].flows;
+    assert!(flows.iter().all(|flow| copies(&flow.actions) <= 1024));
+    // From the node with many pods, and to it.
+    for from in [tenants[0], tenants[tenants.len() - 1]] {
+        let body = ip(&model, from, GROUPS[0], (Protocol::Udp, 5000));
+        let arrivals = fabric.spread(model.node(from), &from_tenant(&model, from, body));
+        let others = tenants.iter().filter(|to| **to != from);
+        let mut expected: Vec<Arrival> =
+            others.map(|to| Arrival::Tenant(model.node(*to), model.endpoint(*to).port)).collect();
+        expected.sort();
+        assert_eq!(arrivals, expected);
+    }
 }
 
 proptest! {

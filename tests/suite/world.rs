@@ -29,6 +29,7 @@ pub(crate) struct Project {
     /// Only taken where the project may have one.
     pub(crate) policy: Option<Vec<Rule>>,
     pub(crate) router: bool,
+    pub(crate) multicast: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +78,36 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
         1 => Just(Network::Global),
         2 => (0..6_usize).prop_map(Network::Joined),
     ];
-    let project = (network, vec(0..4_usize, 0..4), option::of(vec(rule, 1..7)), any::<bool>())
-        .prop_map(|(network, pods, policy, router)| Project { network, pods, policy, router });
+    let policy = option::of(vec(rule, 1..7));
+    let multicast = prop::bool::weighted(0.7);
+    let project = (network, vec(0..4_usize, 0..4), policy, any::<bool>(), multicast).prop_map(
+        |(network, pods, policy, router, multicast)| Project {
+            network,
+            pods,
+            policy,
+            router,
+            multicast,
+        },
+    );
     (prop::bool::weighted(0.1), 1..4_usize, vec(project, 1..6))
         .prop_map(|(subnet_mode, nodes, projects)| World { subnet_mode, nodes, projects })
 }
 
 impl World {
+    /// Whether multicast works between two projects: they share a network of which every project
+    /// enables it.
+    pub(crate) fn multicasts(&self, from: usize, to: usize) -> bool {
+        let root = |project: usize| match self.network(project) {
+            _ if self.subnet_mode => None,
+            Network::Own => Some(project),
+            Network::Joined(to) => Some(to),
+            Network::Global => None,
+        };
+        let mut projects = 0..self.projects.len();
+        root(from) == root(to)
+            && projects.all(|p| root(p) != root(from) || self.projects[p].multicast)
+    }
+
     fn network(&self, project: usize) -> Network {
         match self.projects[project].network {
             Network::Joined(to) if to >= project || self.projects[to].network != Network::Own => {
@@ -118,7 +142,11 @@ impl World {
                 .enumerate()
                 .map(|(pod, node)| format!("{{name: pod-{pod}, node: node-{}}}", node % self.nodes))
                 .collect();
-            projects.push(format!("{{name: project-{number}, pods: [{}]}}", pods.join(", ")));
+            projects.push(format!(
+                "{{name: project-{number}, multicast: {}, pods: [{}]}}",
+                project.multicast,
+                pods.join(", ")
+            ));
             let network = self.network(number);
             match network {
                 Network::Joined(to) if !self.subnet_mode => {
