@@ -4,22 +4,32 @@
 //! that a check prints exactly what a run would execute. The order keeps the node safe in
 //! between: guards come first, new pods are connected before they have flows and come up after
 //! them, and what is no longer wanted goes last. Every step may be repeated.
+//!
+//! What is applied is kept as a generation. Before the first command, the new one is written to
+//! the state directory and marked as pending; after the read-back it becomes the current one. If
+//! a command fails, the current one is brought back in the same way as any other is applied: from
+//! whatever the node is like then. If the run itself is killed, the mark stays, and the next run
+//! does what is still to do.
 
 mod artifacts;
 mod change;
+mod confirm;
 mod flows;
+mod generations;
 mod groups;
 mod links;
 mod ovsdb;
 mod ports;
 mod rulesets;
 mod state;
+mod status;
 mod teardown;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
@@ -28,10 +38,13 @@ use crate::system::{System, Tool, both, missing};
 use crate::value::InterfaceName;
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
+pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
+pub use generations::{Generation, Generations, KEEP, generations};
 use links::Links;
 use ovsdb::Database;
 use rulesets::Place;
-use state::{Loaded, State, Store};
+use state::{Kept, Loaded, State, Store};
+pub use status::{Drift, Status, status};
 pub use teardown::teardown;
 
 pub use state::DIRECTORY as STATE_DIRECTORY;
@@ -47,10 +60,22 @@ pub struct Options {
     pub bridge: Option<InterfaceName>,
     /// The directory where the state is kept.
     pub state: PathBuf,
+    /// How many generations are kept, the current one included.
+    pub keep: usize,
+    /// Take the change back unless somebody confirms it.
+    pub confirm: Option<Confirm>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let state = PathBuf::from(STATE_DIRECTORY);
+        Self { check: false, adopt: false, bridge: None, state, keep: KEEP, confirm: None }
+    }
 }
 
 /// How it went.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Outcome {
     /// The node.
     pub node: String,
@@ -62,9 +87,42 @@ pub struct Outcome {
     pub check: bool,
     /// What was changed, or would be.
     pub changes: Vec<Change>,
+    /// Whether it is in effect only until a time is over, unless somebody confirms it.
+    pub waiting: bool,
+    /// Why it was taken back, if it was.
+    pub rolled_back: Option<RolledBack>,
     /// The flows that differed, as lines of a diff; only in a check or with `--diff`.
     #[serde(skip)]
     pub flow_diff: Vec<String>,
+}
+
+/// A change that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolledBack {
+    /// The generation that is in effect again.
+    pub generation: String,
+    /// The code of the reason.
+    pub code: String,
+    /// Why it was taken back.
+    pub reason: String,
+    /// The whole reason.
+    #[serde(skip)]
+    pub cause: Option<Diagnostic>,
+}
+
+impl RolledBack {
+    fn new(generation: String, cause: Diagnostic) -> Self {
+        let (code, reason) = (cause.code.to_string(), cause.message.clone());
+        Self { generation, code, reason, cause: Some(cause) }
+    }
+}
+
+/// The first digits of a generation, by which people know it.
+#[must_use]
+pub fn short(generation: &str) -> &str {
+    const DIGITS: usize = 12;
+    generation.get(..DIGITS).unwrap_or(generation)
 }
 
 /// How often a node is changed before it has to be as it was to be. What one step does can undo
@@ -85,34 +143,167 @@ pub fn apply(
     let mut store = Store::at(&options.state);
     if !options.check {
         store.lock()?;
+        confirm::nobody_waits(&store)?;
     }
-    let mut state = store.read();
-    let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
-    right_node(&artifacts, &observed.links)?;
-    let difference = Difference::between(&artifacts, &observed, &state, options, system)?;
+    // A check remembers nothing, so it can do without.
+    let state = if options.check { store.read().unwrap_or_default() } else { store.read()? };
+    bring(&artifacts, options.bridge.clone(), state, &store, options, system)
+}
+
+/// Applies the current generation again, as its files are kept.
+pub fn apply_current(options: &Options, system: &dyn System) -> Result<Outcome, Diagnostic> {
+    may_run(system)?;
+    let mut store = Store::at(&options.state);
+    if !options.check {
+        store.lock()?;
+        confirm::nobody_waits(&store)?;
+    }
+    let state = store.read()?;
+    let kept = state.current().cloned().ok_or_else(generations::nothing_kept)?;
+    apply_kept(&kept, state, &store, options, system)
+}
+
+/// Applies the generation that came into effect `number` changes ago. Without a number, that is
+/// the one before the last change, whether that has ended or not.
+pub fn rollback(
+    number: Option<usize>,
+    options: &Options,
+    system: &dyn System,
+) -> Result<Outcome, Diagnostic> {
+    may_run(system)?;
+    let mut store = Store::at(&options.state);
+    if !options.check {
+        store.lock()?;
+    }
+    let state = store.read()?;
+    let number = number.unwrap_or(usize::from(state.pending.is_none()));
+    let kept = state.back(number)?.clone();
+    apply_kept(&kept, state, &store, options, system)
+}
+
+fn apply_kept(
+    kept: &Kept,
+    state: State,
+    store: &Store,
+    options: &Options,
+    system: &dyn System,
+) -> Result<Outcome, Diagnostic> {
+    let artifacts = store.open(kept)?;
+    preflight(&artifacts, system)?;
+    bring(&artifacts, kept.bridge.clone(), state, store, options, system)
+}
+
+/// Brings a generation into effect, or back the one that was.
+fn bring(
+    artifacts: &Artifacts,
+    bridge: Option<InterfaceName>,
+    mut state: State,
+    store: &Store,
+    options: &Options,
+    system: &dyn System,
+) -> Result<Outcome, Diagnostic> {
+    let observed = Observed::read(artifacts, None, &state.half_made, system)?;
+    right_node(artifacts, &observed.links)?;
+    let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
     let changes = difference.changes();
-    let outcome = Outcome {
+    let mut outcome = Outcome {
         node: artifacts.wiring.node.to_string(),
-        generation: artifacts.manifest.generation.clone(),
+        generation: artifacts.generation().to_owned(),
         changed: !changes.is_empty(),
         check: options.check,
         changes,
+        waiting: false,
+        rolled_back: None,
         flow_diff: difference.flows.lines(),
     };
     if options.check {
         return Ok(outcome);
     }
-    let generation = Some(artifacts.manifest.generation.clone());
+    let is_current = state.current.as_deref() == Some(artifacts.generation());
+    if !outcome.changed && is_current && state.pending.is_none() && store.keeps(artifacts) {
+        return Ok(outcome);
+    }
+    let since = state.current().filter(|_| is_current).map(|kept| kept.applied);
+    let generation = artifacts.generation().to_owned();
+    let kept = Kept { generation, bridge, applied: since.unwrap_or_else(state::now) };
+    // The repair of the current generation has none to come back to.
+    let confirm = options.confirm.as_ref().filter(|_| outcome.changed && !is_current);
+    if confirm.is_some() && state.current().is_none() {
+        return Err(confirm::nothing_to_come_back_to());
+    }
+    store.keep(artifacts)?;
     if outcome.changed {
-        state.half_made = observed.links.to_make(&artifacts.wiring);
-        store.write(&State { pending: generation.clone(), ..state.clone() })?;
-        converge(difference, &artifacts, &mut state, options, system)?;
+        state.pending = Some(kept.generation.clone());
+        state.half_made.extend(observed.links.to_make(&artifacts.wiring));
+        state.half_made.sort();
+        state.half_made.dedup();
+        state.waiting = confirm.map(|confirm| confirm.waiting(&kept, options.keep));
+        store.write(&state)?;
+        if let Some(confirm) = confirm {
+            confirm.begin(&state, store, system)?;
+        }
+        if let Err(reason) = converge(difference, artifacts, &mut state, options.adopt, system) {
+            outcome.rolled_back = Some(take_back(reason, state, store, system)?);
+            return Ok(outcome);
+        }
+        if let Some(waiting) = &mut state.waiting {
+            waiting.begin();
+            outcome.waiting = true;
+            store.write(&state)?;
+            return Ok(outcome);
+        }
     }
-    if outcome.changed || state.current != generation || state.pending.is_some() {
-        let half_made = Vec::new();
-        store.write(&State { current: generation, pending: None, half_made, ..state })?;
-    }
+    state = state.settled(&kept, options.keep);
+    store.write(&state)?;
+    store.prune(&state);
     Ok(outcome)
+}
+
+/// Brings the current generation back after the pending one failed or was not confirmed.
+fn take_back(
+    reason: Diagnostic,
+    mut state: State,
+    store: &Store,
+    system: &dyn System,
+) -> Result<RolledBack, Diagnostic> {
+    let current = state.current().filter(|kept| state.pending.as_ref() != Some(&kept.generation));
+    let Some(kept) = current.cloned() else { return Err(reason) };
+    state.waiting = None;
+    match restore(&kept, &mut state, store, system) {
+        Ok(()) => Ok(RolledBack::new(kept.generation, reason)),
+        Err(again) => {
+            let message = format!(
+                "{}; then the generation {} could not be brought back: {}",
+                reason.message,
+                short(&kept.generation),
+                again.message
+            );
+            state.failure = Some(message.clone());
+            // It could be the very reason.
+            let _ = store.write(&state);
+            Err(Diagnostic::new(Code::RollbackFailed, message).help(
+                "remove the cause, then run `ringfence rollback`, or apply a generation that works",
+            ))
+        }
+    }
+}
+
+fn restore(
+    kept: &Kept,
+    state: &mut State,
+    store: &Store,
+    system: &dyn System,
+) -> Result<(), Diagnostic> {
+    let artifacts = store.open(kept)?;
+    let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
+    let difference = Difference::between(&artifacts, &observed, state, false, system)?;
+    if !difference.changes().is_empty() {
+        converge(difference, &artifacts, state, false, system)?;
+    }
+    (state.pending, state.failure, state.half_made) = (None, None, Vec::new());
+    store.write(state)?;
+    store.prune(state);
+    Ok(())
 }
 
 /// Changes the node until it is as it is to be, and remembers what nft prints then.
@@ -120,7 +311,7 @@ fn converge(
     mut difference: Difference,
     artifacts: &Artifacts,
     state: &mut State,
-    options: &Options,
+    adopt: bool,
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
     for _ in 0..ROUNDS {
@@ -130,7 +321,7 @@ fn converge(
         let flows = Some(&difference.flows);
         let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
         state.rulesets = remember(artifacts, &observed);
-        difference = Difference::between(artifacts, &observed, state, options, system)?;
+        difference = Difference::between(artifacts, &observed, state, adopt, system)?;
         if difference.changes().is_empty() {
             return Ok(());
         }
@@ -263,13 +454,13 @@ impl Difference {
         artifacts: &Artifacts,
         observed: &Observed,
         state: &State,
-        options: &Options,
+        adopt: bool,
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
         let links = links::compare(wiring, &observed.links)?;
         ports::check_tun(&observed.database, &observed.links.node)?;
-        let ports = ports::compare(wiring, &observed.database, &links, options.adopt)?;
+        let ports = ports::compare(wiring, &observed.database, &links, adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;

@@ -2,9 +2,12 @@
 
 mod apply;
 mod compile;
+mod confirm;
 mod explain;
 mod lab;
 mod lock;
+mod rollback;
+mod status;
 mod teardown;
 mod validate;
 
@@ -59,6 +62,14 @@ enum Command {
     Compile(compile::Arguments),
     /// Make this machine match the files of its node
     Apply(apply::Arguments),
+    /// Bring an earlier generation back, as it is kept on this machine
+    Rollback(rollback::Arguments),
+    /// Let a change stay that was applied with --confirm
+    Confirm(confirm::Arguments),
+    /// Tell which generation is in effect, and how the machine differs from it
+    Status(status::Arguments),
+    /// List the generations that are kept on this machine
+    Generations(status::Arguments),
     /// Remove everything of ringfence's from this machine
     Teardown(teardown::Arguments),
     /// Bring the whole desired state up as a live network on this one machine
@@ -66,11 +77,21 @@ enum Command {
     Lab(lab::Command),
     /// Explain a diagnostic code, or tell which object a cookie stands for
     Explain(explain::Arguments),
-    /// Print the JSON schema of the desired state
-    Schema,
+    /// Print the JSON schema of the desired state, or of what --json prints
+    Schema(Schema),
+    /// Take a change back in time
+    #[command(hide = true)]
+    Watch(confirm::Watch),
     /// Answer and send probes in a namespace of the lab
     #[command(hide = true)]
     LabAgent,
+}
+
+#[derive(Debug, Args)]
+struct Schema {
+    /// Of what
+    #[arg(value_enum, default_value_t = crate::schema::Subject::DesiredState)]
+    subject: crate::schema::Subject,
 }
 
 /// Where the desired state is.
@@ -126,6 +147,11 @@ pub fn main() -> ExitCode {
         Command::Lock(arguments) => lock::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
+        Command::Rollback(arguments) => rollback::run(&arguments),
+        Command::Confirm(arguments) => confirm::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Generations(arguments) => status::run_generations(&arguments),
+        Command::Watch(arguments) => confirm::run_watch(&arguments),
         Command::Teardown(arguments) => teardown::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::LabAgent => {
@@ -133,8 +159,8 @@ pub fn main() -> ExitCode {
             Exit::Done
         }
         Command::Explain(arguments) => explain::run(&arguments),
-        Command::Schema => {
-            print(&json::pretty(&crate::schema::desired_state()));
+        Command::Schema(Schema { subject }) => {
+            print(&json::pretty(&crate::schema::of(subject)));
             Exit::Done
         }
     }

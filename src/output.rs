@@ -164,6 +164,7 @@ impl Output {
     /// Puts one file into place and tells whether it differed.
     fn put(&self, path: &Path, bytes: Vec<u8>, check: bool) -> Result<Option<Change>, Diagnostic> {
         let full = self.root.join(path);
+        self.no_way_out(path)?;
         match fs::symlink_metadata(&full) {
             Ok(metadata) => {
                 if metadata.is_file()
@@ -186,6 +187,20 @@ impl Output {
         }
         // The new content is for a diff; what was written need not be kept.
         Ok(Some(Change::New(if check { bytes } else { Vec::new() })))
+    }
+
+    /// RF217: no directory on the way to a file is a symbolic link. A file that is one is
+    /// replaced, not followed.
+    fn no_way_out(&self, path: &Path) -> Result<(), Diagnostic> {
+        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            let full = self.root.join(parent);
+            if fs::symlink_metadata(&full).is_ok_and(|metadata| metadata.is_symlink()) {
+                let message = format!("`{}` is a symbolic link", full.display());
+                return Err(Diagnostic::new(Code::SymbolicLink, message)
+                    .help("name the directory that it leads to with --out"));
+            }
+        }
+        Ok(())
     }
 
     /// Writes the manifest of the tree, removes stale files and looks for foreign ones. `only`

@@ -1,13 +1,46 @@
-//! The JSON schema of the desired state, generated from the types in [`crate::spec`].
+//! The JSON schemas of what is read and printed, generated from the types.
 
+use clap::ValueEnum;
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
+use crate::apply::{Generations, Outcome, Status};
 use crate::spec::DesiredState;
 
-/// The schema, JSON Schema draft 2020-12, as `schemas/desired-state.schema.json` holds it.
+/// A document that has a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// The desired state
+    DesiredState,
+    /// What `apply` and `rollback` print with --json
+    Apply,
+    /// What `status` prints with --json
+    Status,
+    /// What `generations` prints with --json
+    Generations,
+}
+
+/// The schema of a document, JSON Schema draft 2020-12, as `schemas` holds it.
+#[must_use]
+pub fn of(subject: Subject) -> Value {
+    match subject {
+        Subject::DesiredState => desired_state(),
+        Subject::Apply => printed::<Outcome>(),
+        Subject::Status => printed::<Status>(),
+        Subject::Generations => printed::<Generations>(),
+    }
+}
+
+/// The schema of the desired state.
 #[must_use]
 pub fn desired_state() -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
     generator.into_root_schema_for::<DesiredState>().to_value()
+}
+
+/// The schema of what we write ourselves.
+fn printed<T: JsonSchema>() -> Value {
+    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    generator.into_root_schema_for::<T>().to_value()
 }

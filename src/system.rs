@@ -14,7 +14,7 @@ use crate::value::NetnsName;
 use netlink::Network;
 
 /// Where executables are looked for; the caller's PATH has no say.
-const DIRECTORIES: [&str; 6] =
+pub(crate) const DIRECTORIES: [&str; 6] =
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// How long a command may take.
@@ -39,6 +39,8 @@ pub enum Tool {
     Sysctl,
     /// Of iputils.
     Arping,
+    /// Of systemd.
+    SystemdRun,
 }
 
 impl Tool {
@@ -54,6 +56,7 @@ impl Tool {
             Self::Ethtool => "ethtool",
             Self::Sysctl => "sysctl",
             Self::Arping => "arping",
+            Self::SystemdRun => "systemd-run",
         }
     }
 
@@ -68,6 +71,7 @@ impl Tool {
             Self::Ethtool => "ethtool",
             Self::Sysctl => "procps",
             Self::Arping => "iputils-arping",
+            Self::SystemdRun => "systemd",
         }
     }
 }
@@ -220,7 +224,7 @@ impl System for Machine {
                 (Tool::Ip, words.chain(arguments.iter().cloned()).collect())
             }
         };
-        let path = find(program).ok_or_else(|| missing(program))?;
+        let path = find(program.name()).ok_or_else(|| missing(program))?;
         let broken = |error: std::io::Error| {
             Diagnostic::new(Code::CommandFailed, format!("`{command}` could not run: {error}"))
         };
@@ -247,7 +251,7 @@ impl System for Machine {
     }
 
     fn has(&self, tool: Tool) -> bool {
-        find(tool).is_some()
+        find(tool.name()).is_some()
     }
 
     fn is_root(&self) -> bool {
@@ -273,8 +277,8 @@ impl System for Machine {
 }
 
 /// The absolute path of a program.
-fn find(tool: Tool) -> Option<PathBuf> {
-    DIRECTORIES.iter().map(|directory| Path::new(directory).join(tool.name())).find(|p| p.is_file())
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|p| p.is_file())
 }
 
 /// A program that isn't there.

@@ -1,9 +1,11 @@
 //! The files of a node, read once and checked against their manifest before anything else.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Component, Path};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::output::MANIFEST;
@@ -29,16 +31,37 @@ pub(super) struct Artifacts {
     pub(super) rulesets: BTreeMap<String, Vec<u8>>,
     /// The names of the objects by their cookies.
     pub(super) objects: BTreeMap<Cookie, String>,
+    /// Where the objects are defined, by their names: `file:line:col`.
+    pub(super) places: BTreeMap<String, String>,
+    /// All other files as they were read, `manifest.json` and those that were parsed among them.
+    others: BTreeMap<String, Vec<u8>>,
+}
+
+const FLOWS: &str = "flows.ofctl";
+const GROUPS: &str = "groups.ofctl";
+const WIRING: &str = "node.json";
+const SOURCEMAP: &str = "sourcemap.json";
+
+/// The path of a ruleset, by the name under which [`Artifacts::rulesets`] has it.
+fn ruleset_path(name: &str) -> String {
+    if name.is_empty() { "ruleset.nft".to_owned() } else { format!("routers/{name}/ruleset.nft") }
 }
 
 impl Artifacts {
     /// Reads the directory of one node.
     pub(super) fn read(directory: &Path) -> Result<Self, Diagnostic> {
-        let manifest: Manifest = json(&read(directory, MANIFEST)?, MANIFEST)?;
+        let bytes = read(directory, MANIFEST)?;
+        let manifest: Manifest = json(&bytes, MANIFEST)?;
         if manifest.version != Manifest::VERSION {
             return Err(version(MANIFEST, manifest.version));
         }
-        let mut files = BTreeMap::new();
+        if !is_digest(&manifest.generation) {
+            let message =
+                format!("{} is not the digest of a generation", quoted(&manifest.generation));
+            return Err(Diagnostic::new(Code::NotOutputDirectory, message)
+                .help("compile with the version of ringfence that applies"));
+        }
+        let mut files = BTreeMap::from([(MANIFEST.to_owned(), bytes)]);
         for (path, digest) in &manifest.files {
             let bytes = read(directory, path)?;
             if blake3::hash(&bytes).to_hex().as_str() != digest {
@@ -47,32 +70,58 @@ impl Artifacts {
                     "it was changed or copied in part: copy the whole directory again, or compile",
                 ));
             }
-            files.insert(path.as_str(), bytes);
+            files.insert(path.clone(), bytes);
         }
-        let groups = files.remove("groups.ofctl").unwrap_or_default();
-        let groups = text(groups, "groups.ofctl")?;
-        let mut take = |path: &str| {
-            files.remove(path).ok_or_else(|| {
-                let message = format!("the manifest doesn't list `{path}`");
-                Diagnostic::new(Code::NotOutputDirectory, message)
-                    .help("compile with the version of ringfence that applies")
-            })
-        };
-        let wiring: Wiring = json(&take("node.json")?, "node.json")?;
+        let wiring: Wiring = json(listed(files.get(WIRING), WIRING)?, WIRING)?;
         if wiring.version != Wiring::VERSION {
-            return Err(version("node.json", wiring.version));
+            return Err(version(WIRING, wiring.version));
         }
-        let flows = text(take("flows.ofctl")?, "flows.ofctl")?;
-        let mut rulesets = BTreeMap::from([(String::new(), take("ruleset.nft")?)]);
-        for router in &wiring.routers {
-            let path = format!("routers/{}/ruleset.nft", router.name);
-            rulesets.insert(router.name.to_string(), take(&path)?);
+        let flows = text(listed(files.remove(FLOWS), FLOWS)?, FLOWS)?;
+        let groups = text(files.get(GROUPS).cloned().unwrap_or_default(), GROUPS)?;
+        let mut rulesets = BTreeMap::new();
+        let names = wiring.routers.iter().map(|router| router.name.to_string());
+        for name in [String::new()].into_iter().chain(names) {
+            let path = ruleset_path(&name);
+            rulesets.insert(name, listed(files.remove(&path), &path)?);
         }
-        let objects: BTreeMap<Cookie, (String, String)> =
-            json(&take("sourcemap.json")?, "sourcemap.json")?;
-        let objects = objects.into_iter().map(|(cookie, (object, _))| (cookie, object)).collect();
-        Ok(Self { manifest, wiring, flows, groups, rulesets, objects })
+        let sources: BTreeMap<Cookie, (String, String)> =
+            json(listed(files.get(SOURCEMAP), SOURCEMAP)?, SOURCEMAP)?;
+        let places = sources.values().cloned().collect();
+        let objects = sources.into_iter().map(|(cookie, (object, _))| (cookie, object)).collect();
+        Ok(Self { manifest, wiring, flows, groups, rulesets, objects, places, others: files })
     }
+
+    /// The generation.
+    pub(super) fn generation(&self) -> &str {
+        &self.manifest.generation
+    }
+
+    /// All files as they were read, by their paths.
+    pub(super) fn files(&self) -> impl Iterator<Item = (String, &[u8])> {
+        let flows = [(FLOWS.to_owned(), self.flows.as_bytes())];
+        let rulesets = self.rulesets.iter().map(|(name, bytes)| (ruleset_path(name), &bytes[..]));
+        let others = self.others.iter().map(|(path, bytes)| (path.clone(), &bytes[..]));
+        others.chain(flows).chain(rulesets)
+    }
+
+    /// Whether `directory` has the same files, as far as its manifest says.
+    pub(super) fn are_in(&self, directory: &Path) -> bool {
+        let own = self.others.get(MANIFEST);
+        read(directory, MANIFEST).is_ok_and(|manifest| Some(&manifest) == own)
+    }
+}
+
+/// Whether a text is the digest of a generation; then it is safe as the name of a directory.
+pub(super) fn is_digest(text: &str) -> bool {
+    text.len() == 2 * blake3::OUT_LEN && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn listed<T>(file: Option<T>, path: &str) -> Result<T, Diagnostic> {
+    file.ok_or_else(|| {
+        let message = format!("the manifest doesn't list `{path}`");
+        Diagnostic::new(Code::NotOutputDirectory, message)
+            .help("compile with the version of ringfence that applies")
+    })
 }
 
 fn text(bytes: Vec<u8>, name: &str) -> Result<String, Diagnostic> {
@@ -88,18 +137,57 @@ fn read(directory: &Path, path: &str) -> Result<Vec<u8>, Diagnostic> {
         return Err(Diagnostic::new(Code::Tampered, message));
     }
     let full = directory.join(path);
-    let bytes = fs::metadata(&full).and_then(|metadata| match metadata.len() {
-        // A pipe or device would never end.
-        _ if !metadata.is_file() => Err(io::Error::other("not a regular file")),
-        MAX_BYTES.. => Err(io::Error::other("too large to be a file of ringfence")),
-        _ => fs::read(&full),
+    let bytes = open(directory, Path::new(path)).and_then(|mut file| {
+        let metadata = file.metadata()?;
+        match metadata.len() {
+            // A pipe or device would never end.
+            _ if !metadata.is_file() => Err(io::Error::other("not a regular file")),
+            MAX_BYTES.. => Err(io::Error::other("too large to be a file of ringfence")),
+            _ => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map(|_| bytes)
+            }
+        }
     });
     bytes.map_err(|error| {
+        if let Some(link) = symbolic_link(directory, Path::new(path)) {
+            return link;
+        }
         let message = format!("cannot read `{}`: {}", full.display(), reason(&error));
         let code = if path == MANIFEST { Code::NotOutputDirectory } else { Code::Tampered };
         Diagnostic::new(code, message)
             .help("name the directory of one node in the output, such as out/node-1")
     })
+}
+
+/// Opens a file below a directory without following symbolic links on the way down.
+fn open(directory: &Path, path: &Path) -> io::Result<File> {
+    let parent = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // A pipe without a writer would never open.
+    let file = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(directory, parent, Mode::empty())?;
+    let mut parts = path.components().peekable();
+    while let Some(part) = parts.next() {
+        let flags = if parts.peek().is_some() { parent | OFlags::NOFOLLOW } else { file };
+        at = rustix::fs::openat(&at, part.as_os_str(), flags, Mode::empty())?;
+    }
+    Ok(at.into())
+}
+
+/// RF217: the files of a node are files, not ways to others.
+fn symbolic_link(directory: &Path, path: &Path) -> Option<Diagnostic> {
+    let mut at = directory.to_owned();
+    for part in path.components() {
+        at.push(part);
+        if fs::symlink_metadata(&at).is_ok_and(|metadata| metadata.is_symlink()) {
+            let message = format!("`{}` is a symbolic link", at.display());
+            return Some(
+                Diagnostic::new(Code::SymbolicLink, message)
+                    .help("copy the files themselves, for example with `rsync --copy-links`"),
+            );
+        }
+    }
+    None
 }
 
 fn json<T: for<'de> serde::Deserialize<'de>>(bytes: &[u8], name: &str) -> Result<T, Diagnostic> {

@@ -48,10 +48,19 @@ impl Links {
         Ok(Self { node, netns, half_made: half_made.iter().cloned().collect() })
     }
 
-    /// The namespaces of a plan that are not there, or half made.
+    /// The namespaces and links of a plan that are not there, or half made.
     pub(super) fn to_make(&self, wiring: &Wiring) -> Vec<String> {
         let names = wiring.netns.iter().map(|netns| netns.name.to_string());
-        names.filter(|n| !self.netns.contains_key(n) || self.half_made.contains(n)).collect()
+        let names = names.filter(|n| !self.netns.contains_key(n) || self.half_made.contains(n));
+        let hosts = wiring.netns.iter().map(|netns| netns.host.to_string());
+        let hosts =
+            hosts.filter(|n| !self.node.links.contains_key(n) || self.half_made.contains(n));
+        names.chain(hosts).collect()
+    }
+
+    /// Whether an interrupted run made this link and could not mark it any more.
+    fn is_half_made(&self, name: &str, link: &Link) -> bool {
+        link.alias.is_none() && self.half_made.contains(name)
     }
 
     /// Whether ringfence made this namespace.
@@ -180,6 +189,7 @@ fn attach<'a>(
     // One that leads into the namespace lost its alias, or never got it in an interrupted run.
     if let Some(link) = outside
         && !is_ours(link)
+        && !links.is_half_made(host.as_str(), link)
         && pair.is_none()
     {
         return Err(not_ours(host.as_str(), owner));
@@ -473,8 +483,10 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
     let names: BTreeSet<&str> = planned().map(|netns| netns.name.as_str()).collect();
     let mut lines = Vec::new();
     for (name, link) in links.node.links.iter().filter(|(name, _)| !hosts.contains(name.as_str())) {
-        let Some(owner) = link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) else {
-            continue;
+        let owner = match link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) {
+            Some(owner) => owner,
+            None if links.is_half_made(name, link) => "an interrupted run",
+            None => continue,
         };
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
         lines.push(format!("link del {name}"));

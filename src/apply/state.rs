@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
 
 use serde::{Deserialize, Serialize};
 
+use super::confirm::Waiting;
 use crate::diagnostic::{Code, Diagnostic, json, reason};
+use crate::value::InterfaceName;
 
 /// Where it is kept, unless `--state` says otherwise.
 pub const DIRECTORY: &str = "/var/lib/ringfence";
@@ -24,14 +30,70 @@ pub(super) struct State {
     pub(super) version: u32,
     /// The generation that is in effect, as far as is known.
     pub(super) current: Option<String>,
-    /// The generation that a run which has not ended was about to bring into effect.
+    /// The generation that a run which has not ended was about to bring into effect, or that
+    /// nobody has confirmed yet.
     pub(super) pending: Option<String>,
-    /// The network namespaces that such a run was about to make: they may lack their mark.
+    /// What is to happen if nobody confirms the pending generation.
+    pub(super) waiting: Option<Waiting>,
+    /// Why the current generation could not be brought back, if it could not.
+    pub(super) failure: Option<String>,
+    /// The network namespaces and links that such a run was about to make: they may lack their
+    /// mark.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) half_made: Vec<String>,
+    /// The generations that are kept. The one that was in effect last comes first, so the current
+    /// one leads.
+    pub(super) kept: Vec<Kept>,
     /// The rulesets that were loaded: the node's under the empty name, egress routers' under
     /// theirs.
     pub(super) rulesets: BTreeMap<String, Loaded>,
+}
+
+/// A generation whose files are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    /// The generation.
+    pub(super) generation: String,
+    /// The bridge that it was applied to, where that was not the one of its plan.
+    pub(super) bridge: Option<InterfaceName>,
+    /// When it was last brought into effect, in seconds since 1970.
+    pub(super) applied: u64,
+}
+
+impl State {
+    /// What is kept of a generation.
+    pub(super) fn find(&self, generation: &str) -> Option<&Kept> {
+        self.kept.iter().find(|kept| kept.generation == generation)
+    }
+
+    /// What is kept of the current generation.
+    pub(super) fn current(&self) -> Option<&Kept> {
+        self.find(self.current.as_deref()?)
+    }
+
+    /// The same after a generation has come into effect, with at most `keep` generations.
+    pub(super) fn settled(self, kept: &Kept, keep: usize) -> Self {
+        let current = Some(kept.generation.clone());
+        let others = self.kept.into_iter().filter(|other| other.generation != kept.generation);
+        let all = [kept.clone()].into_iter().chain(others).take(keep.max(1)).collect();
+        Self {
+            current,
+            pending: None,
+            waiting: None,
+            failure: None,
+            half_made: Vec::new(),
+            kept: all,
+            ..self
+        }
+    }
+}
+
+/// Seconds since 1970.
+#[expect(clippy::disallowed_types, reason = "for people only: nothing is decided by it")]
+pub(super) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or(Duration::ZERO).as_secs()
 }
 
 /// A ruleset that was loaded, as the digests of its file and of what nft printed of it.
@@ -66,7 +128,7 @@ fn digest(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// The state directory.
+/// The state directory, for root alone.
 #[derive(Debug)]
 pub(super) struct Store {
     directory: PathBuf,
@@ -81,34 +143,73 @@ impl Store {
         Self { directory: path.to_owned(), lock: None }
     }
 
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Makes the directory and takes the lock, or fails where another run has it.
     pub(super) fn lock(&mut self) -> Result<(), Diagnostic> {
         let path = self.directory.join(LOCK);
-        let open = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)
-        };
-        let file = open().map_err(|error| unusable(&path, &error))?;
-        match file.try_lock() {
-            Ok(()) => {
-                self.lock = Some(file);
-                Ok(())
+        self.lock = self.hold(LOCK)?;
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let message = "another run of ringfence is at work on this node";
+        Err(Diagnostic::new(Code::Locked, message)
+            .help(format!("wait for it; it holds `{}`", path.display())))
+    }
+
+    /// Takes the lock on a file of the directory; `None` where another process has it.
+    pub(super) fn hold(&self, name: &str) -> Result<Option<File>, Diagnostic> {
+        let path = self.directory.join(name);
+        let wrong = |error: io::Error| unusable(&path, &error);
+        self.make().map_err(wrong)?;
+        loop {
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(false).write(true).mode(0o600).custom_flags(NO_FOLLOW);
+            let file = options.open(&path).map_err(wrong)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(fs::TryLockError::Error(error)) => return Err(wrong(error)),
             }
-            Err(fs::TryLockError::WouldBlock) => {
-                let message = "another run of ringfence is at work on this node";
-                Err(Diagnostic::new(Code::Locked, message)
-                    .help(format!("wait for it; it holds `{}`", path.display())))
+            // A teardown may have removed the file since it was opened.
+            let ours = file.metadata().map_err(wrong)?;
+            if fs::symlink_metadata(&path).is_ok_and(|there| there.ino() == ours.ino()) {
+                return Ok(Some(file));
             }
-            Err(fs::TryLockError::Error(error)) => Err(unusable(&path, &error)),
         }
     }
 
+    /// Makes the directory, and sees to it that it is root's alone.
+    fn make(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        let metadata = fs::symlink_metadata(&self.directory)?;
+        if !metadata.is_dir() {
+            return Err(io::Error::other("not a directory"));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it belongs to another user"));
+        }
+        if metadata.mode() & 0o7777 != 0o700 {
+            fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
+    }
+
     /// What was remembered; nothing where nothing is, or it is from another version.
-    #[must_use]
-    pub(super) fn read(&self) -> State {
-        let bytes = fs::read(self.directory.join(STATE)).unwrap_or_default();
+    pub(super) fn read(&self) -> Result<State, Diagnostic> {
+        let path = self.directory.join(STATE);
+        let mut bytes = Vec::new();
+        let open = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(&path);
+        match open.and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) => return Err(unusable(&path, &error)),
+        }
         let state: State = serde_json::from_slice(&bytes).unwrap_or_default();
-        if state.version == VERSION { state } else { State::default() }
+        Ok(if state.version == VERSION { state } else { State::default() })
     }
 
     /// Remembers.
@@ -120,8 +221,7 @@ impl Store {
     }
 
     /// Forgets everything, and lets go of the lock.
-    pub(super) fn remove(mut self) -> Result<(), Diagnostic> {
-        self.lock = None;
+    pub(super) fn remove(self) -> Result<(), Diagnostic> {
         match fs::remove_dir_all(&self.directory) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -130,19 +230,26 @@ impl Store {
     }
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// Replaces a file so that after a crash it has the old or the new content.
+/// For open(2): fails where the last part of the path is a symbolic link.
+const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Replaces a file so that after a crash it has the old or the new content. It is root's alone.
+/// Only whoever holds the lock writes, so what an interrupted write left is overwritten.
 fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new().prefix(".state-").tempfile_in(directory)?;
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600).custom_flags(NO_FOLLOW);
+    let mut file = options.open(&new)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
     File::open(directory)?.sync_all()
 }
 
-fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
+pub(super) fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
     Diagnostic::new(
         Code::StateUnusable,
         format!("cannot use `{}`: {}", path.display(), reason(error)),

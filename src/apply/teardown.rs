@@ -20,7 +20,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
         store.lock()?;
     }
     let database = Database::read(system)?;
-    let links = Links::read(system, &store.read().half_made)?;
+    let links = Links::read(system, &store.read()?.half_made)?;
     let listing = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {

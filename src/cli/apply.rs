@@ -1,23 +1,55 @@
 //! `ringfence apply`.
 
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::time::Duration;
 
 use clap::Args;
 
 use super::{Exit, print, show, tell};
-use crate::apply::{Options, Outcome, STATE_DIRECTORY, apply};
-use crate::diagnostic::{Code, Diagnostic, counted, json};
+use crate::apply::{
+    Answer, Confirm, KEEP, Options, Outcome, STATE_DIRECTORY, Verdict, apply, apply_current,
+    check_health, reject, short, wait,
+};
+use crate::diagnostic::{Code, Diagnostic, Report, counted, json};
 use crate::source::Sources;
 use crate::system::netlink::Network;
 use crate::system::{Command, Machine, Output, System, Tool};
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Arguments {
     /// The directory of this node in the output, such as out/node-1
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "current")]
+    directory: Option<PathBuf>,
+    /// Apply the current generation again, as it is kept on this node: after a reboot
+    #[arg(long, conflicts_with_all = ["directory", "adopt", "bridge", "confirm", "health_check"])]
+    current: bool,
+    /// Take over a bridge, or ports of it, that ringfence did not make. All its flows are replaced
+    #[arg(long)]
+    adopt: bool,
+    /// Use another bridge than br0
+    #[arg(long, value_name = "BRIDGE", value_parser = bridge)]
+    bridge: Option<InterfaceName>,
+    /// Take the change back unless `ringfence confirm`, or Enter on a terminal, says within this
+    /// time, such as 90s or 5m, that it is to stay. It comes back even if this command, its shell
+    /// or its session ends
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    confirm: Option<Duration>,
+    /// Run this program after the change and confirm if it succeeds; else take the change back at
+    /// once. It is split into words as by a shell, but runs without one, once, and has the time
+    /// of --confirm, by default 60s
+    #[arg(long, value_name = "CMD", value_parser = words)]
+    health_check: Option<Words>,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+/// The options of every command that brings a generation into effect.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(super) struct Shared {
     /// Change nothing; tell what differs and exit with 2 if anything does
     #[arg(long)]
     check: bool,
@@ -27,47 +59,209 @@ pub(super) struct Arguments {
     /// Print the outcome as one JSON document
     #[arg(long)]
     json: bool,
-    /// Take over a bridge, or ports of it, that ringfence did not make. All its flows are replaced
-    #[arg(long)]
-    adopt: bool,
-    /// Use another bridge than br0
-    #[arg(long, value_name = "BRIDGE", value_parser = bridge)]
-    bridge: Option<InterfaceName>,
     /// Show every command that changes something, before it runs
     #[arg(short, long)]
     verbose: bool,
     /// Exit with 2 instead of 0 where something was changed
     #[arg(long)]
     detailed_exitcode: bool,
+    /// How many generations to keep on this node, the current one included
+    #[arg(long, value_name = "NUMBER", default_value_t = KEEP as u64,
+          value_parser = clap::value_parser!(u64).range(1..=1000))]
+    keep: u64,
     /// Where to keep what ringfence remembers about this node
     #[arg(long, value_name = "DIR", default_value = STATE_DIRECTORY)]
     state: PathBuf,
+}
+
+impl Shared {
+    pub(super) fn options(&self) -> Options {
+        let keep = usize::try_from(self.keep).unwrap_or(KEEP);
+        Options { check: self.check, keep, state: self.state.clone(), ..Options::default() }
+    }
+
+    /// Runs what brings a generation into effect, and shows how it went.
+    pub(super) fn run(
+        &self,
+        bring: impl FnOnce(&dyn System) -> Result<Outcome, Diagnostic>,
+        settle: impl FnOnce(&mut Outcome) -> Result<(), Diagnostic>,
+    ) -> Exit {
+        let announced = Announced { machine: Machine };
+        let system: &dyn System = if self.verbose { &announced } else { &Machine };
+        let mut outcome = match bring(system) {
+            Ok(outcome) => outcome,
+            Err(diagnostic) => return fail(diagnostic),
+        };
+        if !self.json {
+            self.human(&outcome);
+        }
+        if outcome.waiting
+            && let Err(diagnostic) = settle(&mut outcome)
+        {
+            return fail(diagnostic);
+        }
+        if self.json {
+            print(&json::pretty(&outcome));
+        }
+        if let Some(back) = outcome.rolled_back {
+            let mut report = Report::new();
+            back.cause.into_iter().for_each(|cause| report.push(cause));
+            let (old, new) = (short(&back.generation), short(&outcome.generation));
+            let message = format!("the generation {new} was taken back; {old} is in effect again");
+            report.push(Diagnostic::new(Code::RolledBack, message));
+            show(&report, &Sources::default());
+            return Exit::RolledBack;
+        }
+        let detailed = self.check || self.detailed_exitcode;
+        if outcome.changed && detailed { Exit::Differs } else { Exit::Done }
+    }
+
+    fn human(&self, outcome: &Outcome) {
+        for change in &outcome.changes {
+            print(&format!("{change}\n"));
+        }
+        if self.diff {
+            for line in &outcome.flow_diff {
+                print(&format!("{line}\n"));
+            }
+        }
+        let number = counted(outcome.changes.len(), "change");
+        match (outcome.changed, outcome.check) {
+            _ if outcome.rolled_back.is_some() => {}
+            (false, _) => tell(&format!("{}: nothing to change", outcome.node)),
+            (true, true) => tell(&format!("{}: {number} pending", outcome.node)),
+            (true, false) => tell(&format!("{}: {number} applied", outcome.node)),
+        }
+    }
 }
 
 fn bridge(text: &str) -> Result<InterfaceName, String> {
     InterfaceName::parse(text).map_err(|invalid| invalid.message)
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
-    let options = Options {
-        check: arguments.check,
-        adopt: arguments.adopt,
-        bridge: arguments.bridge.clone(),
-        state: arguments.state.clone(),
+/// A time such as 60s or 5m; a number alone is of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: u64 = 24 * 60 * 60;
+    let (digits, unit) = match text.strip_suffix('m') {
+        Some(digits) => (digits, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
     };
-    let announced = Announced { machine: Machine };
-    let system: &dyn System = if arguments.verbose { &announced } else { &Machine };
-    match apply(&arguments.directory, &options, system) {
-        Ok(outcome) => {
-            if arguments.json {
-                print(&json::pretty(&outcome));
-            } else {
-                human(&outcome, arguments.diff);
+    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match seconds {
+        Some(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
+        _ => Err("give seconds or minutes such as 60s or 5m, up to a day".to_owned()),
+    }
+}
+
+/// The words of a command line.
+#[derive(Clone, Debug)]
+struct Words(Vec<String>);
+
+fn words(text: &str) -> Result<Words, String> {
+    match shlex::split(text) {
+        Some(words) if !words.is_empty() => Ok(Words(words)),
+        _ => Err("name a program with its arguments; quotes have to be closed".to_owned()),
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Exit {
+    const WITHIN: Duration = Duration::from_mins(1);
+    let mut options = arguments.shared.options();
+    options.adopt = arguments.adopt;
+    options.bridge.clone_from(&arguments.bridge);
+    let health = arguments.health_check.as_ref();
+    let within = arguments.confirm.or(health.map(|_| WITHIN));
+    if let Some(within) = within {
+        let program = match std::env::current_exe() {
+            Ok(program) => program,
+            Err(error) => {
+                let message = format!("the program can't find itself: {error}");
+                return fail(Diagnostic::new(Code::CommandFailed, message));
             }
-            let detailed = arguments.check || arguments.detailed_exitcode;
-            if outcome.changed && detailed { Exit::Differs } else { Exit::Done }
+        };
+        options.confirm = Some(Confirm { within, program });
+    }
+    let bring = |system: &dyn System| match &arguments.directory {
+        Some(directory) => apply(directory, &options, system),
+        None => apply_current(&options, system),
+    };
+    arguments.shared.run(bring, |outcome| {
+        let (state, generation) = (&options.state, outcome.generation.as_str());
+        let found = health.map(|health| check_health(&health.0, within.unwrap_or(WITHIN)));
+        let verdict = match found {
+            Some(Err(reason)) => reject(state, generation, reason, &Machine)?,
+            Some(Ok(())) => wait(state, generation, &Machine, &mut |_| Answer::Confirm)?,
+            None => {
+                let mut terminal = Terminal::new(&outcome.node, generation);
+                let verdict = wait(state, generation, &Machine, &mut |left| terminal.ask(left));
+                terminal.end();
+                verdict?
+            }
+        };
+        outcome.waiting = false;
+        match verdict {
+            Verdict::Confirmed => tell(&format!("{}: confirmed", outcome.node)),
+            Verdict::RolledBack(back) => outcome.rolled_back = Some(back),
         }
-        Err(diagnostic) => fail(diagnostic),
+        Ok(())
+    })
+}
+
+/// Asks whoever sits at the terminal, if anybody does.
+struct Terminal {
+    node: String,
+    generation: String,
+    /// Lines that were entered; `None` without a terminal.
+    entered: Option<Receiver<()>>,
+    /// What was shown last.
+    shown: Option<u64>,
+}
+
+impl Terminal {
+    fn new(node: &str, generation: &str) -> Self {
+        let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let entered = interactive.then(|| {
+            let (sender, receiver) = mpsc::channel();
+            // What was typed before the change says nothing about it.
+            let _ = rustix::termios::tcflush(io::stdin(), rustix::termios::QueueSelector::IFlush);
+            std::thread::spawn(move || {
+                let mut line = String::new();
+                if io::stdin().lock().read_line(&mut line).is_ok_and(|read| read > 0) {
+                    let _ = sender.send(());
+                }
+            });
+            receiver
+        });
+        let (node, generation) = (node.to_owned(), short(generation).to_owned());
+        Self { node, generation, entered, shown: None }
+    }
+
+    fn ask(&mut self, left: u64) -> Answer {
+        let Self { node, generation, entered, shown } = self;
+        let Some(entered) = entered else {
+            if shown.replace(left).is_none() {
+                tell(&format!(
+                    "{node}: {generation} stays if `ringfence confirm` is run within {left} s"
+                ));
+            }
+            return Answer::Silence;
+        };
+        if *shown != Some(left) {
+            *shown = Some(left);
+            let text = format!("\r{node}: press Enter to confirm {generation} within {left} s ");
+            let _ = io::stderr().write_all(text.as_bytes());
+        }
+        match entered.try_recv() {
+            Ok(()) => Answer::Confirm,
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Answer::Silence,
+        }
+    }
+
+    /// Leaves the line of the countdown.
+    fn end(&self) {
+        if self.entered.is_some() && self.shown.is_some() {
+            tell("");
+        }
     }
 }
 
@@ -76,23 +270,6 @@ pub(super) fn fail(diagnostic: Diagnostic) -> Exit {
     let locked = diagnostic.code == Code::Locked;
     show(&diagnostic.into(), &Sources::default());
     if locked { Exit::Locked } else { Exit::Error }
-}
-
-fn human(outcome: &Outcome, diff: bool) {
-    for change in &outcome.changes {
-        print(&format!("{change}\n"));
-    }
-    if diff {
-        for line in &outcome.flow_diff {
-            print(&format!("{line}\n"));
-        }
-    }
-    let number = counted(outcome.changes.len(), "change");
-    tell(&match (outcome.changed, outcome.check) {
-        (false, _) => format!("{}: nothing to change", outcome.node),
-        (true, true) => format!("{}: {number} pending", outcome.node),
-        (true, false) => format!("{}: {number} applied", outcome.node),
-    });
 }
 
 /// The machine, with every command that changes something shown before it runs.

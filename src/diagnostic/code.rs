@@ -157,6 +157,13 @@ codes! {
     CommandFailed = 208 Error,
     ReadBack = 209 Error,
     StateUnusable = 210 Error,
+    NotConfirmed = 211 Error,
+    HealthCheck = 212 Error,
+    RolledBack = 213 Error,
+    RollbackFailed = 214 Error,
+    NoGeneration = 215 Error,
+    NothingToConfirm = 216 Error,
+    SymbolicLink = 217 Error,
     // The lab.
     LabSetup = 230 Error,
     LabDiffers = 231 Error,

@@ -225,7 +225,7 @@ fn the_scripts_work_by_hand_and_leave_apply_nothing_but_to_remember_the_rulesets
 }
 
 /// The quickstart with some of its text replaced.
-fn changed(pairs: &[(&str, &str)]) -> (ringfence::model::Model, Sources) {
+pub(crate) fn changed(pairs: &[(&str, &str)]) -> (ringfence::model::Model, Sources) {
     let directory = root().join("examples/quickstart");
     let mut text = std::fs::read_to_string(directory.join("network.yaml")).unwrap();
     for (old, new) in pairs {

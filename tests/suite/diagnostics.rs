@@ -42,7 +42,14 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 14] = [
+const ELSEWHERE: [(Code, &str); 21] = [
+    (Code::RolledBack, "generations.rs"),
+    (Code::RollbackFailed, "generations.rs"),
+    (Code::NoGeneration, "generations.rs"),
+    (Code::NotConfirmed, "confirm.rs"),
+    (Code::HealthCheck, "confirm.rs"),
+    (Code::NothingToConfirm, "confirm.rs"),
+    (Code::SymbolicLink, "faults.rs"),
     (Code::NotRoot, "faults.rs"),
     (Code::ToolMissing, "faults.rs"),
     (Code::NotOutputDirectory, "faults.rs"),

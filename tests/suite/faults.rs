@@ -59,7 +59,7 @@ impl System for Untouchable {
 /// directory as DIR: code, message and help.
 fn refusal(directory: &Path, system: &Untouchable) -> (Code, String, String) {
     let state = directory.join("state");
-    let options = Options { check: false, adopt: false, bridge: None, state: state.clone() };
+    let options = Options { state: state.clone(), ..Options::default() };
     let diagnostic = apply(directory, &options, system).unwrap_err();
     assert!(!state.exists(), "the state was touched");
     let text = |text: &str| text.replace(&directory.display().to_string(), "DIR");
@@ -254,9 +254,8 @@ fn no_path_of_a_manifest_leads_out_of_the_directory() {
 fn what_is_no_file_or_too_large_is_not_read() {
     let files = files();
     let path = files.path().join("notes.md");
-    let special: [(&str, &dyn Fn()); 4] = [
+    let special: [(&str, &dyn Fn()); 3] = [
         ("not a regular file", &|| fs::create_dir(&path).unwrap()),
-        ("not a regular file", &|| symlink("/dev/zero", &path).unwrap()),
         ("not a regular file", &|| drop(duct::cmd!("mkfifo", &path).run().unwrap())),
         ("too large to be a file of ringfence", &|| {
             fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
@@ -274,18 +273,46 @@ fn what_is_no_file_or_too_large_is_not_read() {
 }
 
 #[test]
-fn a_link_to_the_very_file_is_as_good_as_the_file() {
-    // As Kubernetes and Nix put files into place: the digest counts, not the way to the file.
-    let (files, elsewhere) = (files(), files());
-    for path in manifest(files.path()).files.keys() {
-        fs::remove_file(files.path().join(path)).unwrap();
-        symlink(elsewhere.path().join(path), files.path().join(path)).unwrap();
+fn symbolic_links_are_not_followed() {
+    // RF217: wherever they lead, even to the very file, and for every part of the path.
+    let help = "copy the files themselves, for example with `rsync --copy-links`".to_owned();
+    let (good, elsewhere) = (files(), files());
+    let paths: Vec<String> = manifest(good.path()).files.into_keys().collect();
+    for path in paths.iter().map(String::as_str).chain(["manifest.json", "routers"]) {
+        let files = files();
+        let full = files.path().join(path);
+        if full.is_dir() {
+            fs::remove_dir_all(&full).unwrap();
+        } else {
+            fs::remove_file(&full).unwrap();
+        }
+        symlink(elsewhere.path().join(path), &full).unwrap();
+        let message = format!("`DIR/{path}` is a symbolic link");
+        let expected = (Code::SymbolicLink, message, help.clone());
+        assert_eq!(refusal(files.path(), &USER), expected);
     }
-    assert_eq!(refusal(files.path(), &USER).0, Code::NotRoot);
-    fs::write(elsewhere.path().join("ruleset.nft"), "flush ruleset").unwrap();
-    let (code, message, _) = refusal(files.path(), &USER);
-    let expected = "`ruleset.nft` is not the file that the manifest names";
-    assert_eq!((code, message.as_str()), (Code::Tampered, expected));
+    // The directory itself is named by whoever calls.
+    let named = tempfile::tempdir().unwrap();
+    let link = named.path().join("current");
+    symlink(good.path(), &link).unwrap();
+    assert_eq!(refusal(&link, &USER).0, Code::NotRoot);
+}
+
+#[test]
+fn what_is_compiled_is_not_written_through_symbolic_links() {
+    let (out, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    symlink(elsewhere.path(), out.path().join("node-1")).unwrap();
+    let network = root().join("examples/flat");
+    let words = ["compile", network.to_str().unwrap(), "-o", out.path().to_str().unwrap()];
+    let run = crate::support::ringfence(root(), &words);
+    let message = format!(
+        "error[RF217]: `{}/node-1` is a symbolic link\n |\n = help: name the directory that it leads \
+         to with --out\n",
+        out.path().display()
+    );
+    assert_eq!(run.status, 1);
+    assert!(run.stderr.starts_with(&message), "{}", run.stderr);
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
 }
 
 /// What has become of `manifest.json`, and what is said of it.
@@ -477,7 +504,7 @@ for netns in $(ip netns list | cut -d' ' -f1); do
   ip -n $netns -4 addr; ip -n $netns route; ip netns exec $netns nft list ruleset
 done
 ip -4 addr; ip -br link; ip route; nft list ruleset; sysctl net.ipv4.ip_forward
-cat /run/ringfence/state.json";
+grep -v applied /run/ringfence/state.json";
 
 /// A node on which things go wrong.
 struct Node {
@@ -677,7 +704,7 @@ fn nothing_is_begun_where_the_state_cannot_be_kept() {
             "mkdir /run/ringfence; mount -t tmpfs -o size=4k none /run/ringfence; \
              head -c 8k /dev/zero >/run/ringfence/big 2>/dev/null || true",
             "umount /run/ringfence; rmdir /run/ringfence",
-            "state.json`: no space left on device",
+            "generations`: no space left on device",
         ),
         (
             "mkdir -p /run/ringfence/lock",
@@ -854,7 +881,7 @@ fn a_command_that_fails_is_named_and_the_next_run_does_the_rest() {
         let expected = expected.replace("{600 x}", &"x".repeat(600));
         assert_eq!(node.apply("node-1", &[]), (error(&expected), 1), "{program} {script}");
         node.restore(program);
-        assert!(node.on("cat /run/ringfence/state.json").contains("\"pending\": \""));
+        assert!(node.on("grep -v applied /run/ringfence/state.json").contains("\"pending\": \""));
         node.clean_up_after_an_interrupted_run(&untouched);
     }
 }
@@ -968,7 +995,7 @@ const STATES: &[&str] = &[
     "head -c 1M /dev/urandom >state.json",
     "truncate -s 0 state.json",
     "truncate -s 50 state.json",
-    "sed -i 's/\"version\": 1/\"version\": 2/' state.json",
+    "sed -i 's/\"version\": 2/\"version\": 3/' state.json",
     "sed -i 's/\"version\"/\"Version\"/' state.json",
     "rm state.json",
 ];

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 mod apply;
+mod confirm;
 mod diagnostics;
 mod faults;
+mod generations;
 mod golden;
+mod interruptions;
 mod lab;
 mod ovs;
 mod properties;

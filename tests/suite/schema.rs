@@ -1,12 +1,18 @@
-//! The committed schema is the one of the types.
+//! The committed schemas are those of the types.
 
 use crate::support::{assert_none, compare, ringfence, root};
 
 #[test]
-fn the_committed_schema_is_fresh() {
-    let run = ringfence(root(), &["schema"]);
-    let path = root().join("schemas/desired-state.schema.json");
-    assert_none(compare(&path, run.stdout.as_bytes()).as_slice());
+fn the_committed_schemas_are_fresh() {
+    let mut wrong = Vec::new();
+    for subject in ["desired-state", "apply", "status", "generations"] {
+        let run = ringfence(root(), &["schema", subject]);
+        let path = root().join(format!("schemas/{subject}.schema.json"));
+        wrong.extend(compare(&path, run.stdout.as_bytes()));
+    }
+    assert_none(&wrong);
+    let default = ringfence(root(), &["schema"]);
+    assert_eq!(default.stdout, ringfence(root(), &["schema", "desired-state"]).stdout);
 }
 
 #[test]

@@ -1,0 +1,326 @@
+//! Every external command of a change goes wrong in turn, in every way that a command can.
+//!
+//! The change is that of a real node of the lab from one generation to another. The tests run
+//! themselves once more inside that node, where [`Faulty`] stands between `apply` and the machine;
+//! for each way and each command, the node starts in the old generation, and afterwards has to be
+//! wholly in the old or the new one, or the next run has to bring it wholly into the new one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::generations::{NEW, Node, OLD};
+use crate::support::root;
+use ringfence::apply::{Options, apply, status};
+use ringfence::diagnostic::{Code, Diagnostic};
+use ringfence::system::netlink::Network;
+use ringfence::system::{Command, Machine, Output, System, Tool};
+use ringfence::value::NetnsName;
+
+/// What the tests are to do inside a node.
+const INSIDE: &str = "RINGFENCE_TEST_INSIDE";
+const STATE: &str = "/run/ringfence";
+
+/// How a command goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// It does nothing and fails.
+    Refused,
+    /// It does what it should, and fails.
+    FailedAfter,
+    /// It is killed after half of what it reads.
+    Halved,
+    /// It hangs until its time is over, and did nothing.
+    Hung,
+    /// It and all that follow it fail.
+    AllRefused,
+    /// ringfence is killed before it.
+    KilledBefore,
+    /// ringfence is killed while it runs.
+    KilledWithin,
+    /// Open vSwitch restarts before it.
+    Restarted,
+    /// The state directory can't be written any more from then on.
+    ReadOnly,
+}
+
+const WAYS: [Way; 9] = [
+    Way::Refused,
+    Way::FailedAfter,
+    Way::Halved,
+    Way::Hung,
+    Way::AllRefused,
+    Way::KilledBefore,
+    Way::KilledWithin,
+    Way::Restarted,
+    Way::ReadOnly,
+];
+
+impl Way {
+    /// Whether it makes a difference for commands that only read.
+    fn concerns(self, command: &Command) -> bool {
+        command.changes
+            || matches!(self, Self::Refused | Self::Hung | Self::AllRefused | Self::KilledBefore)
+    }
+
+    fn kills(self) -> bool {
+        matches!(self, Self::KilledBefore | Self::KilledWithin)
+    }
+}
+
+/// A machine on which one command goes wrong.
+struct Faulty {
+    way: Way,
+    /// Which of the commands that the way concerns, from 0.
+    point: usize,
+    met: AtomicUsize,
+}
+
+impl Faulty {
+    fn new(way: Way, point: usize) -> Self {
+        Self { way, point, met: AtomicUsize::new(0) }
+    }
+}
+
+fn kill_ourselves() -> ! {
+    let own = rustix::process::getpid();
+    rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+fn shell(script: &str) {
+    duct::cmd!("sh", "-c", script).stdin_null().stdout_null().run().unwrap();
+}
+
+impl System for Faulty {
+    fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
+        if !self.way.concerns(command) {
+            return Machine.run(command);
+        }
+        let met = self.met.fetch_add(1, Ordering::SeqCst);
+        let beyond = self.way == Way::AllRefused && met > self.point;
+        if met != self.point && !beyond {
+            return Machine.run(command);
+        }
+        let ended = |status, stderr: &str| {
+            Ok(Output { status, stdout: Vec::new(), stderr: stderr.as_bytes().to_vec() })
+        };
+        match self.way {
+            Way::Refused | Way::AllRefused => ended(Some(1), "refused"),
+            Way::FailedAfter => {
+                Machine.run(command)?;
+                ended(Some(1), "failed after all")
+            }
+            Way::Halved => {
+                let lines: Vec<&[u8]> =
+                    command.stdin.split_inclusive(|byte| *byte == b'\n').collect();
+                let half = lines[..lines.len() / 2].concat();
+                if !half.is_empty() {
+                    Machine.run(&command.clone().stdin(half))?;
+                }
+                ended(None, "")
+            }
+            Way::Hung => {
+                let message = format!("`{command}` took longer than 120 seconds");
+                Err(Diagnostic::new(Code::CommandFailed, message))
+            }
+            Way::KilledBefore => kill_ourselves(),
+            Way::KilledWithin => std::thread::scope(|scope| {
+                scope.spawn(|| Machine.run(command));
+                std::thread::sleep(Duration::from_micros(1500));
+                kill_ourselves()
+            }),
+            Way::Restarted => {
+                shell(
+                    "pkill -KILL -x ovs-vswitchd; until ovs-vswitchd \
+                     unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir --log-file \
+                     -vconsole:off 2>/dev/null; do sleep 0.05; done",
+                );
+                Machine.run(command)
+            }
+            Way::ReadOnly => {
+                shell(&format!("mount --bind {STATE} {STATE}; mount -o remount,bind,ro {STATE}"));
+                Machine.run(command)
+            }
+        }
+    }
+
+    fn has(&self, tool: Tool) -> bool {
+        Machine.has(tool)
+    }
+
+    fn is_root(&self) -> bool {
+        Machine.is_root()
+    }
+
+    fn netns_names(&self) -> Result<Vec<String>, Diagnostic> {
+        Machine.netns_names()
+    }
+
+    fn network(&self) -> Result<Network, Diagnostic> {
+        Machine.network()
+    }
+
+    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
+        Machine.networks(names)
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        Machine.sysctl(name)
+    }
+}
+
+fn options() -> Options {
+    Options { state: STATE.into(), ..Options::default() }
+}
+
+/// Applies a generation with one fault, and tells how that ended in one word.
+fn attempt(way: Way, point: usize) -> String {
+    match apply(Path::new(NEW), &options(), &Faulty::new(way, point)) {
+        Ok(outcome) if outcome.rolled_back.is_some() => "taken back".to_owned(),
+        Ok(_) => "applied".to_owned(),
+        Err(diagnostic) => format!("{}", diagnostic.code),
+    }
+}
+
+/// Whether the node is wholly in a generation, and says so.
+fn is_in(directory: &str) -> bool {
+    let check = Options { check: true, ..options() };
+    let outcome = apply(Path::new(directory), &check, &Machine);
+    let same = outcome.is_ok_and(|outcome| !outcome.changed);
+    same && status(Path::new(STATE), &Machine).is_ok_and(|status| status.is_settled())
+}
+
+/// How often the change can go wrong in a way.
+fn points(way: Way) -> usize {
+    let counting = Faulty::new(way, usize::MAX);
+    apply(Path::new(NEW), &options(), &counting).unwrap();
+    counting.met.into_inner()
+}
+
+/// The tests inside a node: `drive`, or one attempt, whose process may be killed.
+#[test]
+fn inside_a_node() {
+    let Ok(task) = std::env::var(INSIDE) else { return };
+    if let Some((way, point)) = task.split_once(' ') {
+        let way = WAYS.into_iter().find(|other| format!("{other:?}") == way).unwrap();
+        attempt(way, point.parse().unwrap());
+        return;
+    }
+    let mut report = String::new();
+    for way in WAYS {
+        reset();
+        let points = points(way);
+        let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+        for point in 0..points {
+            reset();
+            let outcome = go_wrong(way, point);
+            *outcomes.entry(outcome).or_default() += 1;
+        }
+        let outcomes: Vec<String> =
+            outcomes.iter().map(|(outcome, number)| format!("{outcome}: {number}")).collect();
+        writeln!(report, "{way:?}: {points} points; {}", outcomes.join(", ")).unwrap();
+        std::fs::write("/run/report", &report).unwrap();
+    }
+}
+
+/// Brings the node into the old generation.
+fn reset() {
+    apply(Path::new(OLD), &options(), &Machine).unwrap();
+}
+
+fn go_wrong(way: Way, point: usize) -> String {
+    let told = if way.kills() {
+        let own = std::env::current_exe().unwrap();
+        let words = ["--exact", "interruptions::inside_a_node"];
+        let child = duct::cmd(own, words).env(INSIDE, format!("{way:?} {point}"));
+        let output = child.stdout_null().stderr_null().unchecked().run().unwrap();
+        assert!(!output.status.success(), "{way:?} {point} killed nobody");
+        // What it had started may still be at work.
+        std::thread::sleep(Duration::from_millis(50));
+        "killed".to_owned()
+    } else {
+        attempt(way, point)
+    };
+    if way == Way::ReadOnly {
+        shell(&format!("umount {STATE}"));
+    }
+    let found = match (is_in(OLD), is_in(NEW)) {
+        (true, false) => "old",
+        (false, true) => "new",
+        _ => {
+            assert!(!matches!(told.as_str(), "applied" | "taken back"), "{way:?} {point}: {told}");
+            let next = apply(Path::new(NEW), &options(), &Machine);
+            assert!(next.is_ok(), "{way:?} {point}: {next:?}");
+            assert!(is_in(NEW), "{way:?} {point} was not repaired");
+            "new by the next run"
+        }
+    };
+    assert_ne!((told.as_str(), found), ("applied", "old"), "{way:?} {point}");
+    assert_ne!((told.as_str(), found), ("taken back", "new"), "{way:?} {point}");
+    format!("{told}, {found}")
+}
+
+#[test]
+fn whatever_goes_wrong_a_node_is_in_one_generation_or_the_next_run_makes_it_so() {
+    let node = Node::new();
+    let own = std::env::current_exe().unwrap();
+    let begin = std::time::Instant::now();
+    let command = format!(
+        "{INSIDE}=drive {} --exact interruptions::inside_a_node >/run/log 2>&1 || cat /run/log",
+        own.display()
+    );
+    let log = node.on(&command);
+    assert_eq!(log, "", "{}", node.on("cat /run/report || true"));
+    let report = node.on("cat /run/report");
+    println!("{report}{:?}", begin.elapsed());
+    assert_eq!(report.lines().count(), WAYS.len());
+    node.done(&["apply", NEW]);
+    node.is_in(NEW);
+}
+
+#[test]
+fn nothing_is_begun_where_the_state_cannot_be_kept() {
+    let node = Node::new();
+    node.done(&["apply", OLD]);
+    // Room for the lock, but not for the files of a generation.
+    node.on(&format!(
+        "cp -a {STATE} /run/kept; mount -t tmpfs -o size=96k,mode=0700 tmpfs {STATE}; \
+         cp -a /run/kept/. {STATE}; dd if=/dev/zero of={STATE}/filler bs=4k 2>/dev/null || true"
+    ));
+    let full = node.run(&["apply", NEW]);
+    assert_eq!(full.status, 1);
+    let told = format!("error[RF210]: cannot use `{STATE}/generations`: no space left on device\n");
+    assert!(full.stderr.starts_with(&told), "{}", full.stderr);
+    node.is_in(OLD);
+    node.on(&format!("rm {STATE}/filler; mount -o remount,ro {STATE}"));
+    let fixed = node.run(&["apply", NEW]);
+    assert_eq!(fixed.status, 1);
+    assert!(fixed.stderr.contains("read-only file system"), "{}", fixed.stderr);
+    node.is_in(OLD);
+    node.on(&format!("umount {STATE}"));
+    node.done(&["apply", NEW]);
+    node.is_in(NEW);
+}
+
+#[test]
+fn after_a_reboot_the_unit_brings_the_current_generation_back() {
+    let unit = std::fs::read_to_string(root().join("systemd/ringfence.service")).unwrap();
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let words: Vec<&str> = start.split_whitespace().skip(1).collect();
+    let node = Node::new();
+    node.done(&["apply", OLD]);
+    // What a reboot leaves: the database of Open vSwitch, and the state.
+    node.on("for netns in $(ip netns list | cut -d' ' -f1); do ip netns del $netns; done; \
+         nft flush ruleset; sysctl -qw net.ipv4.ip_forward=0; ovs-appctl exit; \
+         until ovs-vswitchd unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir \
+         --log-file -vconsole:off 2>/dev/null; do sleep 0.05; done; \
+         ip netns add theirs; nft add table inet theirs");
+    assert_eq!(node.run(&["status"]).status, 2);
+    node.done(&words);
+    node.is_in(OLD);
+}
