@@ -195,8 +195,8 @@ impl Register {
             Self::Source => 0,
             Self::Destination => 1,
             Self::Port => 2,
-            Self::Part => 3,
-            Self::Service => 3,
+            // No packet is both.
+            Self::Part | Self::Service => 3,
         }
     }
 }
