@@ -54,8 +54,7 @@ pub fn parse(sources: &Sources) -> (Vec<Documents>, Report) {
 }
 
 fn parse_text(source: u32, text: &str) -> (Option<Documents>, Report) {
-    let separators = text.bytes().filter(|byte| b"\n,[{".contains(byte)).count();
-    if separators > positions::MAX_NODES {
+    if separators(text) > positions::MAX_NODES {
         let message = format!("more than {} nodes", positions::MAX_NODES);
         let place = Place { source, line: 1, column: 1, length: 0 };
         return (None, Diagnostic::new(Code::TooLarge, message).at(place).into());
@@ -70,10 +69,30 @@ fn parse_text(source: u32, text: &str) -> (Option<Documents>, Report) {
         rayon::join(|| Positions::read(source, text), || read_states(text))
     };
     match (positions, states) {
+        (Ok(positions), Ok(states)) if positions.has_nulls() => {
+            match structure::explain(source, text, positions, None) {
+                (Some(read), report) if report.is_empty() => {
+                    (Some(Documents { states, ..read }), report)
+                }
+                explained => explained,
+            }
+        }
         (Ok(positions), Ok(states)) => (Some(Documents { states, positions }), Report::new()),
-        (Ok(positions), Err(error)) => structure::explain(source, text, positions, &error),
+        (Ok(positions), Err(error)) => structure::explain(source, text, positions, Some(&error)),
         (Err(report), _) => (None, report),
     }
+}
+
+/// How many nodes a text has at most, but for a few: each begins behind one of these.
+fn separators(text: &str) -> usize {
+    let next = text.bytes().skip(1).chain([b' ']);
+    let separates = |(byte, next): &(u8, u8)| match byte {
+        b'\n' | b',' | b'[' | b'{' => true,
+        b'\r' => *next != b'\n',
+        b'-' | b'?' => next.is_ascii_whitespace(),
+        _ => false,
+    };
+    text.bytes().zip(next).filter(separates).count()
 }
 
 fn read_states(text: &str) -> Result<Vec<Option<DesiredState>>, serde_yaml::Error> {

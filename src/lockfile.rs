@@ -13,15 +13,18 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 
-use crate::diagnostic::{Code, Diagnostic, reason};
+use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::document::Positions;
-use crate::source::{Place, Source, Sources};
+use crate::source::{self, MAX_FILE_BYTES, Place, Source, Sources};
 use crate::value::{Mac, Name, StringValue, Vnid};
 
 /// The name of the file.
 pub const FILE_NAME: &str = "ringfence.lock";
 
 const VERSION: u64 = 1;
+
+/// From how many bytes on serde's words for an error are shortened.
+const LONG_REASON: usize = 200;
 
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,14 +88,20 @@ pub struct LockText {
 
 /// Reads the lock file at `path`, or `None` where there is none.
 pub fn read(path: &Path) -> Result<Option<LockText>, Diagnostic> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(LockText { parsed: parse(&text), text })),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            let message = format!("cannot read `{}`: {}", path.display(), reason(&error));
-            Err(Diagnostic::new(Code::LockUnreadable, message))
-        }
+    let unreadable = |why: &str| {
+        let message = format!("cannot read `{}`: {why}", path.display());
+        Diagnostic::new(Code::LockUnreadable, message).help(RESTORE)
+    };
+    let bytes = match source::read_file(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(&reason(&error))),
+    };
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(unreadable(&format!("it has more than {} MiB", MAX_FILE_BYTES >> 20)));
     }
+    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8"))?;
+    Ok(Some(LockText { parsed: parse(&text), text }))
 }
 
 impl LockText {
@@ -160,7 +169,11 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
         let at = error.location();
         let (line, column) = at.map_or((1, 1), |at| (narrow(at.line()), narrow(at.column())));
         let text = error.to_string();
-        let reason = text.split(" at line ").next().unwrap_or_default();
+        let mut reason = text.split(" at line ").next().unwrap_or_default();
+        if reason.len() > LONG_REASON {
+            // The keys that lead there come first, and may have any length.
+            reason = reason.split_once(": ").map_or(reason, |(_, words)| words);
+        }
         let message = format!("the lock file is not readable: {reason}");
         Fault { line, column, message, help: RESTORE }
     })?;
@@ -199,7 +212,9 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
             }
         }
         entries.sort();
-        out.extend(entries.into_iter().map(|(key, what)| format!("{section} `{key}` {what}")));
+        let words =
+            |(key, what): (&K, &str)| format!("{section} {} {what}", quoted(&key.to_string()));
+        out.extend(entries.into_iter().map(words));
     }
     let mut out = Vec::new();
     differing("project", &old.vnids, &new.vnids, &mut out);

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::diagnostic::{Code, Diagnostic, Report, reason};
 
 /// The most bytes of one file, and of standard input.
@@ -107,16 +109,7 @@ impl Sources {
                 (read_bounded(stdin), "stdin".to_owned())
             } else {
                 let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
-                (
-                    File::open(&path).and_then(|mut file| {
-                        if file.metadata()?.is_file() {
-                            read_bounded(&mut file)
-                        } else {
-                            Err(io::Error::other("not a regular file"))
-                        }
-                    }),
-                    name,
-                )
+                (read_file(&path), name)
             };
             let display = if is_stdin(&path) { "<stdin>".to_owned() } else { display };
             match bytes.map_err(|error| unreadable(&display, &error)) {
@@ -229,6 +222,18 @@ fn list_directory(directory: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+/// The bytes of a file, or the first of them where it has more than [`MAX_FILE_BYTES`].
+pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe without a writer would never open.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        read_bounded(&mut file)
+    } else {
+        Err(io::Error::other("not a regular file"))
+    }
 }
 
 fn read_bounded(reader: &mut dyn Read) -> io::Result<Vec<u8>> {

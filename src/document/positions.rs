@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use saphyr_parser::{Event, Parser, Span};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use crate::diagnostic::{Code, Diagnostic, Report, quoted};
 use crate::source::Place;
@@ -14,6 +14,8 @@ use crate::source::Place;
 const MAX_DEPTH: usize = 64;
 /// The most nodes that a text may have, counting what aliases repeat each time.
 pub(super) const MAX_NODES: usize = 8_000_000;
+/// The most bytes of one string. The longest that the schema takes, a label's key, has 317.
+const MAX_STRING: usize = 4096;
 
 const NONE: u32 = u32::MAX;
 
@@ -24,6 +26,7 @@ pub struct Positions {
     nodes: Vec<Node>,
     keys: Vec<String>,
     roots: Vec<u32>,
+    nulls: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,11 @@ impl Positions {
     /// Reads the positions of a text.
     pub fn read(source: u32, text: &str) -> Result<Self, Report> {
         Builder::new(source).read(text)
+    }
+
+    /// Whether a key or an item of a list has no value. The types read some of these as empty.
+    pub(super) fn has_nulls(&self) -> bool {
+        self.nulls
     }
 
     /// The top of each document, in order.
@@ -190,6 +198,13 @@ struct Open {
     anchor: usize,
 }
 
+impl Open {
+    /// Whether what comes next is a value, not a key.
+    fn awaits_value(&self) -> bool {
+        !self.mapping || self.key != NONE
+    }
+}
+
 struct Builder {
     positions: Positions,
     key_texts: BTreeMap<String, u32>,
@@ -214,8 +229,17 @@ impl Builder {
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| self.syntax(&error, text))?;
             match event {
-                Event::Scalar(text, _, anchor, _) => {
+                Event::Scalar(text, style, anchor, _) => {
                     let node = self.node(span);
+                    let inside = self.open.last().is_some_and(Open::awaits_value);
+                    let null = ["", "~", "null", "Null", "NULL"].contains(&text.as_ref());
+                    self.positions.nulls |= inside && null && style == ScalarStyle::Plain;
+                    if text.len() > MAX_STRING {
+                        let message =
+                            format!("a string of {} bytes, more than {MAX_STRING}", text.len());
+                        let place = self.positions.place(node);
+                        return Err(Diagnostic::new(Code::TooLarge, message).at(place).into());
+                    }
                     if anchor != 0 {
                         self.anchors.insert(anchor, (NONE, 1));
                     }
@@ -269,7 +293,7 @@ impl Builder {
             let place = self.positions.place(node);
             return Err(Diagnostic::new(Code::TooLarge, message).at(place).into());
         }
-        if open.mapping && open.key == NONE {
+        if !open.awaits_value() {
             open.key = node;
             let text = text.unwrap_or_default();
             let index = if let Some(&index) = self.key_texts.get(text) {
@@ -338,6 +362,9 @@ pub(super) fn syntax_error(place: Place, reason: &str) -> Diagnostic {
         Diagnostic::new(Code::Syntax, format!("not valid YAML: {reason}")).at(place);
     if reason.contains("tab") {
         diagnostic = diagnostic.help("indent with spaces; YAML has no tabs");
+    } else if reason.contains("simple key") {
+        let help = "write `:` and a blank behind the key, which may have 1,024 characters at most";
+        diagnostic = diagnostic.help(help);
     }
     diagnostic
 }

@@ -13,18 +13,19 @@ use crate::schema;
 use crate::source::Place;
 use crate::value::{self, Invalid};
 
-/// The report of a text that serde refused with `error`, and what is left of it without the
-/// parts that the report is about.
+/// The report of a text that serde refused with `error`, or that has keys without values, and what
+/// is left of it without the parts that the report is about.
 pub(super) fn explain(
     source: u32,
     text: &str,
     mut positions: Positions,
-    error: &serde_yaml::Error,
+    error: Option<&serde_yaml::Error>,
 ) -> (Option<Documents>, Report) {
     let mut report = positions.duplicate_keys();
     let schema = schema::desired_state();
     let Ok(validator) = validator(&schema) else {
-        return (None, from_serde(source, error).into());
+        report.extend(error.map(|error| from_serde(source, error).into()).unwrap_or_default());
+        return (None, report);
     };
     let mut states = Vec::new();
     let values = serde_yaml::Deserializer::from_str(text).map(Value::deserialize);
@@ -45,7 +46,7 @@ pub(super) fn explain(
         states.push(serde_json::from_value(value).unwrap_or_default());
     }
     if report.is_empty() {
-        report.push(from_serde(source, error));
+        report.extend(error.map(|error| from_serde(source, error).into()).unwrap_or_default());
     }
     (Some(Documents { states, positions }), report)
 }

@@ -1,6 +1,6 @@
 //! `sourcemap.json`: from every cookie of a node to the object and its place, one line a cookie.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
@@ -58,20 +58,30 @@ impl<'m> Sourcemap<'m> {
         let model = self.model;
         let mut networks = BTreeSet::new();
         let mut projects = BTreeSet::new();
+        let mut egress_ips = BTreeMap::new();
         let mut tenants = Vec::new();
         for tenant in model.tenants(node) {
             line(&mut tenants, model.tenant_subject(tenant), self.sources);
             let project = model.project(tenant);
             projects.insert(project);
+            if let Some(leaving) = model.leaving(tenant) {
+                egress_ips.insert(leaving.ip.address, model.egress_ip_subject(leaving));
+            }
             networks.insert(match model.intent()[project].membership {
                 Membership::Joined(root) => root,
                 Membership::Own | Membership::Global => project,
             });
         }
+        // Those of other nodes by which pods of this one leave, and those that it holds.
+        egress_ips.extend(model.held(node).map(|(ip, subject)| (ip.address, subject)));
+        let mut held = Vec::new();
+        for subject in egress_ips.values() {
+            line(&mut held, subject, self.sources);
+        }
         let rules = projects.iter().map(|project| &self.rules[project.index()]);
         let networks = networks.iter().map(|project| &self.projects[project.index()]);
         let parts = [&self.nodes, &tenants].into_iter().chain(networks).chain(rules);
-        let parts: Vec<&Vec<u8>> = parts.chain([&self.services]).collect();
+        let parts: Vec<&Vec<u8>> = parts.chain([&held, &self.services]).collect();
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let mut out = Vec::with_capacity(size + LINE);
         out.extend_from_slice(b"{\n");

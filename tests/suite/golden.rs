@@ -1,6 +1,6 @@
 //! The output of every example, compared byte for byte with `golden/`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use crate::support::{UPDATE, assert_none, compare, directories, ringfence, root, tree};
@@ -57,5 +57,71 @@ fn compile_check_finds_the_golden_files_up_to_date() {
         let golden = root().join("golden").join(name);
         let run = ringfence(&example, &["compile", ".", "-o", golden.to_str().unwrap(), "--check"]);
         assert_eq!((run.status, run.stdout.as_str()), (0, ""), "{name}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn every_cookie_leads_to_the_object_in_the_example() {
+    let mut wrong = Vec::new();
+    for example in directories(&root().join("golden")) {
+        let sources = root().join("examples").join(example.file_name().unwrap());
+        for node in directories(&example) {
+            let map = fs::read(node.join("sourcemap.json")).unwrap();
+            let map: BTreeMap<String, (String, String)> = serde_json::from_slice(&map).unwrap();
+            let mut used = BTreeSet::new();
+            for (path, bytes) in tree(&node) {
+                let text = String::from_utf8(bytes).unwrap();
+                for line in text.lines() {
+                    let Some((cookie, comment)) = cookie(line) else { continue };
+                    used.insert(cookie.to_owned());
+                    let name = map.get(cookie).map(|(name, _)| name.as_str());
+                    if name.is_none() || comment.is_some_and(|comment| name != Some(comment)) {
+                        wrong.push(format!("{}: {name:?} for {line}", path.display()));
+                    }
+                }
+            }
+            assert!(!used.is_empty(), "{} has no cookies", node.display());
+            // A cluster without its section stands nowhere.
+            for (name, place) in map.values().filter(|(_, place)| place != "by default") {
+                let mut parts = place.rsplitn(3, ':');
+                let column: usize = parts.next().unwrap().parse().unwrap();
+                let line: usize = parts.next().unwrap().parse().unwrap();
+                let text = fs::read_to_string(sources.join(parts.next().unwrap())).unwrap();
+                // A mapping may begin with another key than its name.
+                let lines: Vec<&str> = text.lines().skip(line - 1).take(2).collect();
+                let from = lines.join(" ").split_off(column - 1);
+                if !describes(name, &from) {
+                    wrong.push(format!("{}: {name} is not at {place}: {from}", node.display()));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// The cookie of a flow with the object in its comment, or that of a rule of nft.
+fn cookie(line: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(flow) = line.strip_prefix("cookie=") {
+        let comment = line.rsplit_once(" # ").map(|(_, comment)| comment);
+        return Some((flow.split(',').next()?, comment));
+    }
+    let (_, comment) = line.rsplit_once(" comment \"0x")?;
+    let digits = comment.strip_suffix('"')?;
+    let start = line.len() - digits.len() - "0x\"".len();
+    Some((&line[start..line.len() - 1], None))
+}
+
+/// Whether a text of the input is about an object.
+fn describes(name: &str, text: &str) -> bool {
+    let (kind, name) = name.split_once(' ').unwrap_or((name, ""));
+    let words: Vec<&str> = name.split([' ', '/', ':']).collect();
+    match (kind, words.as_slice()) {
+        ("cluster", _) => true,
+        ("node" | "project" | "router" | "egress-ip", [name])
+        | ("pod" | "service", [_, name])
+        // A port of a service, by its number.
+        | ("service", [_, _, name, _]) => text.contains(name),
+        ("rule", [_, _, verdict, cidr, ..]) => text.starts_with(verdict) && text.contains(cidr),
+        _ => false,
     }
 }
