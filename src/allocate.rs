@@ -5,6 +5,8 @@
 //! depends neither on the order of the input nor on what other branches add meanwhile. Nodes'
 //! subnets, which are few and which people read, are given in order.
 
+mod networks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -19,6 +21,7 @@ use crate::resolve::outside_subnet;
 use crate::source::{Place, Sources};
 use crate::subject::hash;
 use crate::value::{Mac, Vnid};
+use networks::Networks;
 
 /// The numbers of every object of an [`Intent`], by its indices.
 #[derive(Debug)]
@@ -57,6 +60,7 @@ pub fn allocate(
 ) -> Result<(Numbers, Lock), Report> {
     let mut allocator = Allocator { intent, lock, source, sources, report: Report::new() };
     let (vnids, retired) = allocator.vnids(prune);
+    let networks = networks::networks(intent, &vnids, lock, prune, &mut allocator.report);
     let subnets = allocator.subnets();
     if allocator.report.has_errors() {
         return Err(allocator.report);
@@ -67,11 +71,16 @@ pub fn allocate(
         return Err(allocator.report);
     }
     let numbers = Numbers { vnids, subnets, pods, routers, services };
-    let lock = to_lock(intent, &numbers, retired);
+    let lock = to_lock(intent, &numbers, retired, networks);
     Ok((numbers, lock))
 }
 
-fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<Vnid, String>) -> Lock {
+fn to_lock(
+    intent: &Intent,
+    numbers: &Numbers,
+    retired: BTreeMap<Vnid, String>,
+    networks: Networks,
+) -> Lock {
     let entry = |node: NodeId, endpoint: &Endpoint| Entry {
         node: intent[node].name.clone(),
         address: endpoint.address,
@@ -85,6 +94,8 @@ fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<Vnid, String>) 
     Lock {
         vnids: vnids.map(|((_, project), vnid)| (project.name.to_string(), *vnid)).collect(),
         retired,
+        joined: networks.joined,
+        left: networks.left,
         subnets: subnets.map(|((_, node), subnet)| (node.name.to_string(), *subnet)).collect(),
         pods: pods.map(|((id, pod), e)| (intent.pod_name(id), entry(pod.node, e))).collect(),
         routers: routers.map(|((_, r), e)| (r.name.to_string(), entry(r.node, e))).collect(),
@@ -140,6 +151,7 @@ impl Allocator<'_> {
                 owners.entry(fixed.value).or_insert(id);
             }
         }
+        // What this very change retires, nodes still run.
         let mut retired = if prune { BTreeMap::new() } else { self.lock.retired.clone() };
         let mut numbers: Vec<Option<Vnid>> = Vec::with_capacity(intent.projects().len());
         for (id, project) in intent.projects() {
@@ -150,7 +162,6 @@ impl Allocator<'_> {
                 (None, None) => None,
             };
             if let Some(locked) = locked.filter(|locked| Some(*locked) != number)
-                && !prune
                 // A number in conflict is neither's until that is solved.
                 && owners.get(&locked).is_none_or(|owner| intent[*owner].fixed_vnid.is_some())
             {
@@ -158,12 +169,10 @@ impl Allocator<'_> {
             }
             numbers.push(number);
         }
-        if !prune {
-            for (name, number) in &self.lock.vnids {
-                let known = intent.projects.binary_search_by(|p| p.name.as_str().cmp(name));
-                if known.is_err() {
-                    retired.insert(*number, name.clone());
-                }
+        for (name, number) in &self.lock.vnids {
+            let known = intent.projects.binary_search_by(|p| p.name.as_str().cmp(name));
+            if known.is_err() {
+                retired.insert(*number, name.clone());
             }
         }
         self.revive(&mut numbers, &mut retired, &mut owners);

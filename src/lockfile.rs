@@ -33,6 +33,10 @@ pub struct Lock {
     pub vnids: BTreeMap<String, Vnid>,
     /// VNIDs of projects that are gone, with the last project that had them.
     pub retired: BTreeMap<Vnid, String>,
+    /// By the name of each joined project, that of the project whose network it shares.
+    pub joined: BTreeMap<String, String>,
+    /// By `project/network`, the VNID of the network that the project has left.
+    pub left: BTreeMap<String, Vnid>,
     /// The pod subnet of each node.
     pub subnets: BTreeMap<String, Ipv4Net>,
     /// Each pod, as `project/pod`.
@@ -185,6 +189,8 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
     Ok(Lock {
         vnids: wire.vnids.0,
         retired: wire.retired.0,
+        joined: wire.joined.0,
+        left: wire.left.0,
         subnets: wire.subnets.0,
         pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
@@ -207,7 +213,7 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
         for (key, value) in new {
             match old.get(key) {
                 Some(old) if old == value => {}
-                Some(_) => entries.push((key, "has other numbers")),
+                Some(_) => entries.push((key, "has another entry")),
                 None => entries.push((key, "is not in it")),
             }
         }
@@ -219,6 +225,8 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     let mut out = Vec::new();
     differing("project", &old.vnids, &new.vnids, &mut out);
     differing("retired VNID", &old.retired, &new.retired, &mut out);
+    differing("joined project", &old.joined, &new.joined, &mut out);
+    differing("project that left", &old.left, &new.left, &mut out);
     differing("node", &old.subnets, &new.subnets, &mut out);
     differing("pod", &old.pods, &new.pods, &mut out);
     differing("router", &old.routers, &new.routers, &mut out);
@@ -255,6 +263,10 @@ impl Lock {
         section(&mut out, "vnids", "project: VNID", &self.vnids);
         let comment = "VNIDs of projects that are gone, until `ringfence lock --prune`";
         section(&mut out, "retired", comment, &self.retired);
+        let comment = "project: the project whose network it has joined";
+        section(&mut out, "joined", comment, &self.joined);
+        let comment = "project/network: left, with its VNID, until `ringfence lock --prune`";
+        section(&mut out, "left", comment, &self.left);
         section(&mut out, "subnets", "node: pod subnet", &self.subnets);
         section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
         section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
@@ -286,6 +298,10 @@ struct Wire {
     vnids: Entries<String, Vnid>,
     #[serde(default)]
     retired: Entries<Vnid, String>,
+    #[serde(default)]
+    joined: Entries<String, String>,
+    #[serde(default)]
+    left: Entries<String, Vnid>,
     #[serde(default)]
     subnets: Entries<String, Ipv4Net>,
     #[serde(default)]

@@ -128,6 +128,7 @@ codes! {
     LockUnreadable = 102 Error,
     LockConflict = 103 Error,
     LockRetired = 104 Error,
+    NetworkLeft = 105 Error,
     OutputForeign = 110 Error,
     OutputLeftover = 111 Warning,
     OutputUnwritable = 112 Error,

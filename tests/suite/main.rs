@@ -14,6 +14,7 @@ mod lab;
 mod ovs;
 mod properties;
 mod readme;
+mod rollout;
 mod schema;
 mod stability;
 mod support;

@@ -22,19 +22,19 @@ use ringfence::value::{Mac, Port};
 
 /// Where a frame comes out of the network.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Arrival {
+pub(crate) enum Arrival {
     Nowhere,
     Tenant(NodeId, OfPort),
     Host(NodeId),
 }
 
-struct Fabric<'m> {
-    model: &'m Model,
-    plans: BTreeMap<NodeId, Plan<'m>>,
+pub(crate) struct Fabric<'m> {
+    pub(crate) model: &'m Model,
+    pub(crate) plans: BTreeMap<NodeId, Plan<'m>>,
 }
 
 impl<'m> Fabric<'m> {
-    fn new(common: &'m Common<'m>) -> Self {
+    pub(crate) fn new(common: &'m Common<'m>) -> Self {
         let model = common.model();
         let nodes = model.intent().nodes();
         let plans = nodes.map(|(id, _)| (id, Plan::of(common, id).unwrap())).collect();
@@ -49,7 +49,7 @@ impl<'m> Fabric<'m> {
     }
 
     /// Sends a frame from a node's bridge through the network. Sorted.
-    fn spread(&self, node: NodeId, frame: &Frame) -> Vec<Arrival> {
+    pub(crate) fn spread(&self, node: NodeId, frame: &Frame) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         let walk = walk(&self.plans[&node].flows, frame);
         for end in walk.ends {
@@ -74,23 +74,23 @@ impl<'m> Fabric<'m> {
         arrivals
     }
 
-    fn tenants(&self) -> Vec<Tenant> {
+    pub(crate) fn tenants(&self) -> Vec<Tenant> {
         self.plans.keys().flat_map(|node| self.model.tenants(*node)).collect()
     }
 }
 
-fn from_tenant(model: &Model, tenant: Tenant, body: Body) -> Frame {
+pub(crate) fn from_tenant(model: &Model, tenant: Tenant, body: Body) -> Frame {
     let endpoint = model.endpoint(tenant);
     Frame { in_port: endpoint.port, tunnel: None, source: endpoint.mac, body, choice: 0 }
 }
 
-fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protocol, u16)) -> Body {
+pub(crate) fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protocol, u16)) -> Body {
     let src = model.endpoint(from).address;
     Body::Ip { src, dst, transport: Some(transport), later_fragment: false }
 }
 
 /// A group, and one that Ethernet switches never filter.
-const GROUPS: [Ipv4Addr; 2] = [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(224, 0, 0, 251)];
+pub(crate) const GROUPS: [Ipv4Addr; 2] = [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(224, 0, 0, 251)];
 
 /// Addresses and ports on both sides of the borders of every rule that worlds have.
 fn outside() -> impl Iterator<Item = (Ipv4Addr, (Protocol, u16))> {

@@ -7,6 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use ringfence::allocate::allocate;
+use ringfence::diagnostic::Report;
 use ringfence::document;
 use ringfence::lockfile::Lock;
 use ringfence::model::Model;
@@ -263,6 +264,15 @@ fn write_section(text: &mut String, section: &str, entries: &[String]) {
 
 /// The model of some texts, which have to be without errors.
 pub(crate) fn model(texts: Vec<String>) -> (Model, Sources) {
+    let (locked, sources) = locked(texts, &Lock::default());
+    (locked.unwrap().0, sources)
+}
+
+/// The model of some texts and the lock after it, with the lock of an earlier state.
+pub(crate) fn locked(
+    texts: Vec<String>,
+    before: &Lock,
+) -> (Result<(Model, Lock), Report>, Sources) {
     let sources = texts.into_iter().enumerate().map(|(number, text)| {
         Source::new(format!("{number}.yaml"), format!("{number}.yaml"), text)
     });
@@ -271,6 +281,6 @@ pub(crate) fn model(texts: Vec<String>) -> (Model, Sources) {
     assert!(report.is_empty(), "{report:?}");
     let (intent, report) = resolve(&documents, true);
     let intent = intent.unwrap_or_else(|| panic!("{report:#?}"));
-    let (numbers, _) = allocate(&intent, &Lock::default(), false, None, &sources).unwrap();
-    (Model::new(intent, numbers), sources)
+    let allocated = allocate(&intent, before, false, None, &sources);
+    (allocated.map(|(numbers, lock)| (Model::new(intent, numbers), lock)), sources)
 }

@@ -1,0 +1,160 @@
+//! While nodes are changed one after the other, some run the generation before and some the one
+//! after: projects that are separate in both never reach each other.
+
+use proptest::prelude::*;
+
+use ringfence::diagnostic::Code;
+use ringfence::evaluate::Body;
+use ringfence::lockfile::Lock;
+use ringfence::model::{Model, Tenant};
+use ringfence::plan::Common;
+use ringfence::reach::{From, Packet, To, reach};
+use ringfence::spec::Protocol;
+use ringfence::value::Port;
+
+use crate::properties::{Arrival, Fabric, GROUPS, from_tenant, ip};
+use crate::world::{Network, World, locked, worlds};
+
+/// A change of who shares whose network.
+fn changes() -> impl Strategy<Value = (World, World)> {
+    let network = prop_oneof![
+        3 => Just(Network::Own),
+        1 => Just(Network::Global),
+        4 => (0..3_usize).prop_map(Network::Joined),
+    ];
+    (worlds(), prop::collection::vec(network, 5)).prop_map(|(before, networks)| {
+        let before = World { subnet_mode: false, ..before };
+        let mut after = before.clone();
+        for (project, network) in after.projects.iter_mut().zip(networks) {
+            project.network = network;
+        }
+        (before, after)
+    })
+}
+
+/// Checks one change, with every set of nodes that may already have it.
+fn check(before: &Model, after: &Model) -> Result<(), TestCaseError> {
+    let (old, new) = (Common::new(before).unwrap(), Common::new(after).unwrap());
+    let nodes: Vec<_> = before.intent().nodes().map(|(id, _)| id).collect();
+    for set in 0..1_usize << nodes.len() {
+        let mut fabric = Fabric::new(&old);
+        let mut changed = Fabric::new(&new).plans;
+        for (number, node) in nodes.iter().enumerate() {
+            if set & 1 << number != 0 {
+                fabric.plans.insert(*node, changed.remove(node).unwrap());
+            }
+        }
+        check_mixture(&fabric, before, after)?;
+    }
+    Ok(())
+}
+
+fn check_mixture(
+    fabric: &Fabric<'_>,
+    before: &Model,
+    after: &Model,
+) -> Result<(), TestCaseError> {
+    let tenants = fabric.tenants();
+    let places: Vec<Arrival> = tenants
+        .iter()
+        .map(|to| Arrival::Tenant(before.node(*to), before.endpoint(*to).port))
+        .collect();
+    for &from in &tenants {
+        let node = before.node(from);
+        let separate = |to: To| {
+            let port = Port::new(80).unwrap();
+            let packet = Packet { from: From::Tenant(from), to, protocol: Protocol::Tcp, port };
+            !reach(before, &packet).allowed() && !reach(after, &packet).allowed()
+        };
+        let forbidden: Vec<(Tenant, &Arrival)> = tenants
+            .iter()
+            .zip(&places)
+            .filter(|(to, _)| **to != from && separate(To::Tenant(**to)))
+            .map(|(to, place)| (*to, place))
+            .collect();
+        let mut bodies: Vec<Body> = GROUPS
+            .into_iter()
+            .chain(tenants.iter().map(|to| before.endpoint(*to).address))
+            .chain(before.services().map(|(_, address)| address))
+            .map(|address| ip(before, from, address, (Protocol::Tcp, 80)))
+            .collect();
+        let (spa, sha) = (before.endpoint(from).address, before.endpoint(from).mac);
+        bodies.extend(tenants.iter().map(|to| {
+            let tpa = before.endpoint(*to).address;
+            Body::Arp { spa, tpa, sha }
+        }));
+        for body in bodies {
+            let arrivals = fabric.spread(node, &from_tenant(before, from, body));
+            for (to, place) in &forbidden {
+                prop_assert!(
+                    !arrivals.contains(place),
+                    "{:?} reached {:?}: {:?}",
+                    from,
+                    to,
+                    body
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// By project, the one whose network it has; `None` for the global one.
+fn networks(model: &Model) -> Vec<Option<u32>> {
+    let projects = model.intent().projects();
+    let numbers = projects.map(|(id, _)| model.vnid(id).get());
+    numbers.map(|vnid| (vnid != 0).then_some(vnid)).collect()
+}
+
+/// Whether somebody leaves a network that somebody else joins.
+fn swaps(before: &[Option<u32>], after: &[Option<u32>]) -> bool {
+    let moves = || before.iter().zip(after);
+    let left = moves().filter(|(b, a)| b != a).filter_map(|(before, _)| *before);
+    left.into_iter().any(|left| moves().any(|(b, a)| b != a && *a == Some(left)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_separate_meets_in_a_mixture_of_generations((before, after) in changes()) {
+        let (first, _) = locked(vec![before.yaml()], &Lock::default());
+        let (first, lock) = first.unwrap();
+        let (second, _) = locked(vec![after.yaml()], &lock);
+        match second {
+            Ok((second, _)) => check(&first, &second)?,
+            Err(report) => {
+                prop_assert!(report.sorted().iter().all(|d| d.code == Code::NetworkLeft));
+                // The numbers that it would have had without the lock file's memory.
+                let forgetful = Lock { joined: Default::default(), ..lock };
+                let (second, _) = locked(vec![after.yaml()], &forgetful);
+                let (second, _) = second.unwrap();
+                prop_assert!(swaps(&networks(&first), &networks(&second)));
+            }
+        }
+    }
+}
+
+#[test]
+fn without_the_memory_of_the_lock_file_two_would_meet() {
+    // What RF105 forbids really happens: the check above can fail.
+    let text = |join: &str| {
+        format!(
+            "version: 1\nnodes:\n  - {{name: node-1, address: 192.168.12.11}}\n  - {{name: node-2, \
+             address: 192.168.12.12}}\nprojects:\n  - {{name: bank, pods: [{{name: a, node: \
+             node-1}}]}}\n  - {{name: shop, pods: [{{name: a, node: node-1}}]}}\n  - {{name: \
+             stock, pods: [{{name: a, node: node-2}}]}}\njoins:\n  - {{to: shop, projects: \
+             [{join}]}}\n"
+        )
+    };
+    let (first, _) = locked(vec![text("bank")], &Lock::default());
+    let (first, lock) = first.unwrap();
+    let (refused, _) = locked(vec![text("stock")], &lock);
+    let codes: Vec<Code> = refused.unwrap_err().sorted().iter().map(|d| d.code).collect();
+    assert_eq!(codes, [Code::NetworkLeft]);
+    let forgetful = Lock { joined: Default::default(), ..lock };
+    let (second, _) = locked(vec![text("stock")], &forgetful);
+    let (second, _) = second.unwrap();
+    let met = check(&first, &second).unwrap_err().to_string();
+    assert!(met.contains("reached"), "{met}");
+}
