@@ -40,7 +40,8 @@ pub(super) fn networks(
         }
     }
     for (member, root) in &lock.joined {
-        if let (false, Some(vnid)) = (networks.joined.get(member) == Some(root), lock.vnids.get(root))
+        if let (false, Some(vnid)) =
+            (networks.joined.get(member) == Some(root), lock.vnids.get(root))
         {
             networks.left.insert(format!("{member}/{root}"), *vnid);
         }
@@ -54,8 +55,8 @@ pub(super) fn networks(
             continue;
         }
         let vnid = vnids[root.index()];
-        let others = networks.left.iter().filter(|(_, left)| **left == vnid);
-        if let Some((member, _)) = others.filter_map(|(key, _)| key.split_once('/')).next() {
+        let mut others = networks.left.iter().filter(|(_, left)| **left == vnid);
+        if let Some((member, _)) = others.find_map(|(key, _)| key.split_once('/')) {
             let message = format!(
                 "the project `{name}` joins the network of `{network}`, which `{member}` has left"
             );

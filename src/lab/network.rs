@@ -1,7 +1,7 @@
 //! The lab's cables: the nodes' uplinks, the routers between them, and what stands for the
 //! interfaces that pods bring themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
@@ -19,6 +19,9 @@ const UNDERLAY: &str = "br-phy";
 const DEFAULT_UPLINK: &str = "eth0";
 /// The next hop of such a node (RFC 3927).
 const LINK_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 255, 254);
+
+/// The shortest prefix of a segment that is made up.
+const SHORTEST: u8 = 12;
 
 /// A segment of the outside network: its subnet, if it has one, and its router's address.
 type Segment = (Option<Ipv4Net>, Ipv4Addr);
@@ -62,7 +65,7 @@ pub(super) fn connect(lab: &Lab) -> Result<(), Diagnostic> {
 }
 
 fn segment(lab: &Lab, node: &Node) -> Segment {
-    let Some(uplink) = &node.uplink else { return (None, LINK_LOCAL) };
+    let Some(uplink) = &node.uplink else { return shared(lab) };
     let gateway = uplink.gateway.or_else(|| {
         let routers = lab.model.intent().routers();
         let named = routers.map(|(_, router)| router).find(|r| uplink.subnet.contains(&r.gateway));
@@ -70,6 +73,31 @@ fn segment(lab: &Lab, node: &Node) -> Segment {
     });
     let free = || uplink.subnet.hosts().last().unwrap_or(LINK_LOCAL);
     (Some(uplink.subnet), gateway.unwrap_or_else(free))
+}
+
+/// The segment of the nodes that don't say in which they are: the smallest that has them all, and
+/// room for a router. A tunnel of Open vSwitch needs an address whose network has the next hop.
+fn shared(lab: &Lab) -> Segment {
+    let intent = lab.model.intent();
+    let nodes = intent.nodes().filter(|(_, node)| node.uplink.is_none());
+    let addresses: BTreeSet<Ipv4Addr> = nodes.map(|(_, node)| node.address).collect();
+    let first = addresses.first().copied().unwrap_or(LINK_LOCAL);
+    let networks = (SHORTEST..=29).rev().filter_map(|length| Ipv4Net::new(first, length).ok());
+    let mut networks = networks.map(|network| network.trunc());
+    let all = networks.find(|network| addresses.iter().all(|address| network.contains(address)));
+    let apart = |network: &Ipv4Net| {
+        let cluster = intent.cluster();
+        let pods = cluster.pod_networks.iter().map(|pods| pods.cidr);
+        let mut others = pods
+            .chain([cluster.service_network])
+            .chain(intent.nodes().filter_map(|(_, node)| Some(node.uplink.as_ref()?.subnet)));
+        !others.any(|other| other.contains(network) || network.contains(&other))
+    };
+    let free = |network: Ipv4Net| {
+        let router = network.hosts().find(|host| !addresses.contains(host))?;
+        Some((Some(network), router))
+    };
+    all.filter(apart).and_then(free).unwrap_or((None, LINK_LOCAL))
 }
 
 fn uplink(node: &Node) -> &str {

@@ -90,7 +90,8 @@ pub(crate) fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protoco
 }
 
 /// A group, and one that Ethernet switches never filter.
-pub(crate) const GROUPS: [Ipv4Addr; 2] = [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(224, 0, 0, 251)];
+pub(crate) const GROUPS: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(224, 0, 0, 251)];
 
 /// Addresses and ports on both sides of the borders of every rule that worlds have.
 fn outside() -> impl Iterator<Item = (Ipv4Addr, (Protocol, u16))> {

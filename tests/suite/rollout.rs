@@ -1,10 +1,16 @@
 //! While nodes are changed one after the other, some run the generation before and some the one
 //! after: projects that are separate in both never reach each other.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddrV4;
+
 use proptest::prelude::*;
 
 use ringfence::diagnostic::Code;
 use ringfence::evaluate::Body;
+use ringfence::lab::{Place, Probe, Want};
 use ringfence::lockfile::Lock;
 use ringfence::model::{Model, Tenant};
 use ringfence::plan::Common;
@@ -12,7 +18,9 @@ use ringfence::reach::{From, Packet, To, reach};
 use ringfence::spec::Protocol;
 use ringfence::value::Port;
 
+use crate::lab::{live, load};
 use crate::properties::{Arrival, Fabric, GROUPS, from_tenant, ip};
+use crate::support::ringfence;
 use crate::world::{Network, World, locked, worlds};
 
 /// A change of who shares whose network.
@@ -49,11 +57,7 @@ fn check(before: &Model, after: &Model) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn check_mixture(
-    fabric: &Fabric<'_>,
-    before: &Model,
-    after: &Model,
-) -> Result<(), TestCaseError> {
+fn check_mixture(fabric: &Fabric<'_>, before: &Model, after: &Model) -> Result<(), TestCaseError> {
     let tenants = fabric.tenants();
     let places: Vec<Arrival> = tenants
         .iter()
@@ -86,13 +90,7 @@ fn check_mixture(
         for body in bodies {
             let arrivals = fabric.spread(node, &from_tenant(before, from, body));
             for (to, place) in &forbidden {
-                prop_assert!(
-                    !arrivals.contains(place),
-                    "{:?} reached {:?}: {:?}",
-                    from,
-                    to,
-                    body
-                );
+                prop_assert!(!arrivals.contains(place), "{:?} reached {:?}: {:?}", from, to, body);
             }
         }
     }
@@ -126,7 +124,7 @@ proptest! {
             Err(report) => {
                 prop_assert!(report.sorted().iter().all(|d| d.code == Code::NetworkLeft));
                 // The numbers that it would have had without the lock file's memory.
-                let forgetful = Lock { joined: Default::default(), ..lock };
+                let forgetful = Lock { joined: BTreeMap::new(), ..lock };
                 let (second, _) = locked(vec![after.yaml()], &forgetful);
                 let (second, _) = second.unwrap();
                 prop_assert!(swaps(&networks(&first), &networks(&second)));
@@ -152,9 +150,91 @@ fn without_the_memory_of_the_lock_file_two_would_meet() {
     let (refused, _) = locked(vec![text("stock")], &lock);
     let codes: Vec<Code> = refused.unwrap_err().sorted().iter().map(|d| d.code).collect();
     assert_eq!(codes, [Code::NetworkLeft]);
-    let forgetful = Lock { joined: Default::default(), ..lock };
+    let forgetful = Lock { joined: BTreeMap::new(), ..lock };
     let (second, _) = locked(vec![text("stock")], &forgetful);
     let (second, _) = second.unwrap();
     let met = check(&first, &second).unwrap_err().to_string();
     assert!(met.contains("reached"), "{met}");
+}
+
+/// Four projects with a pod on each of three nodes, and their joins.
+fn network(joins: &str) -> String {
+    let mut text = "version: 1\nnodes:\n".to_owned();
+    for node in 1..4 {
+        let _ = writeln!(text, "  - {{name: node-{node}, address: 192.168.12.1{node}}}");
+    }
+    text.push_str("projects:\n");
+    for project in ["audit", "billing", "shop", "stock"] {
+        let _ = writeln!(text, "  - name: {project}\n    pods:");
+        for node in 1..4 {
+            let _ = writeln!(text, "      - {{name: pod-{node}, node: node-{node}}}");
+        }
+    }
+    format!("{text}joins:\n{joins}")
+}
+
+#[test]
+fn a_rolling_change_of_joins_lets_nothing_through_in_between() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("network.yaml");
+    let lock = |joins: &str, words: &[&str]| {
+        fs::write(&path, network(joins)).unwrap();
+        ringfence(directory.path(), words)
+    };
+    let together = "  - {to: shop, projects: [billing, stock]}\n";
+    let apart = "  - {to: shop, projects: [stock]}\n  - {to: audit, projects: [billing]}\n";
+    let swapped = "  - {to: shop, projects: [audit, stock]}\n";
+    assert_eq!(lock(together, &["lock", "."]).status, 0);
+    let (before, _) = load(directory.path());
+    let mut live = live(directory.path());
+    live.apply_all();
+    // What would let billing reach audit in between is refused.
+    let refused = lock(swapped, &["lock", "."]);
+    assert!(refused.stderr.starts_with("error[RF105]: "), "{}", refused.stderr);
+    assert_eq!(lock(apart, &["lock", "."]).status, 0);
+    let (after, sources) = load(directory.path());
+    let probes = constant(&before, &after);
+    let count = |want: &Want| probes.iter().filter(|probe| probe.want == *want).count();
+    assert_eq!((count(&Want::Silence), count(&ANSWER)), (36, 36));
+    live.lab.replace(after, &sources).unwrap();
+    for node in live.nodes() {
+        assert!(live.lab.apply(node).unwrap().changed);
+        let summary = live.lab.probe(probes.clone()).unwrap();
+        assert_eq!(summary.counts().1, 0, "{}", summary.table());
+    }
+}
+
+const ANSWER: Want = Want::Answer { seen_as: None, at: None };
+
+/// From each pod to each other: what is the same before and after a change.
+fn constant(before: &Model, after: &Model) -> Vec<Probe> {
+    let pods: Vec<_> = before.intent().pods().map(|(id, _)| id).collect();
+    let mut probes = Vec::new();
+    for &from in &pods {
+        for &to in pods.iter().filter(|to| **to != from) {
+            let port = Port::new(8080).unwrap();
+            let packet = Packet {
+                from: From::Tenant(Tenant::Pod(from)),
+                to: To::Tenant(Tenant::Pod(to)),
+                protocol: Protocol::Tcp,
+                port,
+            };
+            let [then, now] = [before, after].map(|model| reach(model, &packet));
+            // The pods of a project that gets another VNID miss each other for a while.
+            let vnid = |model: &Model| model.vnid(model.project(Tenant::Pod(from)));
+            let renumbered = then.allowed() && vnid(before) != vnid(after);
+            if then.allowed() == now.allowed() && !renumbered {
+                let intent = before.intent();
+                probes.push(Probe {
+                    title: format!("{} to {}", intent.pod_name(from), intent.pod_name(to)),
+                    from: Place::Tenant(Tenant::Pod(from)),
+                    to: SocketAddrV4::new(before.endpoint(Tenant::Pod(to)).address, port.get()),
+                    protocol: Protocol::Tcp,
+                    want: if then.allowed() { ANSWER } else { Want::Silence },
+                    because: now.because,
+                });
+            }
+        }
+    }
+    probes
 }
