@@ -3,7 +3,7 @@
 # The lab runs Open vSwitch of its own in network namespaces and leaves the machine's alone.
 set -eu
 
-packages='gcc libc6-dev openvswitch-switch nftables iproute2 ethtool iputils-arping procps util-linux'
+packages='gcc libc6-dev openvswitch-switch nftables iproute2 ethtool iputils-arping procps util-linux openssh-client'
 
 lacking=
 for package in $packages; do

@@ -21,6 +21,7 @@ mod links;
 mod ovsdb;
 mod ports;
 mod rulesets;
+mod signature;
 mod state;
 mod status;
 mod teardown;
@@ -43,6 +44,8 @@ pub use generations::{Generation, Generations, KEEP, generations};
 use links::Links;
 use ovsdb::Database;
 use rulesets::Place;
+use signature::Signers;
+pub use signature::{SIGNATURE, SIGNERS};
 use state::{Kept, Loaded, State, Store};
 pub use status::{Drift, Status, status};
 pub use teardown::teardown;
@@ -64,12 +67,23 @@ pub struct Options {
     pub keep: usize,
     /// Take the change back unless somebody confirms it.
     pub confirm: Option<Confirm>,
+    /// The file of the keys that must have signed a directory; default: [`SIGNERS`], if it is
+    /// there.
+    pub signers: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let state = PathBuf::from(STATE_DIRECTORY);
-        Self { check: false, adopt: false, bridge: None, state, keep: KEEP, confirm: None }
+        Self {
+            check: false,
+            adopt: false,
+            bridge: None,
+            state,
+            keep: KEEP,
+            confirm: None,
+            signers: None,
+        }
     }
 }
 
@@ -135,7 +149,8 @@ pub fn apply(
     options: &Options,
     system: &dyn System,
 ) -> Result<Outcome, Diagnostic> {
-    let mut artifacts = Artifacts::read(directory)?;
+    let signers = Signers::read(options.signers.as_deref())?;
+    let mut artifacts = Artifacts::read(directory, signers.as_ref())?;
     if let Some(bridge) = &options.bridge {
         artifacts.wiring.bridge.name = bridge.clone();
     }

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use crate::apply::SIGNATURE;
 use crate::diagnostic::{Code, Diagnostic, Report, json, reason};
 use crate::render::{Manifest, NodeFiles};
 use crate::source::Sources;
@@ -262,6 +263,8 @@ impl Output {
             }
             state.changes.insert(path, Change::Stale);
         }
+        // Signatures are made after compiling, and go to the nodes.
+        foreign.retain(|path| path.file_name().is_none_or(|name| name != SIGNATURE));
         for path in foreign {
             let message =
                 format!("`{}` is not a file of ringfence", self.root.join(path).display());

@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::signature::{SIGNATURE, Signers};
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::output::MANIFEST;
 use crate::plan::Wiring;
@@ -48,9 +49,15 @@ fn ruleset_path(name: &str) -> String {
 }
 
 impl Artifacts {
-    /// Reads the directory of one node.
-    pub(super) fn read(directory: &Path) -> Result<Self, Diagnostic> {
+    /// Reads the directory of one node. With `signers`, nothing of it is looked at before one of
+    /// them has signed it.
+    pub(super) fn read(directory: &Path, signers: Option<&Signers>) -> Result<Self, Diagnostic> {
         let bytes = read(directory, MANIFEST)?;
+        if let Some(signers) = signers {
+            let there = fs::symlink_metadata(directory.join(SIGNATURE)).is_ok();
+            let signature = there.then(|| read(directory, SIGNATURE)).transpose()?;
+            signers.verify(&bytes, signature.as_deref())?;
+        }
         let manifest: Manifest = json(&bytes, MANIFEST)?;
         if manifest.version != Manifest::VERSION {
             return Err(version(MANIFEST, manifest.version));

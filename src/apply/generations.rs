@@ -136,7 +136,7 @@ impl Store {
 
     /// The files of a generation that is kept, checked anew.
     pub(super) fn open(&self, kept: &Kept) -> Result<Artifacts, Diagnostic> {
-        let mut artifacts = Artifacts::read(&self.path(&kept.generation))?;
+        let mut artifacts = Artifacts::read(&self.path(&kept.generation), None)?;
         if let Some(bridge) = &kept.bridge {
             artifacts.wiring.bridge.name = bridge.clone();
         }

@@ -42,6 +42,10 @@ pub(super) struct Arguments {
     /// of --confirm, by default 60s
     #[arg(long, value_name = "CMD", value_parser = words)]
     health_check: Option<Words>,
+    /// Apply only what a key in this file has signed: one public key a line, as in OpenSSH's
+    /// authorized_keys. Default: /etc/ringfence/signers, if it is there
+    #[arg(long, value_name = "FILE", conflicts_with = "current")]
+    signers: Option<PathBuf>,
     #[command(flatten)]
     shared: Shared,
 }
@@ -169,6 +173,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let mut options = arguments.shared.options();
     options.adopt = arguments.adopt;
     options.bridge.clone_from(&arguments.bridge);
+    options.signers.clone_from(&arguments.signers);
     let health = arguments.health_check.as_ref();
     let within = arguments.confirm.or(health.map(|_| WITHIN));
     if let Some(within) = within {

@@ -165,6 +165,8 @@ codes! {
     NoGeneration = 215 Error,
     NothingToConfirm = 216 Error,
     SymbolicLink = 217 Error,
+    NotSigned = 218 Error,
+    SignersUnusable = 219 Error,
     // The lab.
     LabSetup = 230 Error,
     LabDiffers = 231 Error,

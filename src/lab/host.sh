@@ -11,6 +11,10 @@ mount -t proc proc /proc
 mount -t tmpfs -o mode=0755 tmpfs /run
 mkdir -p /run/netns /run/lock /run/openvswitch
 ip link set lo up
+# Keys that this machine pins are not for its guests.
+if [ -d /etc/ringfence ]; then
+	mount -t tmpfs tmpfs /etc/ringfence
+fi
 
 if [ "$role" = node ]; then
 	mount -t tmpfs tmpfs /etc/openvswitch

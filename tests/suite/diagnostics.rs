@@ -42,7 +42,9 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 21] = [
+const ELSEWHERE: [(Code, &str); 23] = [
+    (Code::NotSigned, "signatures.rs"),
+    (Code::SignersUnusable, "signatures.rs"),
     (Code::RolledBack, "generations.rs"),
     (Code::RollbackFailed, "generations.rs"),
     (Code::NoGeneration, "generations.rs"),

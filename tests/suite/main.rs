@@ -16,6 +16,7 @@ mod properties;
 mod readme;
 mod rollout;
 mod schema;
+mod signatures;
 mod stability;
 mod support;
 mod world;
