@@ -348,7 +348,8 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
     may_run(system)?;
     let userspace = artifacts.wiring.bridge.datapath == Datapath::Netdev;
     let ethtool = userspace.then_some(Tool::Ethtool);
-    let arping = (!artifacts.wiring.egress_ips.is_empty()).then_some(Tool::Arping);
+    let announces = !artifacts.wiring.egress_ips.is_empty() || !artifacts.wiring.routers.is_empty();
+    let arping = announces.then_some(Tool::Arping);
     let all =
         [Tool::Ip, Tool::Nft, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsdbClient, Tool::Sysctl];
     match all.into_iter().chain(ethtool).chain(arping).find(|tool| !system.has(*tool)) {

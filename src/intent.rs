@@ -195,6 +195,8 @@ pub struct Node {
     pub name: Name,
     /// Its VXLAN endpoint.
     pub address: Ipv4Addr,
+    /// Whether egress routers and egress IPs go to other nodes.
+    pub unavailable: bool,
     /// The datapath of its bridge.
     pub datapath: Datapath,
     /// For selectors.

@@ -74,8 +74,10 @@ impl Context {
                 | Code::PolicyEmpty
                 | Code::RuleVerdict
                 | Code::RouterNoNode
+                | Code::RouterUnavailable
                 | Code::RouterDestination
                 | Code::EgressIpNoNode
+                | Code::EgressIpUnavailable
         );
         if self.complete || !about_absence {
             self.report.push(diagnostic);

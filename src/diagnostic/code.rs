@@ -143,6 +143,10 @@ codes! {
     ServiceAddressesExhausted = 127 Error,
     PodPortTwice = 128 Error,
     ServiceSctpPort = 129 Error,
+    // Egress routers: where they run.
+    RouterNodeTwice = 170 Error,
+    RouterUnavailable = 171 Error,
+    EgressIpUnavailable = 172 Warning,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

@@ -29,6 +29,9 @@ pub struct EgressRouter {
     pub fallback: Option<Address>,
     /// The node that it runs on.
     pub node: Option<Name>,
+    /// The nodes that it may run on, in order of preference: it runs on the first that isn't
+    /// `unavailable`.
+    pub nodes: Option<Vec<Name>>,
     /// The nodes that it may run on. Exactly one must be eligible.
     pub node_selector: Option<Selector>,
     /// How many there are. One: the source address can't be in two places.

@@ -5,6 +5,7 @@
 mod apply;
 mod confirm;
 mod diagnostics;
+mod failover;
 mod faults;
 mod generations;
 mod golden;
