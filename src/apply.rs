@@ -20,6 +20,7 @@ mod groups;
 mod links;
 mod ovsdb;
 mod ports;
+mod proxies;
 mod rulesets;
 mod state;
 mod status;
@@ -33,6 +34,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
+use crate::plan::proxy::Proxy;
 use crate::spec::Datapath;
 use crate::system::{System, Tool, both, missing};
 use crate::value::InterfaceName;
@@ -352,7 +354,13 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
     let arping = announces.then_some(Tool::Arping);
     let all =
         [Tool::Ip, Tool::Nft, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsdbClient, Tool::Sysctl];
-    match all.into_iter().chain(ethtool).chain(arping).find(|tool| !system.has(*tool)) {
+    let proxies = artifacts.wiring.routers.iter().filter_map(|router| router.proxy);
+    let proxies = proxies.flat_map(|proxy| match proxy {
+        Proxy::Squid => [Tool::Squid, Tool::Install],
+        Proxy::Haproxy => [Tool::Haproxy, Tool::Install],
+    });
+    let needed = all.into_iter().chain(ethtool).chain(arping).chain(proxies);
+    match needed.into_iter().find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),
     }
@@ -391,6 +399,7 @@ struct Observed {
     /// `None` where there is no bridge.
     flows: Option<flows::Live>,
     groups: groups::Groups,
+    proxies: proxies::Proxies,
 }
 
 impl Observed {
@@ -411,18 +420,18 @@ impl Observed {
                 both(|| Database::read(system), || Links::read(system, half_made));
             let links = links?;
             let listings = listings(artifacts, &links, system)?;
-            Ok((database?, links, listings))
+            Ok((database?, links, listings, proxies::Proxies::read(system)?))
         };
         let groups = || groups::read(system, bridge);
         let (rest, (flows, groups)) = both(rest, || both(flows, groups));
-        let (database, links, listings) = rest?;
+        let (database, links, listings, proxies) = rest?;
         let flows = flows?;
         if flows.is_none() && database.bridges.contains_key(bridge) {
             let message = format!("Open vSwitch does not answer for its bridge `{bridge}`");
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        Ok(Self { database, links, listings, flows, groups: groups? })
+        Ok(Self { database, links, listings, flows, groups: groups?, proxies })
     }
 }
 
@@ -471,8 +480,10 @@ impl Difference {
             let listing = observed.listings.get(name).and_then(Option::as_deref);
             rulesets::step(place, file, listing, state.rulesets.get(name))
         };
+        let proxies = proxies::compare(artifacts, &observed.proxies)?;
         let mut steps = vec![
             sysctls(artifacts, system),
+            proxies.astray,
             // Its guards are there before the first frame of a new pod is.
             ruleset("", Place { object: "node", netns: None }),
             links.make,
@@ -486,7 +497,8 @@ impl Difference {
             let place = Place { object: &object, netns: Some(&router.netns) };
             steps.push(ruleset(router.name.as_str(), place));
         }
-        steps.extend([links.routers, links.egress_ips, ports.after, links.remove]);
+        steps.extend([links.routers, proxies.start, links.egress_ips, ports.after]);
+        steps.extend([proxies.remove, links.remove]);
         Ok(Self { steps, flows })
     }
 }

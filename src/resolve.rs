@@ -76,6 +76,7 @@ impl Context {
                 | Code::RouterNoNode
                 | Code::RouterUnavailable
                 | Code::RouterDestination
+                | Code::RouterRules
                 | Code::EgressIpNoNode
                 | Code::EgressIpUnavailable
         );

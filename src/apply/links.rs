@@ -386,7 +386,7 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
 
 /// The second interface of an egress router.
 fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagnostic> {
-    let Router { name, netns, macvlan, cookie: _ } = router;
+    let Router { name, netns, macvlan, proxy: _, cookie: _ } = router;
     let interface = pipeline::ROUTER_INTERFACE;
     let Some(parent) = links.node.links.get(macvlan.parent.as_str()) else {
         let message = format!(

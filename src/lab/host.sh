@@ -13,6 +13,9 @@ mkdir -p /run/netns /run/lock /run/openvswitch
 ip link set lo up
 
 if [ "$role" = node ]; then
+	# The name server of the lab, for proxies that have no other.
+	echo nameserver 192.0.2.53 >/run/resolv.conf
+	[ ! -f /etc/resolv.conf ] || mount --bind /run/resolv.conf /etc/resolv.conf
 	mount -t tmpfs tmpfs /etc/openvswitch
 	mount -t tmpfs tmpfs /var/log/openvswitch
 	ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema

@@ -6,13 +6,15 @@ use std::net::Ipv4Addr;
 use serde_json::Value;
 
 mod placement;
+mod proxies;
 
 use super::{Context, Nodes, Projects, Wire, unique};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{At, replicas};
-use crate::intent::{Cluster, Destination, EgressRouter, NodeId};
+use crate::intent::{Cluster, Destination, EgressRouter, NodeId, RouterMode};
 use crate::source::Place;
-use crate::spec::{self, Platform};
+use crate::spec::{self, Platform, Protocol};
+use crate::value::{Address, Host, Port};
 
 /// How many unicast addresses a modest network card filters in hardware (Intel 82540: 15 beside
 /// its own); with more it receives everything.
@@ -33,11 +35,14 @@ pub(super) fn resolve(
         let spec::EgressRouter {
             name,
             project,
+            mode,
             source,
             gateway,
             destination: _,
             destinations: _,
             fallback: _,
+            rules: _,
+            dns_servers: _,
             node: _,
             nodes: _,
             node_selector: _,
@@ -89,7 +94,21 @@ pub(super) fn resolve(
         if let (Some(node), Some(gateway)) = (node, gateway) {
             placement::gateway_outside(gateway, gateway_place, node, nodes, context);
         }
-        let (destinations, fallback) = resolve_destinations(wire, at, cluster, context);
+        proxies::mode_keys(wire, at, context);
+        let mode = match mode {
+            spec::RouterMode::Redirect => {
+                let (destinations, fallback) = resolve_destinations(wire, at, cluster, context);
+                RouterMode::Redirect { destinations, fallback }
+            }
+            spec::RouterMode::HttpProxy => RouterMode::HttpProxy {
+                rules: proxies::rules(wire, at, cluster, context),
+                name_servers: proxies::name_servers(wire, at, cluster, context),
+            },
+            spec::RouterMode::DnsProxy => RouterMode::DnsProxy {
+                ports: proxies::ports(wire, at, cluster, context),
+                name_servers: proxies::name_servers(wire, at, cluster, context),
+            },
+        };
         if let (Some(project), Some(source), Some(gateway), Some(node)) =
             (project, source, gateway, node)
         {
@@ -99,8 +118,7 @@ pub(super) fn resolve(
                 node,
                 source,
                 gateway,
-                destinations,
-                fallback,
+                mode,
                 place: at.place(),
             });
         }
@@ -161,7 +179,7 @@ fn resolve_destinations(
     cluster: &Cluster,
     context: &mut Context,
 ) -> (Vec<Destination>, Option<Ipv4Addr>) {
-    let outside = |address: &crate::value::Address, place: Place, context: &mut Context| {
+    let outside = |address: &Address, place: Place, context: &mut Context| {
         let address = context.host_address(address, place)?;
         destination_inside(address, place, cluster, context);
         destination_itself(address, place, wire, at, context);
@@ -183,7 +201,21 @@ fn resolve_destinations(
     let router_at = at;
     for (number, &(at, item)) in items.iter().enumerate() {
         let spec::Destination { port, protocol, to, to_port } = item;
-        let Some(to) = outside(to, at.key("to").place(), context) else { continue };
+        let to_place = at.key("to").place();
+        let to = match to {
+            Host::Address(to) => outside(to, to_place, context),
+            Host::Name(name) => {
+                let message =
+                    format!("a redirecting egress router can't lead to the name `{name}`");
+                context.push(
+                    Diagnostic::new(Code::RouterHostName, message)
+                        .at(to_place)
+                        .help("write an address, or let a router of mode `dns-proxy` resolve it"),
+                );
+                None
+            }
+        };
+        let Some(to) = to else { continue };
         let Some(port) = *port else {
             if protocol.is_some() || to_port.is_some() {
                 context.push(
@@ -215,15 +247,7 @@ fn resolve_destinations(
         let protocol = item.protocol();
         let key = (protocol, port);
         if let Some((_, first)) = destinations.get(&key) {
-            context.push(
-                Diagnostic::new(
-                    Code::RouterPortTwice,
-                    format!("the port {port}/{protocol} leads to two destinations"),
-                )
-                .at(at.key("port").place())
-                .related(*first, "the other")
-                .help("keep one of the two, or let pods connect to another port"),
-            );
+            port_twice(protocol, port, at.key("port").place(), *first, context);
             continue;
         }
         let to_port = to_port.unwrap_or(port);
@@ -232,6 +256,19 @@ fn resolve_destinations(
     }
     let destinations = destinations.into_values().map(|(destination, _)| destination).collect();
     (destinations, single.or(explicit).or(listed_fallback))
+}
+
+/// RF090: a port leads to one destination.
+fn port_twice(protocol: Protocol, port: Port, place: Place, first: Place, context: &mut Context) {
+    context.push(
+        Diagnostic::new(
+            Code::RouterPortTwice,
+            format!("the port {port}/{protocol} leads to two destinations"),
+        )
+        .at(place)
+        .related(first, "the other")
+        .help("keep one of the two, or let pods connect to another port"),
+    );
 }
 
 /// RF091 and RF035: a router has either `destination` or `destinations`.

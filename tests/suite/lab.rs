@@ -147,6 +147,7 @@ examples! {
     allow_then_deny_runs = "allow-then-deny",
     deny_then_allow_runs = "deny-then-allow",
     egress_ips_run = "egress-ips",
+    egress_proxies_run = "egress-proxies",
     egress_router_runs = "egress-router",
     flat_runs = "flat",
     gitops_runs = "gitops",
@@ -338,7 +339,15 @@ fn reversed_rules_block() {
                 Want::Silence
             };
             let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
-            Probe { title, from, to, protocol: Protocol::Tcp, want, because: reach.because }
+            Probe {
+                title,
+                from,
+                to,
+                protocol: Protocol::Tcp,
+                fetch: None,
+                want,
+                because: reach.because,
+            }
         };
         // The pods of tools have no policy: they show that 1.2.3.4 is there all the while.
         let pods = [
