@@ -9,6 +9,7 @@ exec 3>"$ready"
 
 mount -t proc proc /proc
 mount -t tmpfs -o mode=0755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mkdir -p /run/netns /run/lock /run/openvswitch
 ip link set lo up
 

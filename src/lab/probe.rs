@@ -455,7 +455,12 @@ impl Planner<'_> {
             if global || !seen.insert((reach.allowed(), found.node.index())) {
                 continue;
             }
+            let mut strange: BTreeSet<(Protocol, u16)> = BTreeSet::new();
             for Entry { protocol, port, fetch, want, what } in &entries {
+                // Nobody of another project gets as far as what the proxy is asked for.
+                if !reach.allowed() && !strange.insert((*protocol, *port)) {
+                    continue;
+                }
                 let what = if reach.allowed() { what } else { "of another project" };
                 let want = if reach.allowed() { want.clone() } else { Want::Silence };
                 let name = self.name(source);

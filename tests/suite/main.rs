@@ -14,6 +14,7 @@ mod lab;
 mod ovs;
 mod properties;
 mod readme;
+mod router_cases;
 mod schema;
 mod support;
 mod world;
