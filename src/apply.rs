@@ -29,6 +29,7 @@ mod teardown;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -130,6 +131,9 @@ pub fn short(generation: &str) -> &str {
 /// How often a node is changed before it has to be as it was to be. What one step does can undo
 /// another's, as a new Ethernet address takes the routes of an interface with it.
 const ROUNDS: usize = 3;
+
+/// How long the kernel has to remove a namespace after its last process ended.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Applies the files in `directory` to this node.
 pub fn apply(
@@ -317,8 +321,16 @@ fn converge(
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
     for _ in 0..ROUNDS {
-        for command in difference.steps.iter().flat_map(|step| &step.commands) {
-            system.succeed(command)?;
+        if difference.astray.commands.is_empty() {
+            for command in difference.steps.iter().flat_map(|step| &step.commands) {
+                system.succeed(command)?;
+            }
+        } else {
+            // What these processes hold goes with them, a moment later: the next round sees it.
+            for command in &difference.astray.commands {
+                system.succeed(command)?;
+            }
+            std::thread::sleep(SETTLE);
         }
         let flows = Some(&difference.flows);
         let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
@@ -451,6 +463,8 @@ fn listings(
 
 /// How the node differs from what it is to be, in the order in which it is changed.
 struct Difference {
+    /// What has to end before anything else: processes in namespaces that have lost their names.
+    astray: Step,
     steps: Vec<Step>,
     flows: flows::Difference,
 }
@@ -483,7 +497,6 @@ impl Difference {
         let proxies = proxies::compare(artifacts, &observed.proxies)?;
         let mut steps = vec![
             sysctls(artifacts, system),
-            proxies.astray,
             // Its guards are there before the first frame of a new pod is.
             ruleset("", Place { object: "node", netns: None }),
             links.make,
@@ -499,7 +512,7 @@ impl Difference {
         }
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after]);
         steps.extend([proxies.remove, links.remove]);
-        Ok(Self { steps, flows })
+        Ok(Self { astray: proxies.astray, steps, flows })
     }
 }
 

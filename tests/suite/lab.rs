@@ -67,12 +67,12 @@ impl Live {
     }
 
     /// Runs a shell command in a pod.
-    fn within(&self, tenant: &str, command: &str) -> String {
+    pub(crate) fn within(&self, tenant: &str, command: &str) -> String {
         let (host, netns) = self.lab.place(Place::Tenant(self.tenant(tenant))).unwrap();
         host.run(netns.as_deref(), &["sh", "-c", command]).unwrap()
     }
 
-    fn address(&self, tenant: &str) -> Ipv4Addr {
+    pub(crate) fn address(&self, tenant: &str) -> Ipv4Addr {
         self.lab.model().endpoint(self.tenant(tenant)).address
     }
 

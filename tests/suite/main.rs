@@ -13,6 +13,7 @@ mod interruptions;
 mod lab;
 mod ovs;
 mod properties;
+mod proxies;
 mod readme;
 mod router_cases;
 mod schema;
