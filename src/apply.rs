@@ -20,6 +20,7 @@ mod groups;
 mod links;
 mod ovsdb;
 mod ports;
+mod proxies;
 mod rulesets;
 mod signature;
 mod state;
@@ -29,11 +30,13 @@ mod teardown;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
+use crate::plan::proxy::Proxy;
 use crate::spec::Datapath;
 use crate::system::{System, Tool, both, missing};
 use crate::value::InterfaceName;
@@ -142,6 +145,9 @@ pub fn short(generation: &str) -> &str {
 /// How often a node is changed before it has to be as it was to be. What one step does can undo
 /// another's, as a new Ethernet address takes the routes of an interface with it.
 const ROUNDS: usize = 3;
+
+/// How long the kernel has to remove a namespace after its last process ended.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Applies the files in `directory` to this node.
 pub fn apply(
@@ -330,8 +336,16 @@ fn converge(
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
     for _ in 0..ROUNDS {
-        for command in difference.steps.iter().flat_map(|step| &step.commands) {
-            system.succeed(command)?;
+        if difference.astray.commands.is_empty() {
+            for command in difference.steps.iter().flat_map(|step| &step.commands) {
+                system.succeed(command)?;
+            }
+        } else {
+            // What these processes hold goes with them, a moment later: the next round sees it.
+            for command in &difference.astray.commands {
+                system.succeed(command)?;
+            }
+            std::thread::sleep(SETTLE);
         }
         let flows = Some(&difference.flows);
         let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
@@ -363,10 +377,17 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
     may_run(system)?;
     let userspace = artifacts.wiring.bridge.datapath == Datapath::Netdev;
     let ethtool = userspace.then_some(Tool::Ethtool);
-    let arping = (!artifacts.wiring.egress_ips.is_empty()).then_some(Tool::Arping);
+    let announces = !artifacts.wiring.egress_ips.is_empty() || !artifacts.wiring.routers.is_empty();
+    let arping = announces.then_some(Tool::Arping);
     let all =
         [Tool::Ip, Tool::Nft, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsdbClient, Tool::Sysctl];
-    match all.into_iter().chain(ethtool).chain(arping).find(|tool| !system.has(*tool)) {
+    let proxies = artifacts.wiring.routers.iter().filter_map(|router| router.proxy);
+    let proxies = proxies.flat_map(|proxy| match proxy {
+        Proxy::Squid => [Tool::Squid, Tool::Install],
+        Proxy::Haproxy => [Tool::Haproxy, Tool::Install],
+    });
+    let needed = all.into_iter().chain(ethtool).chain(arping).chain(proxies);
+    match needed.into_iter().find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),
     }
@@ -405,6 +426,7 @@ struct Observed {
     /// `None` where there is no bridge.
     flows: Option<flows::Live>,
     groups: groups::Groups,
+    proxies: proxies::Proxies,
 }
 
 impl Observed {
@@ -425,18 +447,18 @@ impl Observed {
                 both(|| Database::read(system), || Links::read(system, half_made));
             let links = links?;
             let listings = listings(artifacts, &links, system)?;
-            Ok((database?, links, listings))
+            Ok((database?, links, listings, proxies::Proxies::read(system)?))
         };
         let groups = || groups::read(system, bridge);
         let (rest, (flows, groups)) = both(rest, || both(flows, groups));
-        let (database, links, listings) = rest?;
+        let (database, links, listings, proxies) = rest?;
         let flows = flows?;
         if flows.is_none() && database.bridges.contains_key(bridge) {
             let message = format!("Open vSwitch does not answer for its bridge `{bridge}`");
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        Ok(Self { database, links, listings, flows, groups: groups? })
+        Ok(Self { database, links, listings, flows, groups: groups?, proxies })
     }
 }
 
@@ -456,6 +478,8 @@ fn listings(
 
 /// How the node differs from what it is to be, in the order in which it is changed.
 struct Difference {
+    /// What has to end before anything else: processes in namespaces that have lost their names.
+    astray: Step,
     steps: Vec<Step>,
     flows: flows::Difference,
 }
@@ -485,6 +509,7 @@ impl Difference {
             let listing = observed.listings.get(name).and_then(Option::as_deref);
             rulesets::step(place, file, listing, state.rulesets.get(name))
         };
+        let proxies = proxies::compare(artifacts, &observed.proxies)?;
         let mut steps = vec![
             sysctls(artifacts, system),
             // Its guards are there before the first frame of a new pod is.
@@ -500,8 +525,9 @@ impl Difference {
             let place = Place { object: &object, netns: Some(&router.netns) };
             steps.push(ruleset(router.name.as_str(), place));
         }
-        steps.extend([links.routers, links.egress_ips, ports.after, links.remove]);
-        Ok(Self { steps, flows })
+        steps.extend([links.routers, proxies.start, links.egress_ips, ports.after]);
+        steps.extend([proxies.remove, links.remove]);
+        Ok(Self { astray: proxies.astray, steps, flows })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only `resolve` builds an [`Intent`], so whoever holds one may rely on it. Objects are sorted
 //! by name and refer to each other by index, whatever order they were written in.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
@@ -10,7 +11,7 @@ use ipnet::Ipv4Net;
 
 use crate::source::Place;
 use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, SessionAffinity};
-use crate::value::{InterfaceName, Mac, Name, NetnsName, Port, Vnid};
+use crate::value::{HostName, InterfaceName, Mac, Name, NetnsName, Port, Vnid};
 
 /// The whole of it.
 #[derive(Debug)]
@@ -195,6 +196,8 @@ pub struct Node {
     pub name: Name,
     /// Its VXLAN endpoint.
     pub address: Ipv4Addr,
+    /// Whether egress routers and egress IPs go to other nodes.
+    pub unavailable: bool,
     /// The datapath of its bridge.
     pub datapath: Datapath,
     /// For selectors.
@@ -365,7 +368,7 @@ impl EgressRule {
     }
 }
 
-/// A pod that forwards from a fixed source address to fixed destinations.
+/// A pod that leads outside from a fixed source address.
 #[derive(Debug)]
 pub struct EgressRouter {
     /// Its name.
@@ -378,12 +381,126 @@ pub struct EgressRouter {
     pub source: Ipv4Addr,
     /// The next hop, in the uplink's subnet.
     pub gateway: Ipv4Addr,
-    /// Where single ports lead, by protocol and port.
-    pub destinations: Vec<Destination>,
-    /// Where all other TCP and UDP ports lead.
-    pub fallback: Option<Ipv4Addr>,
+    /// How it leads there.
+    pub mode: RouterMode,
     /// Where it is defined.
     pub place: Place,
+}
+
+/// How an egress router leads outside.
+#[derive(Debug)]
+pub enum RouterMode {
+    /// By translating destinations.
+    Redirect {
+        /// Where single ports lead, by protocol and port.
+        destinations: Vec<Destination>,
+        /// Where all other TCP and UDP ports lead.
+        fallback: Option<Ipv4Addr>,
+    },
+    /// By an HTTP proxy.
+    HttpProxy {
+        /// Its rules; the first that matches decides, and what none matches is denied.
+        rules: Vec<SiteRule>,
+        /// Its name servers; empty for those of the node.
+        name_servers: Vec<Ipv4Addr>,
+    },
+    /// By a TCP proxy.
+    DnsProxy {
+        /// Its ports, sorted; at least one.
+        ports: Vec<ProxyPort>,
+        /// Its name servers; empty for those of the node.
+        name_servers: Vec<Ipv4Addr>,
+    },
+}
+
+/// One rule of an HTTP proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteRule {
+    /// What happens to the request.
+    pub verdict: Verdict,
+    /// The hosts that it is for.
+    pub site: Site,
+    /// Where it is defined.
+    pub place: Place,
+}
+
+/// Hosts, as a rule of an HTTP proxy has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// All.
+    Any,
+    /// A domain and all names below it.
+    Domain(HostName),
+    /// One name.
+    Name(HostName),
+    /// What has an address of this network.
+    Network(Ipv4Net),
+}
+
+impl Site {
+    /// Whether every request that `other` matches is matched by this too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Domain(domain), Self::Domain(inner) | Self::Name(inner)) => inner.is_in(domain),
+            (Self::Name(name), Self::Name(other)) => name == other,
+            (Self::Network(network), Self::Network(inner)) => network.contains(inner),
+            _ => false,
+        }
+    }
+
+    /// Whether it matches a request for a host, by its name if it has one, and its address.
+    #[must_use]
+    pub fn matches(&self, name: Option<&HostName>, address: Ipv4Addr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Domain(domain) => name.is_some_and(|name| name.is_in(domain)),
+            Self::Name(own) => name == Some(own),
+            Self::Network(network) => network.contains(&address),
+        }
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Domain(domain) => write!(f, "*.{domain}"),
+            Self::Name(name) => name.fmt(f),
+            Self::Network(network) if network.prefix_len() == 32 => network.addr().fmt(f),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
+}
+
+/// A port of a TCP proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyPort {
+    /// The port that the pods connect to.
+    pub port: Port,
+    /// Where it leads.
+    pub to: Target,
+    /// The outside port.
+    pub to_port: Port,
+}
+
+/// Where a port of a TCP proxy leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To an address.
+    Address(Ipv4Addr),
+    /// To whatever address the name has at the time.
+    Name(HostName),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 /// Where one port of an egress router leads.

@@ -8,6 +8,7 @@
 
 mod agent;
 mod host;
+mod names;
 mod network;
 mod probe;
 mod state;

@@ -140,6 +140,8 @@ pub enum Condition {
     TcpOrUdp,
     /// It has this protocol.
     Protocol(Protocol),
+    /// It is TCP, for one of these ports.
+    TcpPorts(Vec<Port>),
 }
 
 /// What a rule does.
@@ -189,6 +191,10 @@ impl fmt::Display for Condition {
             Self::CtDnat => f.write_str("ct status dnat"),
             Self::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Self::TcpOrUdp => f.write_str("meta l4proto { tcp, udp }"),
+            Self::TcpPorts(ports) => {
+                let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+                write!(f, "tcp dport {{ {} }}", ports.join(", "))
+            }
         }
     }
 }

@@ -56,6 +56,16 @@ pub const VETH_PREFIX: &str = "rf-";
 /// Begins the names of the egress routers' network namespaces.
 pub const ROUTER_NETNS_PREFIX: &str = "router_";
 
+/// Where network namespaces have their names.
+pub const NETNS: &str = "/run/netns";
+/// Where what doesn't outlast a reboot is kept.
+pub const RUN: &str = "/run";
+/// Where systemd finds units that don't outlast a reboot.
+pub const RUNTIME_UNITS: &str = "/run/systemd/system";
+/// Begins the names of what belongs to the egress routers' proxies: units, and directories below
+/// `/run`.
+pub const ROUTER_SERVICE_PREFIX: &str = "ringfence-router-";
+
 /// Whether a node has, or may get, an interface of this name from ringfence or the kernel.
 #[must_use]
 pub fn is_reserved_interface(name: &str) -> bool {

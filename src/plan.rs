@@ -10,6 +10,7 @@ mod entry;
 mod guard;
 mod isolation;
 mod multicast;
+pub mod proxy;
 mod route;
 mod router;
 mod service;

@@ -3,6 +3,7 @@
 //! Flows and rules print themselves; the templates beside this file are the skeletons around
 //! them, without decisions of their own but for what a datapath or platform needs.
 
+mod proxies;
 mod sourcemap;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use crate::intent::NodeId;
 use crate::model::{Model, Tenant};
 use crate::nft::{self, Ruleset};
 use crate::pipeline::{self, OfPort, Table};
-use crate::plan::{Plan, Wiring};
+use crate::plan::{Plan, Wiring, proxy};
 use crate::source::Sources;
 use crate::spec::{Datapath, Platform};
 use crate::subject::Subject;
@@ -61,6 +62,10 @@ impl<'m> Renderer<'m> {
             ("ports.sh", include_str!("render/templates/ports.sh.j2")),
             ("macvlan.sh", include_str!("render/templates/macvlan.sh.j2")),
             ("ruleset.nft", include_str!("render/templates/ruleset.nft.j2")),
+            ("squid.conf", include_str!("render/templates/squid.conf.j2")),
+            ("haproxy.cfg", include_str!("render/templates/haproxy.cfg.j2")),
+            ("proxy.sh", include_str!("render/templates/proxy.sh.j2")),
+            ("router.service", include_str!("render/templates/router.service.j2")),
             ("sysctl.conf", include_str!("render/templates/sysctl.conf.j2")),
             ("notes.md", include_str!("render/templates/notes.md.j2")),
         ] {
@@ -83,12 +88,18 @@ impl<'m> Renderer<'m> {
         }
         files.add("flows.ofctl", flows(plan));
         files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, None)?);
-        for (router, ruleset) in wiring.routers.iter().zip(&plan.router_rulesets) {
+        let routers = wiring.routers.iter().zip(&plan.router_rulesets);
+        for ((router, ruleset), id) in routers.zip(self.model.routers(node)) {
             let title = format!("Egress router {}.", router.name);
             let directory = format!("routers/{}", router.name);
             files.add(format!("{directory}/macvlan.sh"), self.macvlan(router)?);
             let rendered = self.ruleset(ruleset, &title, None)?;
             files.add(format!("{directory}/ruleset.nft"), rendered);
+            if let Some((proxy, config)) = router.proxy.zip(proxy::config(self.model, *id)) {
+                for (name, bytes) in self.proxy(router, proxy, &config)? {
+                    files.add(format!("{directory}/{name}"), bytes);
+                }
+            }
         }
         // The generation stands in two of the files whose digest it is, so it comes last.
         let generation = files.digest();
@@ -235,6 +246,8 @@ impl<'m> Renderer<'m> {
                     source => router.macvlan.source.to_string(),
                     mac => router.macvlan.mac.to_string(),
                     parent => router.macvlan.parent.as_str(),
+                    ports => proxy::ports(&intent[*id].mode).iter().map(|p| p.get()).collect::<Vec<_>>(),
+                    proxy => router.proxy.map(proxy::Proxy::program),
                 }
             })
             .collect();

@@ -74,8 +74,11 @@ impl Context {
                 | Code::PolicyEmpty
                 | Code::RuleVerdict
                 | Code::RouterNoNode
+                | Code::RouterUnavailable
                 | Code::RouterDestination
+                | Code::RouterRules
                 | Code::EgressIpNoNode
+                | Code::EgressIpUnavailable
         );
         if self.complete || !about_absence {
             self.report.push(diagnostic);

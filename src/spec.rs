@@ -18,7 +18,7 @@ use serde::Deserialize;
 pub use cluster::{Cluster, Mode, Platform, PodNetwork};
 pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
-pub use egress_router::{Destination, EgressRouter};
+pub use egress_router::{Destination, EgressRouter, ProxyRule, RouterMode};
 pub use node::{Datapath, Node, Uplink};
 pub use project::{Join, Pod, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};

@@ -6,6 +6,7 @@
 pub mod netlink;
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,18 @@ pub enum Tool {
     Arping,
     /// Of systemd.
     SystemdRun,
+    /// Of systemd.
+    Systemctl,
+    /// Of coreutils.
+    Install,
+    /// Of coreutils.
+    Rm,
+    /// Of a POSIX shell.
+    Sh,
+    /// Of squid.
+    Squid,
+    /// Of haproxy.
+    Haproxy,
 }
 
 impl Tool {
@@ -57,6 +70,12 @@ impl Tool {
             Self::Sysctl => "sysctl",
             Self::Arping => "arping",
             Self::SystemdRun => "systemd-run",
+            Self::Systemctl => "systemctl",
+            Self::Install => "install",
+            Self::Rm => "rm",
+            Self::Sh => "sh",
+            Self::Squid => "squid",
+            Self::Haproxy => "haproxy",
         }
     }
 
@@ -71,7 +90,11 @@ impl Tool {
             Self::Ethtool => "ethtool",
             Self::Sysctl => "procps",
             Self::Arping => "iputils-arping",
-            Self::SystemdRun => "systemd",
+            Self::SystemdRun | Self::Systemctl => "systemd",
+            Self::Install | Self::Rm => "coreutils",
+            Self::Sh => "dash",
+            Self::Squid => "squid",
+            Self::Haproxy => "haproxy",
         }
     }
 }
@@ -171,6 +194,12 @@ pub trait System: Sync {
 
     /// A kernel setting of the node, or `None` where the kernel doesn't have it.
     fn sysctl(&self, name: &str) -> Option<String>;
+
+    /// A small file of the node, or `None` where there is none.
+    fn file(&self, path: &Path) -> Option<Vec<u8>>;
+
+    /// The names in a directory of the node, or `None` where there is none.
+    fn directory(&self, path: &Path) -> Option<Vec<String>>;
 
     /// Runs a command and takes any exit status but 0 as a failure.
     fn succeed(&self, command: &Command) -> Result<Vec<u8>, Diagnostic> {
@@ -273,6 +302,22 @@ impl System for Machine {
     fn sysctl(&self, name: &str) -> Option<String> {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
         std::fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
+    }
+
+    fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        // More is no file of ringfence; of a process's command line, the beginning is enough.
+        const MOST: u64 = 1 << 20;
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    fn directory(&self, path: &Path) -> Option<Vec<String>> {
+        let entries = std::fs::read_dir(path).ok()?;
+        let name = |entry: std::fs::DirEntry| entry.file_name().into_string().ok();
+        let mut names: Vec<String> = entries.flatten().filter_map(name).collect();
+        names.sort();
+        Some(names)
     }
 }
 

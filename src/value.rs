@@ -6,6 +6,7 @@
 
 mod address;
 mod cluster_ip;
+mod host;
 mod interface;
 mod label;
 mod mac;
@@ -14,6 +15,7 @@ mod number;
 
 pub use address::{Address, Cidr, ipv4};
 pub use cluster_ip::ClusterIp;
+pub use host::{Host, HostName, Site};
 pub use interface::{InterfaceName, NetnsName};
 pub use label::{LabelKey, LabelValue};
 pub use mac::Mac;
@@ -73,6 +75,9 @@ pub const FORMATS: &[(&str, Check)] = &[
     (Address::FORMAT, |text| Address::parse(text).map(drop)),
     (ClusterIp::FORMAT, |text| ClusterIp::parse(text).map(drop)),
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),
+    (HostName::FORMAT, |text| HostName::parse(text).map(drop)),
+    (Host::FORMAT, |text| Host::parse(text).map(drop)),
+    (Site::FORMAT, |text| Site::parse(text).map(drop)),
     (Mac::FORMAT, |text| Mac::parse(text).map(drop)),
     (InterfaceName::FORMAT, |text| InterfaceName::parse(text).map(drop)),
     (NetnsName::FORMAT, |text| NetnsName::parse(text).map(drop)),

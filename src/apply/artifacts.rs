@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use super::signature::{SIGNATURE, Signers};
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::output::MANIFEST;
-use crate::plan::Wiring;
+use crate::plan::{Router, Wiring};
 use crate::render::Manifest;
 use crate::subject::Cookie;
 
@@ -101,6 +101,12 @@ impl Artifacts {
     /// The generation.
     pub(super) fn generation(&self) -> &str {
         &self.manifest.generation
+    }
+
+    /// A file of an egress router.
+    pub(super) fn router_file(&self, router: &Router, name: &str) -> Result<&[u8], Diagnostic> {
+        let path = format!("routers/{}/{name}", router.name);
+        listed(self.others.get(&path).map(Vec::as_slice), &path)
     }
 
     /// All files as they were read, by their paths.

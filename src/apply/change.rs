@@ -52,6 +52,8 @@ pub enum Kind {
     Group,
     /// An nft ruleset.
     Ruleset,
+    /// The proxy of an egress router.
+    Proxy,
 }
 
 impl fmt::Display for Change {
@@ -70,6 +72,7 @@ impl fmt::Display for Change {
             Kind::Flows => "flows",
             Kind::Group => "group",
             Kind::Ruleset => "ruleset",
+            Kind::Proxy => "proxy",
         };
         write!(f, "{sign} {kind} {}: {}", self.object, self.detail)
     }

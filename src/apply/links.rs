@@ -386,7 +386,7 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
 
 /// The second interface of an egress router.
 fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagnostic> {
-    let Router { name, netns, macvlan, cookie: _ } = router;
+    let Router { name, netns, macvlan, proxy: _, cookie: _ } = router;
     let interface = pipeline::ROUTER_INTERFACE;
     let Some(parent) = links.node.links.get(macvlan.parent.as_str()) else {
         let message = format!(
@@ -444,6 +444,11 @@ fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagno
             step.change(Action::Change, Kind::Sysctl, object, "0 to 1");
         }
     }
+    if good.is_none() || details.contains(&"address") {
+        // Another node may have had the address: its neighbours still send there.
+        let source = macvlan.source.to_string();
+        step.commands.push(announce(interface, &source).within(Some(netns)));
+    }
     Ok(())
 }
 
@@ -466,13 +471,17 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
             *name != "lo" && addresses.clone().any(|own| ip.uplink.contains(&own.addr()))
         };
         if let Some((interface, _)) = links.node.links.iter().find(on_uplink) {
-            let address = ip.address.to_string();
-            let words = ["-U", "-c", "2", "-I", interface, "-s", &address, &address];
-            announcements.push(Command::change(Tool::Arping, words));
+            announcements.push(announce(interface, &ip.address.to_string()));
         }
     }
     step.commands.extend(batch(None, &lines));
     step.commands.extend(announcements);
+}
+
+/// Tells the segment where an address is now (RFC 5227, section 3).
+fn announce(interface: &str, address: &str) -> Command {
+    let words = ["-U", "-c", "2", "-I", interface, "-s", address, address];
+    Command::change(Tool::Arping, words)
 }
 
 /// Removes links and namespaces of ours that no plan has: all of them without one.

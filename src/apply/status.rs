@@ -95,7 +95,7 @@ fn place(change: &Change, artifacts: &Artifacts) -> Option<String> {
         _ if change.action == Action::Remove => return None,
         Kind::Netns => netns().map(|netns| netns.owner.clone()),
         Kind::Port | Kind::Link => port().map(|port| port.owner.clone()),
-        Kind::Sysctl | Kind::Ruleset | Kind::Bridge => None,
+        Kind::Sysctl | Kind::Ruleset | Kind::Bridge | Kind::Proxy => None,
     };
     // `net1 of router supplier`; what is nobody else's is the node's.
     let router = || object.split_once("router ").map(|(_, name)| format!("router {name}"));

@@ -6,6 +6,7 @@ use super::change::{Action, Change, Kind, Step};
 use super::links::{self, Links};
 use super::may_run;
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
+use super::proxies::{self, Proxies};
 use super::rulesets;
 use super::state::Store;
 use crate::diagnostic::Diagnostic;
@@ -28,6 +29,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
             steps.push(remove_bridge(name, bridge));
         }
     }
+    steps.push(proxies::remove(None, &Proxies::read(system)?));
     steps.push(links::remove(None, &links));
     steps.push(rulesets::remove(listing.as_deref()));
     if !check {

@@ -1,7 +1,7 @@
 //! `ringfence apply`.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -320,5 +320,13 @@ impl System for Announced {
 
     fn sysctl(&self, name: &str) -> Option<String> {
         self.machine.sysctl(name)
+    }
+
+    fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        self.machine.file(path)
+    }
+
+    fn directory(&self, path: &Path) -> Option<Vec<String>> {
+        self.machine.directory(path)
     }
 }

@@ -144,6 +144,20 @@ codes! {
     ServiceAddressesExhausted = 127 Error,
     PodPortTwice = 128 Error,
     ServiceSctpPort = 129 Error,
+    // Egress routers: where they run.
+    RouterNodeTwice = 170 Error,
+    RouterUnavailable = 171 Error,
+    EgressIpUnavailable = 172 Warning,
+    // Egress routers: proxies.
+    BadHost = 173 Error,
+    RouterModeKey = 174 Error,
+    RouterRules = 175 Error,
+    RouterAnyLast = 177 Error,
+    RouterRuleNeverMatches = 178 Warning,
+    RouterRuleInsideCluster = 179 Warning,
+    RouterHostName = 180 Error,
+    RouterProtocol = 181 Error,
+    RouterNameServer = 182 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

@@ -31,6 +31,10 @@ pub(super) enum Request {
         #[serde(default)]
         source: Option<Ipv4Addr>,
     },
+    /// Ask a proxy for `http://host/` and tell what came back.
+    Fetch { id: usize, proxy: SocketAddrV4, host: String, milliseconds: u64 },
+    /// Answer questions for names at this address from now on.
+    Names(SocketAddrV4),
     /// Note who sends to this group from now on, as the interface with this address hears it.
     Join(SocketAddrV4, Ipv4Addr),
     /// Send some datagrams to a group without joining it.
@@ -49,6 +53,8 @@ pub(super) const CASTS: u32 = 4;
 pub(super) enum Transport {
     Tcp,
     Udp,
+    /// TCP, where requests of HTTP are answered as such.
+    Http,
 }
 
 /// What became of a request.
@@ -87,6 +93,16 @@ pub fn run() {
                     Ok(()) => Reply::Listening,
                     Err(error) => Reply::CannotListen(format!("{at}: {error}")),
                 }),
+                Ok(Request::Names(at)) => reply(&match names(at) {
+                    Ok(()) => Reply::Listening,
+                    Err(error) => Reply::CannotListen(format!("{at}: {error}")),
+                }),
+                Ok(Request::Fetch { id, proxy, host, milliseconds }) => {
+                    let reply = &reply;
+                    scope.spawn(move || {
+                        reply(&fetch(id, proxy, &host, Duration::from_millis(milliseconds)));
+                    });
+                }
                 Ok(Request::Join(group, interface)) => {
                     reply(&match join(group, interface, Arc::clone(&heard)) {
                         Ok(()) => Reply::Listening,
@@ -133,6 +149,14 @@ fn listen(transport: Transport, at: SocketAddrV4) -> io::Result<()> {
                 }
             });
         }
+        Transport::Http => {
+            let listener = TcpListener::bind(at)?;
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    thread::spawn(move || serve(stream));
+                }
+            });
+        }
         Transport::Udp => {
             let socket = UdpSocket::bind(at)?;
             thread::spawn(move || {
@@ -144,6 +168,67 @@ fn listen(transport: Transport, at: SocketAddrV4) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Answers a request, or a client that sends none.
+fn serve(mut stream: TcpStream) {
+    const REQUEST: Duration = Duration::from_millis(300);
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    let _ = stream.set_read_timeout(Some(REQUEST));
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(length) if length > 0 => request.extend(&buffer[..length]),
+            _ => break,
+        }
+    }
+    let body = format!("{} {local}\n", peer.ip());
+    let head = if request.is_empty() {
+        String::new()
+    } else {
+        format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())
+    };
+    let _ = stream.write_all(format!("{head}{body}").as_bytes());
+}
+
+fn names(at: SocketAddrV4) -> io::Result<()> {
+    let socket = UdpSocket::bind(at)?;
+    thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            if let Some(answer) = super::names::answer(&buffer[..length]) {
+                let _ = socket.send_to(&answer, peer);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Asks a proxy for a page. It refuses with the status 403.
+fn fetch(id: usize, proxy: SocketAddrV4, host: &str, timeout: Duration) -> Reply {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::V4(proxy), timeout)?;
+        stream.set_read_timeout(Some(timeout))?;
+        let request = format!("GET http://{host}/ HTTP/1.0\r\nHost: {host}\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = match ask() {
+        Ok(answer) => answer,
+        Err(error) => return Reply::Silent { id, reason: error.kind().to_string() },
+    };
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.lines().next().unwrap_or_default();
+    match (status.split(' ').nth(1), body.trim().split_once(' ')) {
+        (Some("200"), Some((from, at))) => {
+            Reply::Answered { id, from: from.to_owned(), at: at.to_owned() }
+        }
+        (Some("403"), _) => Reply::Refused { id },
+        _ => Reply::Silent { id, reason: status.to_owned() },
+    }
 }
 
 fn join(group: SocketAddrV4, interface: Ipv4Addr, heard: Arc<Mutex<Heard>>) -> io::Result<()> {
@@ -179,7 +264,7 @@ fn probe(
     source: Option<Ipv4Addr>,
 ) -> Reply {
     let answer = match transport {
-        Transport::Tcp => probe_tcp(to, timeout),
+        Transport::Tcp | Transport::Http => probe_tcp(to, timeout),
         Transport::Udp => probe_udp(to, timeout, source),
     };
     match answer {
@@ -269,6 +354,12 @@ impl Agent {
         at: SocketAddrV4,
     ) -> Result<(), Diagnostic> {
         self.send(&Request::Listen(transport, at))?;
+        self.listening()
+    }
+
+    /// Makes the agent a name server.
+    pub(super) fn names(&mut self, at: SocketAddrV4) -> Result<(), Diagnostic> {
+        self.send(&Request::Names(at))?;
         self.listening()
     }
 

@@ -9,6 +9,7 @@ exec 3>"$ready"
 
 mount -t proc proc /proc
 mount -t tmpfs -o mode=0755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mkdir -p /run/netns /run/lock /run/openvswitch
 ip link set lo up
 # Keys that this machine pins are not for its guests.
@@ -17,6 +18,9 @@ if [ -d /etc/ringfence ]; then
 fi
 
 if [ "$role" = node ]; then
+	# The name server of the lab, for proxies that have no other.
+	echo nameserver 192.0.2.53 >/run/resolv.conf
+	[ ! -f /etc/resolv.conf ] || mount --bind /run/resolv.conf /etc/resolv.conf
 	mount -t tmpfs tmpfs /etc/openvswitch
 	mount -t tmpfs tmpfs /var/log/openvswitch
 	ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema

@@ -6,14 +6,18 @@ use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Reply, Request, Transport};
 use super::network::stand_in;
-use super::{Lab, failed};
+use super::{Lab, failed, names};
 use crate::diagnostic::Diagnostic;
-use crate::intent::{Attachment, EgressRule, NodeId, RouterId, ServiceId};
+use crate::intent::{
+    Attachment, EgressRouter, EgressRule, NodeId, RouterId, RouterMode, ServiceId, Site, Target,
+    Verdict,
+};
 use crate::model::{Model, Tenant, rule_name};
 use crate::pipeline::ROUTER_NETNS_PREFIX;
+use crate::plan::proxy;
 use crate::reach::{From, Packet, To, reach};
 use crate::spec::Protocol;
-use crate::value::Port;
+use crate::value::{HostName, Port, StringValue as _};
 
 /// The port that pods and nodes answer at.
 const POD_PORT: u64 = 8080;
@@ -39,6 +43,8 @@ pub struct Probe {
     pub to: SocketAddrV4,
     /// Its protocol.
     pub protocol: Protocol,
+    /// The host that is asked for, where `to` is an HTTP proxy.
+    pub fetch: Option<String>,
     /// What should happen.
     pub want: Want,
     /// Why.
@@ -249,6 +255,7 @@ impl Planner<'_> {
             from,
             to: address,
             protocol,
+            fetch: None,
             want,
             because: reach.because,
         });
@@ -319,6 +326,7 @@ impl Planner<'_> {
                 from: Place::Tenant(tenant),
                 to,
                 protocol,
+                fetch: None,
                 want: Want::Copies(names),
                 because: because.unwrap_or_default(),
             });
@@ -432,24 +440,7 @@ impl Planner<'_> {
         let router = &intent[id];
         let tenant = Tenant::Router(id);
         let address = self.model.endpoint(tenant).address;
-        let mut entries: Vec<(Protocol, u16, Want, &str)> = Vec::new();
-        let through = |to: Ipv4Addr, port: u16| Want::Answer {
-            seen_as: Some(router.source),
-            at: Some(SocketAddrV4::new(to, port)),
-        };
-        for destination in router.destinations.iter().filter(|d| d.protocol != Protocol::Sctp) {
-            let want = through(destination.to, destination.to_port.get());
-            entries.push((destination.protocol, destination.port.get(), want, "listed port"));
-        }
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            match router.fallback {
-                Some(to) => {
-                    let port = port(ODD_PORT);
-                    entries.push((protocol, port, through(to, port), "any other port"));
-                }
-                None => entries.push((protocol, port(ODD_PORT), Want::Refusal, "unlisted port")),
-            }
-        }
+        let entries = self.entries(router);
         let mut seen: BTreeSet<(bool, usize)> = BTreeSet::new();
         for (pod, found) in intent.pods() {
             let source = Tenant::Pod(pod);
@@ -464,7 +455,12 @@ impl Planner<'_> {
             if global || !seen.insert((reach.allowed(), found.node.index())) {
                 continue;
             }
-            for (protocol, port, want, what) in &entries {
+            let mut strange: BTreeSet<(Protocol, u16)> = BTreeSet::new();
+            for Entry { protocol, port, fetch, want, what } in &entries {
+                // Nobody of another project gets as far as what the proxy is asked for.
+                if !reach.allowed() && !strange.insert((*protocol, *port)) {
+                    continue;
+                }
                 let what = if reach.allowed() { what } else { "of another project" };
                 let want = if reach.allowed() { want.clone() } else { Want::Silence };
                 let name = self.name(source);
@@ -473,12 +469,109 @@ impl Planner<'_> {
                     from: Place::Tenant(source),
                     to: SocketAddrV4::new(address, *port),
                     protocol: *protocol,
+                    fetch: fetch.clone(),
                     want,
                     because: reach.because.clone(),
                 });
             }
         }
     }
+}
+
+/// A way into an egress router.
+struct Entry {
+    protocol: Protocol,
+    port: u16,
+    /// The host that an HTTP proxy is asked for.
+    fetch: Option<String>,
+    want: Want,
+    what: String,
+}
+
+impl Planner<'_> {
+    /// The ways into a router: each listed port and one that isn't; of an HTTP proxy, a host for
+    /// each rule and one for none.
+    fn entries(&self, router: &EgressRouter) -> Vec<Entry> {
+        let seen_as = Some(router.source);
+        let through = |to: Ipv4Addr, port: u16| {
+            let at = Some(SocketAddrV4::new(to, port));
+            Want::Answer { seen_as, at }
+        };
+        let entry = |protocol, port, want, what: &str| {
+            let (fetch, what) = (None, what.to_owned());
+            Entry { protocol, port, fetch, want, what }
+        };
+        let odd = |want: Want| {
+            let port = port(ODD_PORT);
+            [Protocol::Tcp, Protocol::Udp].map(|p| entry(p, port, want.clone(), "unlisted port"))
+        };
+        match &router.mode {
+            RouterMode::Redirect { destinations, fallback } => {
+                let listed = destinations.iter().filter(|d| d.protocol != Protocol::Sctp);
+                let listed = listed.map(|d| {
+                    let want = through(d.to, d.to_port.get());
+                    entry(d.protocol, d.port.get(), want, "listed port")
+                });
+                let others = match fallback {
+                    Some(to) => [Protocol::Tcp, Protocol::Udp].map(|protocol| {
+                        let port = port(ODD_PORT);
+                        entry(protocol, port, through(*to, port), "any other port")
+                    }),
+                    None => odd(Want::Refusal),
+                };
+                listed.chain(others).collect()
+            }
+            RouterMode::HttpProxy { rules, .. } => {
+                let hosts = rules.iter().map(|rule| host(&rule.site)).chain([host(&Site::Any)]);
+                let fetches = hosts.filter_map(|(text, name, address)| {
+                    let deciding = rules.iter().find(|r| r.site.matches(name.as_ref(), address));
+                    let allowed = deciding.is_some_and(|rule| rule.verdict == Verdict::Allow);
+                    let want =
+                        if allowed { through(address, port(OUTSIDE_PORT)) } else { Want::Refusal };
+                    let decides = deciding.map_or("no rule".to_owned(), |r| r.site.to_string());
+                    let what = format!("{text} by {decides}");
+                    let port = Port::HTTP_PROXY.get();
+                    let fetch = Some(text);
+                    (!allowed || self.can_be_outside(address)).then_some(Entry {
+                        protocol: Protocol::Tcp,
+                        port,
+                        fetch,
+                        want,
+                        what,
+                    })
+                });
+                fetches.chain(odd(Want::Silence)).collect()
+            }
+            RouterMode::DnsProxy { ports, .. } => {
+                let listed = ports.iter().map(|port| {
+                    let to = match &port.to {
+                        Target::Address(address) => *address,
+                        Target::Name(name) => names::address(name.as_str()),
+                    };
+                    let want = through(to, port.to_port.get());
+                    let what = format!("to {}:{}", port.to, port.to_port);
+                    entry(Protocol::Tcp, port.port.get(), want, &what)
+                });
+                listed.chain(odd(Want::Silence)).collect()
+            }
+        }
+    }
+}
+
+/// A host that a rule of an HTTP proxy is about: as it is written, by name, and its address.
+fn host(site: &Site) -> (String, Option<HostName>, Ipv4Addr) {
+    let text = match site {
+        Site::Any => "anything.example.org".to_owned(),
+        Site::Domain(domain) => format!("lab.{domain}"),
+        Site::Name(name) => name.to_string(),
+        Site::Network(network) => {
+            let address = network.hosts().next().unwrap_or(network.addr());
+            return (address.to_string(), None, address);
+        }
+    };
+    let address = names::address(&text);
+    let name = HostName::parse(&text).ok();
+    (text, name, address)
 }
 
 /// The listener that a place is, and the address at which it hears groups.
@@ -574,6 +667,7 @@ impl Planner<'_> {
             from: client,
             to,
             protocol,
+            fetch: None,
             want,
             because: reach.because,
         });
@@ -602,12 +696,13 @@ impl Lab {
         let mut agents = self.agents(&probes)?;
         self.listen(&probes, &mut agents)?;
         self.warm_up(&mut agents)?;
+        self.wait_for_proxies(&probes, &mut agents)?;
         self.join(&probes, &mut agents)?;
         for (id, probe) in probes.iter().enumerate() {
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             agent.send(&match probe.want {
                 Want::Copies(_) => Request::Cast { id, group: probe.to },
-                _ => request(id, transport(probe.protocol), probe.to, PATIENCE),
+                _ => asking(id, probe, PATIENCE),
             })?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
@@ -740,17 +835,37 @@ impl Lab {
                 Want::Answer { at, .. } => *at,
                 _ => None,
             };
-            [Some(probe.to), at].into_iter().flatten().map(|at| (transport(probe.protocol), at))
+            let transport = match probe.fetch {
+                Some(_) => Transport::Http,
+                None => transport(probe.protocol),
+            };
+            [Some(probe.to), at].into_iter().flatten().map(move |at| (transport, at))
         });
-        let targets: BTreeSet<(Transport, SocketAddrV4)> =
+        let mut targets: BTreeSet<(Transport, SocketAddrV4)> =
             targets.filter(|(_, at)| !known(at.ip())).collect();
-        let addresses: BTreeSet<Ipv4Addr> = targets.iter().map(|(_, at)| *at.ip()).collect();
+        // Whoever answers requests answers other clients too.
+        for (_, at) in targets.clone().into_iter().filter(|(t, _)| *t == Transport::Http) {
+            targets.remove(&(Transport::Tcp, at));
+        }
+        let servers = name_servers(&self.model);
+        let own = |address: &&Ipv4Addr| {
+            let mut uplinks = intent.nodes().filter_map(|(_, node)| node.uplink.as_ref());
+            uplinks.any(|uplink| uplink.gateway.as_ref() == Some(*address))
+        };
+        let addresses: BTreeSet<Ipv4Addr> = targets
+            .iter()
+            .map(|(_, at)| *at.ip())
+            .chain(servers.iter().filter(|address| !own(address)).copied())
+            .collect();
         let lines = addresses.iter().map(|a| format!("route replace local {a}/32 dev lo\n"));
         self.outside.feed(None, &["ip", "-batch", "-"], lines.collect::<Vec<_>>().concat())?;
         let outside =
             agents.get_mut(&Place::Outside).ok_or_else(|| failed("an agent is missing"))?;
         for (transport, at) in targets {
             outside.listen(transport, at)?;
+        }
+        for address in servers {
+            outside.names(SocketAddrV4::new(address, names::PORT))?;
         }
         Ok(())
     }
@@ -779,6 +894,65 @@ impl Lab {
             }
         }
         Ok(())
+    }
+}
+
+/// The name servers of all proxies.
+fn name_servers(model: &Model) -> BTreeSet<Ipv4Addr> {
+    let mut found = BTreeSet::new();
+    for (_, router) in model.intent().routers() {
+        match &router.mode {
+            RouterMode::Redirect { .. } => {}
+            RouterMode::HttpProxy { name_servers, .. }
+            | RouterMode::DnsProxy { name_servers, .. } => {
+                found.extend(name_servers);
+                found.extend(name_servers.is_empty().then_some(names::SERVER));
+            }
+        }
+    }
+    found
+}
+
+impl Lab {
+    /// Waits until proxies know the names and hosts that have just come up outside.
+    fn wait_for_proxies(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+    ) -> Result<(), Diagnostic> {
+        let mut waiting: BTreeSet<SocketAddrV4> = BTreeSet::new();
+        for (id, router) in self.model.intent().routers() {
+            let address = self.model.endpoint(Tenant::Router(id)).address;
+            let ports = proxy::ports(&router.mode);
+            waiting.extend(ports.iter().map(|port| SocketAddrV4::new(address, port.get())));
+        }
+        let begin = Instant::now();
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Answer { .. })) {
+            if !waiting.remove(&probe.to) {
+                continue;
+            }
+            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
+            // What doesn't come is shown by the probe itself.
+            while begin.elapsed() < WARM_UP {
+                agent.send(&asking(0, probe, PATIENCE))?;
+                if matches!(agent.receive()?, Reply::Answered { .. }) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A probe as an agent is asked to send it.
+fn asking(id: usize, probe: &Probe, patience: Duration) -> Request {
+    match &probe.fetch {
+        None => request(id, transport(probe.protocol), probe.to, patience),
+        Some(host) => {
+            let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            Request::Fetch { id, proxy: probe.to, host: host.clone(), milliseconds }
+        }
     }
 }
 

@@ -1,11 +1,15 @@
 //! Egress routers: a macvlan on the uplink, destination and source translation.
 
+use ipnet::Ipv4Net;
+
+use super::proxy::{self, Proxy};
 use super::wiring::{Macvlan, Router, interface, internal, namespace};
 use crate::diagnostic::Diagnostic;
-use crate::intent::{NodeId, RouterId};
+use crate::intent::{NodeId, RouterId, RouterMode};
 use crate::model::{Model, Tenant};
-use crate::nft::{Chain, Condition, Family, PortMap, Rule, Ruleset, Statement, Table};
+use crate::nft::{Chain, Condition, Family, PortMap, Refusal, Rule, Ruleset, Statement, Table};
 use crate::pipeline;
+use crate::spec::Protocol;
 use crate::value::{InterfaceName, Mac};
 
 const MAP: &str = "rf_destinations";
@@ -26,6 +30,7 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
                 source: router.source,
                 gateway: router.gateway,
             },
+            proxy: Proxy::of(&router.mode),
             cookie: model.tenant_subject(tenant).cookie,
         })
     });
@@ -36,53 +41,70 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
 pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagnostic> {
     let router = &model.intent()[id];
     let subject = model.tenant_subject(Tenant::Router(id));
-    let inside = || interface(pipeline::POD_INTERFACE).map(Condition::Iif);
+    let inside: InterfaceName = interface(pipeline::POD_INTERFACE)?;
     let outside: InterfaceName = interface(pipeline::ROUTER_INTERFACE)?;
     let rule = |conditions, statement| Rule { conditions, statement, subject };
-
-    let mut redirect = Vec::new();
-    let mut maps = Vec::new();
-    if !router.destinations.is_empty() {
-        let elements = router.destinations.iter();
-        maps.push(PortMap {
-            name: MAP,
-            elements: elements.map(|d| ((d.protocol, d.port), (d.to, d.to_port))).collect(),
-        });
-        redirect.push(rule(vec![inside()?], Statement::DnatByMap(MAP)));
-    }
-    if let Some(to) = router.fallback {
-        redirect.push(rule(vec![inside()?, Condition::TcpOrUdp], Statement::Dnat(to)));
-    }
-    let chain = |name, kind, hook, priority, policy, rules| Chain {
-        name,
-        kind,
-        hook,
-        priority,
-        policy,
-        rules,
-    };
     let source = rule(vec![Condition::Oif(outside.clone())], Statement::Snat(router.source));
-    let from_outside = vec![Condition::Iif(outside), Condition::CtNew];
-    let chains = vec![
-        chain("rf_redirect", "nat", "prerouting", "dstnat", "accept", redirect),
-        chain("rf_source", "nat", "postrouting", "srcnat", "accept", vec![source]),
-        // It forwards what it redirects, and the replies, and nothing else.
-        chain(
-            "rf_forwards",
-            "filter",
-            "forward",
-            "filter",
-            "drop",
-            vec![rule(vec![Condition::CtDnat], Statement::Accept)],
-        ),
-        chain(
-            "rf_inward",
-            "filter",
-            "input",
-            "filter",
-            "accept",
-            vec![rule(from_outside, Statement::Drop)],
-        ),
-    ];
+    let source = chain("rf_source", "nat", "postrouting", "srcnat", "accept", vec![source]);
+    let mut maps = Vec::new();
+    let chains = match &router.mode {
+        RouterMode::Redirect { destinations, fallback } => {
+            let mut redirect = Vec::new();
+            if !destinations.is_empty() {
+                let elements = destinations.iter();
+                maps.push(PortMap {
+                    name: MAP,
+                    elements: elements.map(|d| ((d.protocol, d.port), (d.to, d.to_port))).collect(),
+                });
+                let conditions = vec![Condition::Iif(inside.clone())];
+                redirect.push(rule(conditions, Statement::DnatByMap(MAP)));
+            }
+            if let Some(to) = fallback {
+                let conditions = vec![Condition::Iif(inside), Condition::TcpOrUdp];
+                redirect.push(rule(conditions, Statement::Dnat(*to)));
+            }
+            // It forwards what it redirects, and the replies, and nothing else.
+            let forwards = vec![rule(vec![Condition::CtDnat], Statement::Accept)];
+            let from_outside = vec![Condition::Iif(outside), Condition::CtNew];
+            let inward = vec![rule(from_outside, Statement::Drop)];
+            vec![
+                chain("rf_redirect", "nat", "prerouting", "dstnat", "accept", redirect),
+                source,
+                chain("rf_forwards", "filter", "forward", "filter", "drop", forwards),
+                chain("rf_inward", "filter", "input", "filter", "accept", inward),
+            ]
+        }
+        RouterMode::HttpProxy { .. } | RouterMode::DnsProxy { .. } => {
+            let known = || rule(vec![Condition::CtKnown], Statement::Accept);
+            let ports = Condition::TcpPorts(proxy::ports(&router.mode));
+            let inward =
+                vec![known(), rule(vec![Condition::Iif(inside), ports], Statement::Accept)];
+            // It opens connections from the source to the outside, and to nobody inside: pods
+            // would be seen there as the router, and the router's own ports as nobody.
+            let from_source = Condition::Source(Ipv4Net::from(router.source));
+            let outward = vec![
+                known(),
+                rule(vec![Condition::Oif(outside), from_source], Statement::Accept),
+                rule(vec![Condition::Protocol(Protocol::Tcp)], Statement::Refuse(Refusal::Reset)),
+            ];
+            vec![
+                source,
+                chain("rf_forwards", "filter", "forward", "filter", "drop", Vec::new()),
+                chain("rf_inward", "filter", "input", "filter", "drop", inward),
+                chain("rf_outward", "filter", "output", "filter", "drop", outward),
+            ]
+        }
+    };
     Ok(Ruleset { tables: vec![Table { family: Family::Inet, maps, chains, ..Table::default() }] })
+}
+
+fn chain<'m>(
+    name: &'static str,
+    kind: &'static str,
+    hook: &'static str,
+    priority: &'static str,
+    policy: &'static str,
+    rules: Vec<Rule<'m>>,
+) -> Chain<'m> {
+    Chain { name, kind, hook, priority, policy, rules }
 }

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
+use super::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic, quoted};
 use crate::intent::{Attachment, NodeId};
 use crate::model::{Model, Tenant, veth_name};
@@ -118,6 +119,9 @@ pub struct Router {
     pub netns: NetnsName,
     /// The second interface.
     pub macvlan: Macvlan,
+    /// The program that runs in it, where it is a proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
     /// The router's cookie.
     pub cookie: Cookie,
 }

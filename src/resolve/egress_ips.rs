@@ -142,7 +142,8 @@ fn clash(
     }
 }
 
-/// RF095: a node holds the address. One that sets it aside goes before those with a range.
+/// RF095 and RF172: a node holds the address. One that sets it aside goes before those with a
+/// range, and any that is available before those that aren't.
 fn candidates(
     address: Ipv4Addr,
     place: Place,
@@ -158,10 +159,13 @@ fn candidates(
     let serves = |node: &NodeId| {
         nodes.egress_ranges[node.index()].iter().any(|range| range.contains(&address))
     };
-    let mut found: Vec<NodeId> = all().filter(on_uplink).filter(reserves).collect();
-    if found.is_empty() {
-        found = all().filter(on_uplink).filter(serves).collect();
-    }
+    let is_available = |node: &NodeId| !nodes.list[node.index()].unavailable;
+    let reserving: Vec<NodeId> = all().filter(on_uplink).filter(reserves).collect();
+    let serving: Vec<NodeId> = all().filter(on_uplink).filter(serves).collect();
+    let available = |list: &[NodeId]| list.iter().copied().filter(is_available).collect();
+    let choices: [Vec<NodeId>; 4] =
+        [available(&reserving), available(&serving), reserving, serving];
+    let found = choices.into_iter().find(|choice| !choice.is_empty()).unwrap_or_default();
     if found.is_empty() {
         let message = format!("no node holds the egress IP {address}");
         context.push(
@@ -170,6 +174,17 @@ fn candidates(
             ),
         );
         return None;
+    }
+    if let Some(node) = found.iter().find(|node| !is_available(node)) {
+        let (at, wire) = nodes.wire[node.index()];
+        let message =
+            format!("the egress IP {address} stays on node `{}`, which is unavailable", wire.name);
+        context.push(
+            Diagnostic::new(Code::EgressIpUnavailable, message)
+                .at(place)
+                .related(at.key("unavailable").place(), "said here")
+                .help("let another node hold it: add a range with it to its `egressCIDRs`"),
+        );
     }
     Some((address, place, found))
 }

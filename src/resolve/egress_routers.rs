@@ -5,13 +5,16 @@ use std::net::Ipv4Addr;
 
 use serde_json::Value;
 
-use super::nodes::is_host_of;
+mod placement;
+mod proxies;
+
 use super::{Context, Nodes, Projects, Wire, unique};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{At, replicas};
-use crate::intent::{Cluster, Destination, EgressRouter, NodeId};
+use crate::intent::{Cluster, Destination, EgressRouter, NodeId, RouterMode};
 use crate::source::Place;
-use crate::spec::{self, Platform};
+use crate::spec::{self, Platform, Protocol};
+use crate::value::{Address, Host, Port};
 
 /// How many unicast addresses a modest network card filters in hardware (Intel 82540: 15 beside
 /// its own); with more it receives everything.
@@ -32,12 +35,16 @@ pub(super) fn resolve(
         let spec::EgressRouter {
             name,
             project,
+            mode,
             source,
             gateway,
             destination: _,
             destinations: _,
             fallback: _,
+            rules: _,
+            dns_servers: _,
             node: _,
+            nodes: _,
             node_selector: _,
             replicas: count,
         } = wire;
@@ -83,11 +90,25 @@ pub(super) fn resolve(
             source_twice(source, source_place, &mut sources, context);
             source_taken(source, source_place, nodes, context);
         }
-        let node = source.and_then(|source| choose_node(source, wire, at, nodes, context));
+        let node = source.and_then(|source| placement::choose(source, wire, at, nodes, context));
         if let (Some(node), Some(gateway)) = (node, gateway) {
-            gateway_outside(gateway, gateway_place, node, nodes, context);
+            placement::gateway_outside(gateway, gateway_place, node, nodes, context);
         }
-        let (destinations, fallback) = resolve_destinations(wire, at, cluster, context);
+        proxies::mode_keys(wire, at, context);
+        let mode = match mode {
+            spec::RouterMode::Redirect => {
+                let (destinations, fallback) = resolve_destinations(wire, at, cluster, context);
+                RouterMode::Redirect { destinations, fallback }
+            }
+            spec::RouterMode::HttpProxy => RouterMode::HttpProxy {
+                rules: proxies::rules(wire, at, cluster, context),
+                name_servers: proxies::name_servers(wire, at, cluster, context),
+            },
+            spec::RouterMode::DnsProxy => RouterMode::DnsProxy {
+                ports: proxies::ports(wire, at, cluster, context),
+                name_servers: proxies::name_servers(wire, at, cluster, context),
+            },
+        };
         if let (Some(project), Some(source), Some(gateway), Some(node)) =
             (project, source, gateway, node)
         {
@@ -97,8 +118,7 @@ pub(super) fn resolve(
                 node,
                 source,
                 gateway,
-                destinations,
-                fallback,
+                mode,
                 place: at.place(),
             });
         }
@@ -153,172 +173,13 @@ fn source_taken(source: Ipv4Addr, place: Place, nodes: &Nodes<'_>, context: &mut
     }
 }
 
-/// The one node that can host the router.
-fn choose_node(
-    source: Ipv4Addr,
-    wire: &spec::EgressRouter,
-    at: At<'_>,
-    nodes: &Nodes<'_>,
-    context: &mut Context,
-) -> Option<NodeId> {
-    if let (Some(_), Some(_)) = (&wire.node, &wire.node_selector) {
-        context.push(
-            Diagnostic::new(Code::ConflictingKeys, "the router has both `node` and `nodeSelector`")
-                .at(at.key("nodeSelector").key_place())
-                .related(at.key("node").key_place(), "the other")
-                .help("keep one of the two"),
-        );
-        return None;
-    }
-    let source_place = at.key("source").place();
-    let hosts = |node: NodeId| {
-        let uplink = nodes.list[node.index()].uplink.as_ref();
-        uplink.is_some_and(|uplink| is_host_of(source, uplink.subnet))
-    };
-    let all = (0..nodes.list.len()).map(NodeId::new);
-    let (candidates, place): (Vec<NodeId>, Place) = if let Some(name) = &wire.node {
-        let place = at.key("node").place();
-        let Some(node) = nodes.index.get(name) else {
-            context.unknown(Code::UnknownNode, "node", name, place, nodes.index.names());
-            return None;
-        };
-        (vec![node], place)
-    } else if let Some(selector) = &wire.node_selector {
-        let selector_at = at.key("nodeSelector");
-        if !context.check_selector(selector, selector_at) {
-            return None;
-        }
-        let matching = all.filter(|node| selector.matches(&nodes.list[node.index()].labels));
-        (matching.collect(), selector_at.place())
-    } else {
-        (all.filter(|node| hosts(*node)).collect(), source_place)
-    };
-    if candidates.is_empty() {
-        let (message, help) = if wire.node_selector.is_some() {
-            (
-                format!("no node matches the selector of egress router `{}`", wire.name),
-                "compare it with the labels of the nodes".to_owned(),
-            )
-        } else {
-            (
-                format!("no node can host the egress router `{}`", wire.name),
-                format!("{source} must be in the subnet of a node's uplink"),
-            )
-        };
-        context.push(Diagnostic::new(Code::RouterNoNode, message).at(place).help(help));
-        return None;
-    }
-    let unfit: Vec<NodeId> = candidates.iter().copied().filter(|node| !hosts(*node)).collect();
-    for node in &unfit {
-        source_outside(source, source_place, *node, nodes, context);
-    }
-    if !unfit.is_empty() {
-        return None;
-    }
-    let reserves =
-        |node: &NodeId| nodes.reserved[node.index()].iter().any(|(address, _)| *address == source);
-    let reserving = (0..nodes.list.len()).map(NodeId::new).find(reserves);
-    match (candidates.as_slice(), reserving) {
-        (&[only], None) => Some(only),
-        // Several may host it, and one of them has the address set aside.
-        (several, Some(node)) if several.contains(&node) => Some(node),
-        (_, Some(node)) => {
-            let reserved = nodes.reserved[node.index()].iter().find(|(a, _)| *a == source);
-            let name = &nodes.list[node.index()].name;
-            let message = format!("{source} is set aside on node `{name}`, which can't host it");
-            let diagnostic = Diagnostic::new(Code::RouterSourceTaken, message)
-                .at(source_place)
-                .help("move the address to `reservedAddresses` of the node that hosts the router");
-            context.push(match reserved {
-                Some((_, place)) => diagnostic.related(*place, "set aside here"),
-                None => diagnostic,
-            });
-            None
-        }
-        (several, None) => {
-            let names: Vec<String> = several
-                .iter()
-                .take(4)
-                .map(|node| format!("`{}`", nodes.list[node.index()].name))
-                .chain((several.len() > 4).then(|| "…".to_owned()))
-                .collect();
-            let message = format!(
-                "{} nodes can host the egress router `{}`: {}",
-                several.len(),
-                wire.name,
-                names.join(", ")
-            );
-            context.push(
-                Diagnostic::new(Code::RouterManyNodes, message).at(place).help(
-                    "name one with `node`, or set the source aside in its `reservedAddresses`",
-                ),
-            );
-            None
-        }
-    }
-}
-
-/// RF083: the source is a host of the uplink's subnet of every node that may host the router.
-fn source_outside(
-    source: Ipv4Addr,
-    place: Place,
-    node: NodeId,
-    nodes: &Nodes<'_>,
-    context: &mut Context,
-) {
-    let (at, _) = nodes.wire[node.index()];
-    let node = &nodes.list[node.index()];
-    let (message, related) = match &node.uplink {
-        Some(uplink) => (
-            format!(
-                "{source} is not a host of {}, the uplink's subnet of node `{}`",
-                uplink.subnet, node.name
-            ),
-            at.key("uplink").key("subnet").place(),
-        ),
-        None => (
-            format!("node `{}` has no uplink for the source address {source}", node.name),
-            at.key("name").place(),
-        ),
-    };
-    context.push(
-        Diagnostic::new(Code::RouterSourceOutside, message)
-            .at(place)
-            .related(related, "the node that may host the router")
-            .help("choose a free address of the uplink's subnet, or another node"),
-    );
-}
-
-/// RF084: the gateway is a host of the uplink's subnet.
-fn gateway_outside(
-    gateway: Ipv4Addr,
-    place: Place,
-    node: NodeId,
-    nodes: &Nodes<'_>,
-    context: &mut Context,
-) {
-    let (at, _) = nodes.wire[node.index()];
-    let Some(uplink) = &nodes.list[node.index()].uplink else { return };
-    if !is_host_of(gateway, uplink.subnet) {
-        context.push(
-            Diagnostic::new(
-                Code::RouterGatewayOutside,
-                format!("the gateway {gateway} is not a host of {}", uplink.subnet),
-            )
-            .at(place)
-            .related(at.key("uplink").key("subnet").place(), "the uplink's subnet")
-            .help("the router reaches its gateway directly: both are in the uplink's subnet"),
-        );
-    }
-}
-
 fn resolve_destinations(
     wire: &spec::EgressRouter,
     at: At<'_>,
     cluster: &Cluster,
     context: &mut Context,
 ) -> (Vec<Destination>, Option<Ipv4Addr>) {
-    let outside = |address: &crate::value::Address, place: Place, context: &mut Context| {
+    let outside = |address: &Address, place: Place, context: &mut Context| {
         let address = context.host_address(address, place)?;
         destination_inside(address, place, cluster, context);
         destination_itself(address, place, wire, at, context);
@@ -340,7 +201,21 @@ fn resolve_destinations(
     let router_at = at;
     for (number, &(at, item)) in items.iter().enumerate() {
         let spec::Destination { port, protocol, to, to_port } = item;
-        let Some(to) = outside(to, at.key("to").place(), context) else { continue };
+        let to_place = at.key("to").place();
+        let to = match to {
+            Host::Address(to) => outside(to, to_place, context),
+            Host::Name(name) => {
+                let message =
+                    format!("a redirecting egress router can't lead to the name `{name}`");
+                context.push(
+                    Diagnostic::new(Code::RouterHostName, message)
+                        .at(to_place)
+                        .help("write an address, or let a router of mode `dns-proxy` resolve it"),
+                );
+                None
+            }
+        };
+        let Some(to) = to else { continue };
         let Some(port) = *port else {
             if protocol.is_some() || to_port.is_some() {
                 context.push(
@@ -372,15 +247,7 @@ fn resolve_destinations(
         let protocol = item.protocol();
         let key = (protocol, port);
         if let Some((_, first)) = destinations.get(&key) {
-            context.push(
-                Diagnostic::new(
-                    Code::RouterPortTwice,
-                    format!("the port {port}/{protocol} leads to two destinations"),
-                )
-                .at(at.key("port").place())
-                .related(*first, "the other")
-                .help("keep one of the two, or let pods connect to another port"),
-            );
+            port_twice(protocol, port, at.key("port").place(), *first, context);
             continue;
         }
         let to_port = to_port.unwrap_or(port);
@@ -389,6 +256,19 @@ fn resolve_destinations(
     }
     let destinations = destinations.into_values().map(|(destination, _)| destination).collect();
     (destinations, single.or(explicit).or(listed_fallback))
+}
+
+/// RF090: a port leads to one destination.
+fn port_twice(protocol: Protocol, port: Port, place: Place, first: Place, context: &mut Context) {
+    context.push(
+        Diagnostic::new(
+            Code::RouterPortTwice,
+            format!("the port {port}/{protocol} leads to two destinations"),
+        )
+        .at(place)
+        .related(first, "the other")
+        .help("keep one of the two, or let pods connect to another port"),
+    );
 }
 
 /// RF091 and RF035: a router has either `destination` or `destinations`.

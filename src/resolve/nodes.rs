@@ -30,6 +30,7 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
         let spec::Node {
             name,
             address,
+            unavailable,
             datapath,
             labels,
             pod_subnet,
@@ -74,6 +75,7 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
         nodes.list.push(Node {
             name: name.clone(),
             address,
+            unavailable: *unavailable,
             datapath: *datapath,
             labels: labels.clone(),
             fixed_subnet,

@@ -14,6 +14,10 @@ pub struct Node {
     pub name: Name,
     /// Its VXLAN endpoint.
     pub address: Address,
+    /// Whether it is out of service: egress routers and egress IPs go to other nodes that may
+    /// have them. Its pods stay, and its files are compiled as ever. Default: false.
+    #[serde(default)]
+    pub unavailable: bool,
     /// Which datapath its bridge has. Default: system.
     #[serde(default)]
     pub datapath: Datapath,

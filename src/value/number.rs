@@ -17,6 +17,8 @@ pub struct Vnid(u32);
 impl Port {
     /// DNS, which egress policies leave open to the pod's own node.
     pub const DNS: Self = Self(53);
+    /// Where egress routers of mode `http-proxy` answer.
+    pub const HTTP_PROXY: Self = Self(8080);
 
     /// The number.
     #[must_use]

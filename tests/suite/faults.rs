@@ -53,6 +53,14 @@ impl System for Untouchable {
     fn sysctl(&self, _: &str) -> Option<String> {
         panic!("a kernel setting was read")
     }
+
+    fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        panic!("{} was read", path.display())
+    }
+
+    fn directory(&self, path: &Path) -> Option<Vec<String>> {
+        panic!("{} was read", path.display())
+    }
 }
 
 /// What `apply` says of these files on a machine that it may not touch, with the path of the

@@ -172,6 +172,14 @@ impl System for Faulty {
     fn sysctl(&self, name: &str) -> Option<String> {
         Machine.sysctl(name)
     }
+
+    fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        Machine.file(path)
+    }
+
+    fn directory(&self, path: &Path) -> Option<Vec<String>> {
+        Machine.directory(path)
+    }
 }
 
 fn options() -> Options {

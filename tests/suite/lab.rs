@@ -67,12 +67,12 @@ impl Live {
     }
 
     /// Runs a shell command in a pod.
-    fn within(&self, tenant: &str, command: &str) -> String {
+    pub(crate) fn within(&self, tenant: &str, command: &str) -> String {
         let (host, netns) = self.lab.place(Place::Tenant(self.tenant(tenant))).unwrap();
         host.run(netns.as_deref(), &["sh", "-c", command]).unwrap()
     }
 
-    fn address(&self, tenant: &str) -> Ipv4Addr {
+    pub(crate) fn address(&self, tenant: &str) -> Ipv4Addr {
         self.lab.model().endpoint(self.tenant(tenant)).address
     }
 
@@ -99,7 +99,7 @@ impl Live {
         line.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
     }
 
-    fn prove(&self) -> Summary {
+    pub(crate) fn prove(&self) -> Summary {
         let summary = self.lab.probe(lab::plan(self.lab.model())).unwrap();
         assert_eq!(summary.counts().1, 0, "{}", summary.table());
         summary
@@ -147,6 +147,7 @@ examples! {
     allow_then_deny_runs = "allow-then-deny",
     deny_then_allow_runs = "deny-then-allow",
     egress_ips_run = "egress-ips",
+    egress_proxies_run = "egress-proxies",
     egress_router_runs = "egress-router",
     flat_runs = "flat",
     gitops_runs = "gitops",
@@ -338,7 +339,15 @@ fn reversed_rules_block() {
                 Want::Silence
             };
             let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
-            Probe { title, from, to, protocol: Protocol::Tcp, want, because: reach.because }
+            Probe {
+                title,
+                from,
+                to,
+                protocol: Protocol::Tcp,
+                fetch: None,
+                want,
+                because: reach.because,
+            }
         };
         // The pods of tools have no policy: they show that 1.2.3.4 is there all the while.
         let pods = [

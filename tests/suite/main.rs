@@ -5,6 +5,7 @@
 mod apply;
 mod confirm;
 mod diagnostics;
+mod failover;
 mod faults;
 mod generations;
 mod golden;
@@ -13,8 +14,10 @@ mod interruptions;
 mod lab;
 mod ovs;
 mod properties;
+mod proxies;
 mod readme;
 mod rollout;
+mod router_cases;
 mod schema;
 mod signatures;
 mod stability;

@@ -135,6 +135,24 @@ fn nft_accepts_every_golden_ruleset() {
 }
 
 #[test]
+fn squid_and_haproxy_accept_every_golden_configuration() {
+    for (ending, words) in [
+        ("squid.conf", &["squid", "-k", "parse", "-f"][..]),
+        ("haproxy.cfg", &["haproxy", "-c", "-f"]),
+    ] {
+        for path in golden(ending) {
+            let file = path.to_str().unwrap();
+            let output = run(&[words, &[file]].concat());
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(0), "{file}: {stderr}");
+            for word in ["WARNING", "ERROR", "warning"] {
+                assert!(!stderr.contains(word), "{file}: {stderr}");
+            }
+        }
+    }
+}
+
+#[test]
 fn sh_parses_every_golden_script() {
     for path in golden(".sh") {
         let output = run(&["sh", "-n", path.to_str().unwrap()]);

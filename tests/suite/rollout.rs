@@ -232,6 +232,7 @@ fn constant(before: &Model, after: &Model) -> Vec<Probe> {
                     protocol: Protocol::Tcp,
                     want: if then.allowed() { ANSWER } else { Want::Silence },
                     because: now.because,
+                    fetch: None,
                 });
             }
         }

@@ -13,3 +13,5 @@ ip -n router_supplier route replace 192.168.12.1/32 dev net1
 ip -n router_supplier route replace default via 192.168.12.1 dev net1
 ip netns exec router_supplier sysctl -qw net.ipv4.ip_forward=1
 ip netns exec router_supplier nft -f "$(dirname "$0")/ruleset.nft"
+# Another node may have had the address: tell the segment where it is now.
+ip netns exec router_supplier arping -q -U -c 2 -I net1 -s 192.168.12.99 192.168.12.99

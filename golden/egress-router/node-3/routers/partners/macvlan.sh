@@ -13,3 +13,5 @@ ip -n router_partners route replace 192.168.12.1/32 dev net1
 ip -n router_partners route replace default via 192.168.12.1 dev net1
 ip netns exec router_partners sysctl -qw net.ipv4.ip_forward=1
 ip netns exec router_partners nft -f "$(dirname "$0")/ruleset.nft"
+# Another node may have had the address: tell the segment where it is now.
+ip netns exec router_partners arping -q -U -c 2 -I net1 -s 192.168.12.98 192.168.12.98
