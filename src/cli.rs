@@ -1,11 +1,13 @@
 //! The command line. Everything that prints is here; one file a command.
 
 mod apply;
+mod clock;
 mod compile;
 mod confirm;
 mod explain;
 mod lab;
 mod lock;
+mod resolve;
 mod rollback;
 mod status;
 mod teardown;
@@ -58,6 +60,9 @@ enum Command {
     Validate(validate::Arguments),
     /// Allocate what the lock file lacks, and write it
     Lock(lock::Arguments),
+    /// Ask name servers for the addresses of the names in egress policies, and put them into the
+    /// lock file
+    Resolve(resolve::Arguments),
     /// Write the files of every node
     Compile(compile::Arguments),
     /// Make this machine match the files of its node
@@ -145,6 +150,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Lock(arguments) => lock::run(&arguments),
+        Command::Resolve(arguments) => resolve::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv4Net;
+
 use super::agent::{Agent, Reply, Request, Transport};
 use super::network::stand_in;
 use super::{Lab, failed};
@@ -383,22 +385,14 @@ impl Planner<'_> {
         if rule.ports.is_empty() {
             ports.extend([port(OUTSIDE_PORT), port(ODD_PORT)].map(|port| (Protocol::Tcp, port)));
         }
-        let inside = rule.cidr.hosts().take(3).chain([rule.cidr.broadcast(), OUTSIDE_EXAMPLE]);
-        let spread = (1..64).filter_map(|n| {
-            let size = u64::from(u32::from(rule.cidr.broadcast()) - u32::from(rule.cidr.network()));
-            u32::try_from(size * n / 64)
-                .ok()
-                .map(|offset| Ipv4Addr::from(u32::from(rule.cidr.network()) + offset))
-        });
-        let addresses = inside
-            .chain(spread)
-            .filter(|address| rule.cidr.contains(address) && self.can_be_outside(*address));
+        let addresses = self.model.networks(rule).iter().flat_map(samples);
+        let addresses = addresses.filter(|address| self.can_be_outside(*address));
         addresses
             .flat_map(|address| {
                 ports.iter().map(move |(protocol, port)| (address, *protocol, *port))
             })
             .find(|(address, protocol, port)| {
-                !earlier.iter().any(|earlier| matches(earlier, *address, *protocol, *port))
+                !earlier.iter().any(|earlier| self.matches(earlier, *address, *protocol, *port))
             })
             .map(|(address, protocol, port)| (SocketAddrV4::new(address, port), protocol))
     }
@@ -407,8 +401,25 @@ impl Planner<'_> {
     fn unmatched(&self, rules: &[&EgressRule]) -> Option<Ipv4Addr> {
         let candidates = (1..=223).map(|octet| Ipv4Addr::new(octet, 7, 7, 7));
         candidates.filter(|address| self.can_be_outside(*address)).find(|address| {
-            !rules.iter().any(|rule| matches(rule, *address, Protocol::Tcp, port(OUTSIDE_PORT)))
+            !rules
+                .iter()
+                .any(|rule| self.matches(rule, *address, Protocol::Tcp, port(OUTSIDE_PORT)))
         })
+    }
+
+    fn matches(
+        &self,
+        rule: &EgressRule,
+        address: Ipv4Addr,
+        protocol: Protocol,
+        port: u16,
+    ) -> bool {
+        self.model.networks(rule).iter().any(|network| network.contains(&address))
+            && (rule.ports.is_empty()
+                || rule.ports.iter().any(|ports| {
+                    ports.protocol == protocol
+                        && ports.range.as_ref().is_none_or(|range| range.contains(&port))
+                }))
     }
 
     /// Whether a host of the outside can have the address: nobody else does.
@@ -587,13 +598,16 @@ fn port(number: u64) -> u16 {
     u16::try_from(number).unwrap_or_default()
 }
 
-fn matches(rule: &EgressRule, address: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
-    rule.cidr.contains(&address)
-        && (rule.ports.is_empty()
-            || rule.ports.iter().any(|ports| {
-                ports.protocol == protocol
-                    && ports.range.as_ref().is_none_or(|range| range.contains(&port))
-            }))
+/// Some addresses of a network, from everywhere in it.
+fn samples(network: &Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    let network = *network;
+    let inside = network.hosts().take(3).chain([network.broadcast(), OUTSIDE_EXAMPLE]);
+    let spread = (1..64).filter_map(move |n| {
+        let (first, last) = (u32::from(network.network()), u32::from(network.broadcast()));
+        let offset = u32::try_from(u64::from(last - first) * n / 64).ok()?;
+        Some(Ipv4Addr::from(first + offset))
+    });
+    inside.chain(spread).filter(move |address| network.contains(address))
 }
 
 impl Lab {
