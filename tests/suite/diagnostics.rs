@@ -42,7 +42,11 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 21] = [
+const ELSEWHERE: [(Code, &str); 25] = [
+    (Code::NameFails, "names.rs"),
+    (Code::NameKept, "names.rs"),
+    (Code::NameManyAddresses, "names.rs"),
+    (Code::NoNameServers, "names.rs"),
     (Code::RolledBack, "generations.rs"),
     (Code::RollbackFailed, "generations.rs"),
     (Code::NoGeneration, "generations.rs"),

@@ -10,6 +10,7 @@ mod generations;
 mod golden;
 mod interruptions;
 mod lab;
+mod names;
 mod ovs;
 mod properties;
 mod readme;
