@@ -12,7 +12,9 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::diagnostic::{Code, Diagnostic, Report, counted};
-use crate::intent::{Addresses, Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId};
+use crate::intent::{
+    Addresses, Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId,
+};
 use crate::lockfile::{self, Entry, Lock};
 use crate::names;
 use crate::pipeline::OfPort;

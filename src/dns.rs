@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-    ServerOrderingStrategy,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
@@ -20,7 +19,7 @@ use crate::value::{DnsName, NameServer};
 /// How many names are asked for at once.
 const AT_ONCE: usize = 16;
 /// How long a name server has to answer, each of the times that it is asked.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
 /// What a name server says of a name.
@@ -39,15 +38,22 @@ pub fn ask(
     servers: &[NameServer],
     names: impl IntoIterator<Item = DnsName>,
 ) -> Result<BTreeMap<DnsName, Result<Answer, String>>, Diagnostic> {
-    let config = config(servers)?;
+    let servers = config(servers)?;
     let internal = |what: &dyn std::fmt::Display| {
         Diagnostic::new(Code::Internal, format!("names can't be resolved: {what}"))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| internal(&error))?;
     runtime.block_on(async {
-        let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-        let resolver = builder.with_options(options()).build().map_err(|error| internal(&error))?;
+        // One for each server: with all in one, a silent server takes up the time of the others,
+        // and one that fails is believed.
+        let resolver = |server| {
+            let config = ResolverConfig::from_name_servers(vec![server]);
+            let builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+            builder.with_options(options()).build()
+        };
+        let resolvers: Result<Vec<TokioResolver>, _> = servers.into_iter().map(resolver).collect();
+        let resolvers = resolvers.map_err(|error| internal(&error))?;
         let mut names = names.into_iter();
         let mut asked = tokio::task::JoinSet::new();
         let mut answers = BTreeMap::new();
@@ -55,9 +61,9 @@ pub fn ask(
             while asked.len() < AT_ONCE
                 && let Some(name) = names.next()
             {
-                let resolver = resolver.clone();
+                let resolvers = resolvers.clone();
                 asked.spawn(async move {
-                    let answer = ask_for(&resolver, &name).await;
+                    let answer = ask_in_turn(&resolvers, &name).await;
                     (name, answer)
                 });
             }
@@ -71,8 +77,8 @@ pub fn ask(
 }
 
 /// RF158: there is somebody to ask.
-fn config(servers: &[NameServer]) -> Result<ResolverConfig, Diagnostic> {
-    let servers = if servers.is_empty() {
+fn config(servers: &[NameServer]) -> Result<Vec<NameServerConfig>, Diagnostic> {
+    Ok(if servers.is_empty() {
         let system = hickory_resolver::system_conf::read_system_conf().map_err(|error| {
             let message = format!("`/etc/resolv.conf` names no name server: {error}");
             Diagnostic::new(Code::NoNameServers, message)
@@ -89,8 +95,7 @@ fn config(servers: &[NameServer]) -> Result<ResolverConfig, Diagnostic> {
             NameServerConfig::new(server.0.ip(), true, connections.to_vec())
         };
         servers.iter().map(server).collect()
-    };
-    Ok(ResolverConfig::from_name_servers(servers))
+    })
 }
 
 fn options() -> ResolverOpts {
@@ -99,15 +104,33 @@ fn options() -> ResolverOpts {
     options.attempts = ATTEMPTS;
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    options.num_concurrent_reqs = 1;
     options
 }
 
-async fn ask_for(resolver: &TokioResolver, name: &DnsName) -> Result<Answer, String> {
+/// Asks one server after the other, until one knows the name or knows that there is none.
+async fn ask_in_turn(resolvers: &[TokioResolver], name: &DnsName) -> Result<Answer, String> {
+    let mut failure = NetError::NoConnections;
+    for resolver in resolvers {
+        match ask_for(resolver, name).await {
+            Ok(answer) => return answer,
+            Err(error) => failure = error,
+        }
+        let known = |code| matches!(code, ResponseCode::NXDomain | ResponseCode::NoError);
+        if let NetError::Dns(DnsError::NoRecordsFound(none)) = &failure
+            && known(none.response_code)
+        {
+            break;
+        }
+    }
+    Err(in_words(&failure))
+}
+
+async fn ask_for(
+    resolver: &TokioResolver,
+    name: &DnsName,
+) -> Result<Result<Answer, String>, NetError> {
     // The final dot keeps search domains out.
-    let lookup = resolver.lookup(format!("{name}."), RecordType::A).await;
-    let lookup = lookup.map_err(|error| in_words(&error))?;
+    let lookup = resolver.lookup(format!("{name}."), RecordType::A).await?;
     let mut addresses = BTreeSet::new();
     let mut ttl = u32::MAX;
     for record in lookup.answers() {
@@ -118,9 +141,9 @@ async fn ask_for(resolver: &TokioResolver, name: &DnsName) -> Result<Answer, Str
         ttl = ttl.min(record.ttl);
     }
     if addresses.is_empty() {
-        return Err(NO_ADDRESS.to_owned());
+        return Ok(Err(NO_ADDRESS.to_owned()));
     }
-    Ok(Answer { addresses, ttl })
+    Ok(Ok(Answer { addresses, ttl }))
 }
 
 const NO_ADDRESS: &str = "it has no IPv4 address";

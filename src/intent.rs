@@ -12,9 +12,7 @@ use ipnet::Ipv4Net;
 
 use crate::source::Place;
 use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, SessionAffinity};
-use crate::value::{
-    DnsName, InterfaceName, Mac, Name, NameServer, NetnsName, Port, Span, Vnid,
-};
+use crate::value::{DnsName, InterfaceName, Mac, Name, NameServer, NetnsName, Port, Span, Vnid};
 
 /// The whole of it.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use crate::allocate::{Endpoint, Numbers, effective_vnid};
 use crate::flow::Group;
 use crate::intent::{
-    Addresses, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId, ServiceId,
-    ServicePort, Verdict,
+    Addresses, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId,
+    ServiceId, ServicePort, Verdict,
 };
 use crate::source::Place;
 use crate::spec::{Datapath, Mode};

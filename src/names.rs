@@ -137,7 +137,10 @@ pub fn check_age(intent: &Intent, lock: &Lock, now: Moment) -> Report {
     for (name, rules) in intent.named_rules() {
         let (Some(seen), Some(rule)) = (resolved(lock, name), rules.first()) else { continue };
         let message = if seen.age_at(now) > max_age.seconds() {
-            format!("{name} was resolved {} ago, and addresses last {max_age}", age(seen.age_at(now)))
+            format!(
+                "{name} was resolved {} ago, and addresses last {max_age}",
+                age(seen.age_at(now))
+            )
         } else if now.age_at(seen) > CLOCKS_DIFFER {
             format!("{name} was resolved at {seen}, which is still to come")
         } else {
@@ -196,12 +199,12 @@ pub fn update(
         };
         if is.len() > MAX_ADDRESSES {
             let message = format!("{name} has {}", counted(is.len(), "address"));
-            update.report.push(
-                Diagnostic::new(Code::NameManyAddresses, message).at(place).help(format!(
+            update.report.push(Diagnostic::new(Code::NameManyAddresses, message).at(place).help(
+                format!(
                     "{MAX_ADDRESSES} is the most; shorten `cluster.dns.keep`, or write the rule \
                      for the networks behind the name"
-                )),
-            );
+                ),
+            ));
         }
         for address in is.keys().filter(|address| !was.contains_key(address)) {
             update.changes.push(format!("+ {name} {address}"));
@@ -276,7 +279,8 @@ impl Update {
             self.report.push(why.at(place));
             return;
         };
-        let message = format!("{}; its addresses of {} ago stay", why.message, age(last.age_at(now)));
+        let message =
+            format!("{}; its addresses of {} ago stay", why.message, age(last.age_at(now)));
         self.report.push(
             Diagnostic::new(Code::NameKept, message)
                 .at(place)

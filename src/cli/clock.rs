@@ -12,7 +12,7 @@ const VARIABLE: &str = "SOURCE_DATE_EPOCH";
 #[derive(Debug, Args)]
 pub(super) struct Clock {
     /// The time that ages are counted to, such as 2026-11-21T15:24:42Z [default: now, or what
-    /// the variable SOURCE_DATE_EPOCH says]
+    /// the variable `SOURCE_DATE_EPOCH` says]
     #[arg(long, value_name = "TIME")]
     now: Option<Moment>,
 }

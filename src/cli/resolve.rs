@@ -1,5 +1,7 @@
 //! `ringfence resolve`.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 
 use super::clock::Clock;
@@ -24,6 +26,10 @@ pub(super) struct Arguments {
     check: bool,
     #[command(flatten)]
     clock: Clock,
+}
+
+fn lines(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
 
 fn server(text: &str) -> Result<NameServer, String> {
@@ -61,11 +67,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     }
     let path = &loaded.lock_path;
     let names = loaded.intent.as_ref().map_or(0, |intent| intent.named_rules().len());
-    let known =
-        format!("{}, {}", counted(names, "name"), counted(lock.names.len(), "address"));
-    print(&changes.iter().map(|line| format!("{line}\n")).collect::<String>());
+    let known = format!("{}, {}", counted(names, "name"), counted(lock.names.len(), "address"));
+    print(&lines(&changes));
     if arguments.check {
-        print(&ageing.iter().map(|line| format!("{line}\n")).collect::<String>());
+        print(&lines(&ageing));
         if changes.is_empty() && ageing.is_empty() {
             tell(&format!("{}: {known}, no update is due", path.display()));
             return Exit::Done;
@@ -93,8 +98,7 @@ impl Arguments {
         let servers =
             if self.servers.is_empty() { &intent.cluster().dns.servers } else { &self.servers };
         // Without names, nobody needs a name server.
-        let answers =
-            if names.is_empty() { Default::default() } else { dns::ask(servers, names)? };
+        let answers = if names.is_empty() { BTreeMap::new() } else { dns::ask(servers, names)? };
         Ok(update(intent, lock, &answers, now))
     }
 }

@@ -25,6 +25,8 @@ const OUTSIDE_PORT: u64 = 80;
 const GROUP_PORT: u64 = 5000;
 /// A port that no test configuration lists.
 const ODD_PORT: u64 = 40_007;
+/// How many addresses of a name are tried.
+const ADDRESSES_SHOWN: usize = 4;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
 /// How long the tunnels have to come up.
@@ -345,15 +347,18 @@ impl Planner<'_> {
             let rules: Vec<&EgressRule> =
                 self.model.ranked_rules(project).map(|(rule, _, _)| rule).collect();
             for (index, rule) in rules.iter().enumerate() {
-                let example = self.example(rule, &rules[..index]);
-                let covered = if example.is_none() { ", but an earlier rule decides" } else { "" };
-                // What an earlier rule decides shows that the order of rules counts.
-                let Some((address, protocol)) = example.or_else(|| self.example(rule, &[])) else {
-                    continue;
-                };
-                let rule = rule_name(rule);
-                let title = format!("{name} to {address}/{protocol}: {rule}{covered}");
-                self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
+                let title = rule_name(rule);
+                // A name is what it is called at each of its addresses.
+                for &network in self.model.networks(rule).iter().take(ADDRESSES_SHOWN) {
+                    let example = self.example(rule, network, &rules[..index]);
+                    let covered =
+                        if example.is_none() { ", but an earlier rule decides" } else { "" };
+                    // What an earlier rule decides shows that the order of rules counts.
+                    let example = example.or_else(|| self.example(rule, network, &[]));
+                    let Some((address, protocol)) = example else { continue };
+                    let title = format!("{name} to {address}/{protocol}: {title}{covered}");
+                    self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
+                }
             }
             let (address, what) = match rules.last() {
                 None => (Some(OUTSIDE_EXAMPLE), "no policy"),
@@ -367,10 +372,11 @@ impl Planner<'_> {
         }
     }
 
-    /// An address, port and protocol that a rule is the first to match.
+    /// An address, port and protocol in a network of a rule that the rule is the first to match.
     fn example(
         &self,
         rule: &EgressRule,
+        network: Ipv4Net,
         earlier: &[&EgressRule],
     ) -> Option<(SocketAddrV4, Protocol)> {
         let mut ports: Vec<(Protocol, u16)> = rule
@@ -385,8 +391,7 @@ impl Planner<'_> {
         if rule.ports.is_empty() {
             ports.extend([port(OUTSIDE_PORT), port(ODD_PORT)].map(|port| (Protocol::Tcp, port)));
         }
-        let addresses = self.model.networks(rule).iter().flat_map(samples);
-        let addresses = addresses.filter(|address| self.can_be_outside(*address));
+        let addresses = samples(network).filter(|address| self.can_be_outside(*address));
         addresses
             .flat_map(|address| {
                 ports.iter().map(move |(protocol, port)| (address, *protocol, *port))
@@ -407,13 +412,7 @@ impl Planner<'_> {
         })
     }
 
-    fn matches(
-        &self,
-        rule: &EgressRule,
-        address: Ipv4Addr,
-        protocol: Protocol,
-        port: u16,
-    ) -> bool {
+    fn matches(&self, rule: &EgressRule, address: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
         self.model.networks(rule).iter().any(|network| network.contains(&address))
             && (rule.ports.is_empty()
                 || rule.ports.iter().any(|ports| {
@@ -599,8 +598,7 @@ fn port(number: u64) -> u16 {
 }
 
 /// Some addresses of a network, from everywhere in it.
-fn samples(network: &Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + use<> {
-    let network = *network;
+fn samples(network: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
     let inside = network.hosts().take(3).chain([network.broadcast(), OUTSIDE_EXAMPLE]);
     let spread = (1..64).filter_map(move |n| {
         let (first, last) = (u32::from(network.network()), u32::from(network.broadcast()));

@@ -196,8 +196,7 @@ fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -
 /// RF078: traffic to pods and services never meets an egress policy.
 fn inside_cluster(cidr: Ipv4Net, place: Place, cluster: &Cluster, context: &mut Context) {
     if let Some(network) = cluster.networks().find(|network| network.contains(&cidr)) {
-        let message =
-            format!("the rule never matches: {cidr} is in the cluster network {network}");
+        let message = format!("the rule never matches: {cidr} is in the cluster network {network}");
         context.push(
             Diagnostic::new(Code::RuleInsideCluster, message)
                 .at(place)

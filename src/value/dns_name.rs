@@ -98,8 +98,21 @@ mod tests {
         let deep = "a.".repeat(127) + "com";
         let longer = format!("{}.example", "a".repeat(64));
         let bad = [
-            "", ".", "www", "www.example.com.", "WWW.example.com", "a..b", "-a.b", "a-.b",
-            "1.2.3.4", "10.1", "a b.example", "a_b.example", "bücher.example", "a.b\n", &deep,
+            "",
+            ".",
+            "www",
+            "www.example.com.",
+            "WWW.example.com",
+            "a..b",
+            "-a.b",
+            "a-.b",
+            "1.2.3.4",
+            "10.1",
+            "a b.example",
+            "a_b.example",
+            "bücher.example",
+            "a.b\n",
+            &deep,
             &longer,
         ];
         for bad in bad {

@@ -67,8 +67,7 @@ impl FromStr for Moment {
 /// An age in its two longest units, for people: `3h 20m`.
 #[must_use]
 pub fn age(seconds: u64) -> String {
-    let (d, h, m, s) =
-        (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    let (d, h, m, s) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     let (first, second) = match (d, h, m) {
         (0, 0, 0) => return format!("{s}s"),
         (0, 0, _) => ((m, 'm'), (s, 's')),
@@ -88,7 +87,10 @@ mod tests {
     #[test]
     fn moments_read_as_they_are_written() {
         for text in ["1970-01-01T00:00:00Z", "2026-11-21T15:24:42Z", "9999-12-31T23:59:59Z"] {
-            assert_eq!(text.parse::<Moment>().map(|moment| moment.to_string()).as_deref(), Ok(text));
+            assert_eq!(
+                text.parse::<Moment>().map(|moment| moment.to_string()).as_deref(),
+                Ok(text)
+            );
         }
         for text in ["", "2026-11-21", "2026-11-21T15:24:42", "2026-13-01T00:00:00Z"] {
             assert!(text.parse::<Moment>().is_err(), "{text}");

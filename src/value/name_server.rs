@@ -46,7 +46,10 @@ mod tests {
     #[test]
     fn servers_print_as_they_are_written() {
         for text in ["192.168.12.53", "192.168.12.53:5353", "2001:db8::53", "[2001:db8::53]:5353"] {
-            assert_eq!(NameServer::parse(text).map(|server| server.to_string()).as_deref(), Ok(text));
+            assert_eq!(
+                NameServer::parse(text).map(|server| server.to_string()).as_deref(),
+                Ok(text)
+            );
         }
         for text in ["", "dns.example.com", "192.168.12.53:0", "192.168.12.53:99999", "0.0.0.0"] {
             assert!(NameServer::parse(text).is_err(), "{text}");

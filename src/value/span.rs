@@ -52,12 +52,7 @@ impl StringValue for Span {
     }
 }
 
-string_value!(
-    Span,
-    "a span of time: a number and s, m, h or d",
-    "^[0-9]{1,8}[smhd]$",
-    "6h"
-);
+string_value!(Span, "a span of time: a number and s, m, h or d", "^[0-9]{1,8}[smhd]$", "6h");
 
 #[cfg(test)]
 mod tests {
@@ -69,7 +64,9 @@ mod tests {
         for (text, shown) in [("1d", "1d"), ("24h", "1d"), ("90m", "90m"), ("60s", "1m")] {
             assert_eq!(printed(text).as_deref(), Ok(shown));
         }
-        for bad in ["", "1", "h", "0h", "-1h", "+1h", "1 h", "1w", "1000d", "1.5h", "99999999d", "é"] {
+        for bad in
+            ["", "1", "h", "0h", "-1h", "+1h", "1 h", "1w", "1000d", "1.5h", "99999999d", "é"]
+        {
             assert!(printed(bad).is_err(), "{bad}");
         }
     }

@@ -195,7 +195,8 @@ impl State {
     fn denied(&self) -> Vec<String> {
         let flows = self.directory.path().join("out/node-1/flows.ofctl");
         let flows = fs::read_to_string(flows).unwrap();
-        let flows = flows.lines().filter(|line| line.contains("table=100") && line.contains("drop"));
+        let flows =
+            flows.lines().filter(|line| line.contains("table=100") && line.contains("drop"));
         let destination = |line: &str| {
             let (_, rest) = line.split_once("nw_dst=").unwrap();
             rest.split([',', ' ']).next().unwrap().to_owned()
@@ -214,8 +215,7 @@ fn addresses_come_into_the_lock_file_and_from_there_into_flows() {
     assert_eq!(state.run(&["lock", "."]).status, 0);
     let unresolved = state.compile(NOW);
     assert_eq!(unresolved.stderr.matches("error[RF152]").count(), 2, "{}", unresolved.stderr);
-    let changes =
-        "+ alias.example.com 198.51.100.7\n+ www.example.com 203.0.113.7\n+ www.example.com 203.0.113.9\n";
+    let changes = "+ alias.example.com 198.51.100.7\n+ www.example.com 203.0.113.7\n+ www.example.com 203.0.113.9\n";
     assert_eq!(state.update(NOW), changes);
     let names = [
         "alias.example.com 198.51.100.7: 2026-11-21T12:00:00Z 30",
@@ -372,19 +372,29 @@ fn nobody_answers() {
     let error = "error[RF153]: www.example.com was not resolved: no name server answers\n";
     assert!(run.stderr.starts_with(error), "{}", run.stderr);
     assert_eq!(run.status, 1);
-    // The next server in the list does.
+    // The next server in the list does, also where the first one fails.
     let other = Server::start();
     other.has("www.example.com", &["203.0.113.7"]);
     let [first, second] = [state.server.address, other.address].map(|server| server.to_string());
     let run = state.resolve(NOW, &["--server", &first, "--server", &second]);
     assert_eq!((run.status, run.stdout.as_str()), (0, "+ www.example.com 203.0.113.7\n"));
+    state.server.says("www.example.com", Says::Code(ResponseCode::ServFail));
+    other.has("www.example.com", &["203.0.113.8"]);
+    let run = state.resolve(NOW, &["--server", &first, "--server", &second]);
+    assert_eq!((run.status, run.stdout.as_str()), (0, "+ www.example.com 203.0.113.8\n"));
+    // That there is no such name is an answer.
+    state.server.zone.lock().unwrap().clear();
+    let run = state.resolve(NOW, &["--server", &first, "--server", &second]);
+    assert!(run.stderr.contains("does not exist"), "{}", run.stderr);
 }
 
 #[test]
 fn large_answers_are_taken_whole_and_too_large_ones_not_at_all() {
     let state = State::new(&["large.example.com", "chain.example.com"]);
     let addresses = |number: u16| -> Vec<Ipv4Addr> {
-        (0..number).map(|n| Ipv4Addr::from(u32::from(Ipv4Addr::new(203, 0, 112, 0)) + u32::from(n))).collect()
+        (0..number)
+            .map(|n| Ipv4Addr::from(u32::from(Ipv4Addr::new(203, 0, 112, 0)) + u32::from(n)))
+            .collect()
     };
     // 200 records don't fit into a datagram: the answer is truncated, and comes by TCP.
     state.server.says("large.example.com", Says::Addresses(addresses(200), 0));
@@ -414,8 +424,11 @@ fn without_a_name_server_there_is_nobody_to_ask() {
     let state = State::new(&["www.example.com"]);
     let path = state.directory.path().join("network.yaml");
     let text = fs::read_to_string(&path).unwrap();
-    let text: String =
-        text.lines().filter(|line| !line.starts_with("cluster")).map(|l| format!("{l}\n")).collect();
+    let lines = text.lines().filter(|line| !line.starts_with("cluster"));
+    let text = lines.collect::<Vec<_>>().join(
+        "
+",
+    );
     fs::write(&path, text).unwrap();
     // An empty file of its own in place of the machine's.
     let script = "mount --bind /dev/null /etc/resolv.conf && exec \"$0\" resolve .";
@@ -432,7 +445,8 @@ fn without_a_name_server_there_is_nobody_to_ask() {
     assert!(printed.starts_with(error), "{printed}");
     assert_eq!(run.status.code(), Some(1));
     // Without names nobody is asked.
-    let run = crate::support::ringfence(&root().join("examples/quickstart"), &["resolve", "--check"]);
+    let run =
+        crate::support::ringfence(&root().join("examples/quickstart"), &["resolve", "--check"]);
     assert_eq!(
         (run.status, run.stderr.as_str()),
         (0, "ringfence.lock: 0 names, 0 addresses, no update is due\n")
