@@ -9,6 +9,7 @@ mod lab;
 mod lock;
 mod resolve;
 mod rollback;
+mod snapshot;
 mod status;
 mod teardown;
 mod validate;
@@ -75,6 +76,8 @@ enum Command {
     Status(status::Arguments),
     /// List the generations that are kept on this machine
     Generations(status::Arguments),
+    /// Write what this machine has into one file for a bug report, without secrets
+    Snapshot(snapshot::Arguments),
     /// Remove everything of ringfence's from this machine
     Teardown(teardown::Arguments),
     /// Bring the whole desired state up as a live network on this one machine
@@ -158,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Generations(arguments) => status::run_generations(&arguments),
         Command::Watch(arguments) => confirm::run_watch(&arguments),
+        Command::Snapshot(arguments) => snapshot::run(&arguments),
         Command::Teardown(arguments) => teardown::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::LabAgent => {

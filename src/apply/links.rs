@@ -15,7 +15,7 @@ use crate::system::{Command, System, Tool};
 use crate::value::{NetnsName, StringValue as _};
 
 /// Begins the aliases of links that are ringfence's.
-const ALIAS: &str = "ringfence ";
+pub(super) const ALIAS: &str = "ringfence ";
 /// The alias of `lo` in namespaces that ringfence made.
 const NETNS_ALIAS: &str = "ringfence";
 
@@ -64,7 +64,7 @@ impl Links {
     }
 
     /// Whether ringfence made this namespace.
-    fn is_ours(&self, name: &str) -> bool {
+    pub(super) fn is_ours(&self, name: &str) -> bool {
         let lo = self.netns.get(name).and_then(|network| network.links.get("lo"));
         lo.is_some_and(|lo| lo.alias.as_deref() == Some(NETNS_ALIAS))
     }

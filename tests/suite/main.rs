@@ -15,5 +15,6 @@ mod ovs;
 mod properties;
 mod readme;
 mod schema;
+mod snapshot;
 mod support;
 mod world;
