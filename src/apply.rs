@@ -15,6 +15,7 @@ mod artifacts;
 mod change;
 mod confirm;
 mod flows;
+mod gateway;
 mod generations;
 mod groups;
 mod links;
@@ -460,6 +461,7 @@ impl Difference {
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
+        let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
         let links = links::compare(wiring, &observed.links)?;
         ports::check_tun(&observed.database, &observed.links.node)?;
         let ports = ports::compare(wiring, &observed.database, &links, adopt)?;
@@ -473,6 +475,8 @@ impl Difference {
             rulesets::step(place, file, listing, state.rulesets.get(name))
         };
         let mut steps = vec![
+            gateway.remove,
+            gateway.make,
             sysctls(artifacts, system),
             // Its guards are there before the first frame of a new pod is.
             ruleset("", Place { object: "node", netns: None }),

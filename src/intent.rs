@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use crate::source::Place;
-use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, SessionAffinity};
+use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, RpFilter, SessionAffinity};
 use crate::value::{DnsName, InterfaceName, Mac, Name, NameServer, NetnsName, Port, Span, Vnid};
 
 /// The whole of it.
@@ -194,6 +194,14 @@ pub struct PodNetwork {
 }
 
 impl Cluster {
+    /// The least MTU of the nodes' network: that of the pods, and what VXLAN over IPv4 adds to a
+    /// packet (RFC 7348): 14 bytes of Ethernet, 8 of VXLAN, 8 of UDP, 20 of IP.
+    #[must_use]
+    pub fn least_mtu(&self) -> u32 {
+        const OVERHEAD: u32 = 14 + 8 + 8 + 20;
+        self.mtu.saturating_add(OVERHEAD)
+    }
+
     /// Whether an address belongs to pods or services, which egress rules are not about.
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
@@ -243,6 +251,22 @@ pub struct Uplink {
     pub subnet: Ipv4Net,
     /// The next hop to everywhere else.
     pub gateway: Option<Ipv4Addr>,
+    /// Its MTU in bytes, where the desired state says it: enough for the pods' and VXLAN.
+    pub mtu: Option<u32>,
+    /// The bridge that has it as a port.
+    pub bridge: Option<InterfaceName>,
+    /// Whether that bridge is made by others.
+    pub disable_init: bool,
+    /// How the kernel checks source addresses there, where the desired state says it.
+    pub rp_filter: Option<RpFilter>,
+}
+
+impl Uplink {
+    /// The interface that has the node's addresses.
+    #[must_use]
+    pub fn addressed(&self) -> &InterfaceName {
+        self.bridge.as_ref().unwrap_or(&self.interface)
+    }
 }
 
 /// A tenant.

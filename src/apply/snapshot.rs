@@ -10,6 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::links::{ALIAS, Links};
+use super::gateway::UPLINK;
 use super::ovsdb::{self, ADOPTED, MARK};
 use super::state::Store;
 use super::{generations, may_run, status};
@@ -65,9 +66,10 @@ const TABLES: [(&str, &[&str]); 6] = [
 ];
 
 /// The keys of maps whose values are shown.
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     MARK,
     ADOPTED,
+    UPLINK,
     // Options of tunnels and patch ports.
     "remote_ip",
     "local_ip",
@@ -211,7 +213,7 @@ fn versions(system: &dyn System) -> String {
     let mut text = String::new();
     for (tool, word) in tools {
         let version = run(&Command::read(tool, [word]), system);
-        let version = version.map_or_else(|failure| unread(&failure), |text| text);
+        let version = version.unwrap_or_else(|failure| unread(&failure));
         let _ = writeln!(text, "{}: {}", tool.name(), version.lines().next().unwrap_or_default());
     }
     text

@@ -154,6 +154,9 @@ codes! {
     NameManyAddresses = 157 Error,
     NoNameServers = 158 Error,
     RuleDestination = 159 Error,
+    // Uplinks.
+    UplinkMtu = 160 Error,
+    GatewayBridge = 161 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

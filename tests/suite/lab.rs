@@ -150,6 +150,7 @@ examples! {
     egress_ips_run = "egress-ips",
     egress_router_runs = "egress-router",
     flat_runs = "flat",
+    gateway_bridge_runs = "gateway-bridge",
     gitops_runs = "gitops",
     multicast_runs = "multicast",
     quickstart_runs = "quickstart",

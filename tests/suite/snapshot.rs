@@ -21,7 +21,7 @@ fn a_snapshot_has_what_a_report_needs_and_no_secrets() {
              -- set Open_vSwitch . external_ids:system-id={SECRET} other_config:private={SECRET}"
         ),
     );
-    live.on(node, &format!("ovs-ofctl add-flow br-other 'cookie=0x{:x},actions=drop'", 0x5ec2e7));
+    live.on(node, "ovs-ofctl add-flow br-other 'cookie=0x5ec2e7,actions=drop'");
     live.on(node, &format!("nft 'add table inet filter {{ comment \"{SECRET}\"; }}'"));
     live.on(node, &format!("nft 'add chain inet filter x {{ comment \"{SECRET}\"; }}'"));
     live.on(node, "ip link add mine type veth peer name mine2");
