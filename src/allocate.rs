@@ -14,8 +14,11 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::diagnostic::{Code, Diagnostic, Report, counted};
-use crate::intent::{Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId};
+use crate::intent::{
+    Addresses, Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId,
+};
 use crate::lockfile::{self, Entry, Lock};
+use crate::names;
 use crate::pipeline::OfPort;
 use crate::resolve::outside_subnet;
 use crate::source::{Place, Sources};
@@ -36,6 +39,8 @@ pub struct Numbers {
     pub routers: Vec<Endpoint>,
     /// The address of each service; `None` where it is headless.
     pub services: Vec<Option<Ipv4Addr>>,
+    /// The addresses of names: as the lock file has them, since only `resolve` asks for them.
+    pub names: Addresses,
 }
 
 /// A port on a node's bridge with the one address behind it.
@@ -70,9 +75,13 @@ pub fn allocate(
     if allocator.report.has_errors() {
         return Err(allocator.report);
     }
-    let numbers = Numbers { vnids, subnets, pods, routers, services };
-    let lock = to_lock(intent, &numbers, retired, networks);
-    Ok((numbers, lock))
+    let names = names::addresses(lock);
+    let numbers = Numbers { vnids, subnets, pods, routers, services, names };
+    let mut new = to_lock(intent, &numbers, retired, networks);
+    let used = intent.named_rules();
+    let names = lock.names.iter().filter(|(entry, _)| used.contains_key(&entry.name));
+    new.names = names.map(|(entry, sighting)| (entry.clone(), *sighting)).collect();
+    Ok((numbers, new))
 }
 
 fn to_lock(
@@ -104,6 +113,7 @@ fn to_lock(
             .zip(&numbers.services)
             .filter_map(|((id, _), address)| Some((intent.service_name(id), (*address)?)))
             .collect(),
+        names: BTreeMap::new(),
     }
 }
 

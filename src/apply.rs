@@ -15,6 +15,7 @@ mod artifacts;
 mod change;
 mod confirm;
 mod flows;
+mod gateway;
 mod generations;
 mod groups;
 mod links;
@@ -23,6 +24,7 @@ mod ports;
 mod proxies;
 mod rulesets;
 mod signature;
+mod snapshot;
 mod state;
 mod status;
 mod teardown;
@@ -49,6 +51,7 @@ use ovsdb::Database;
 use rulesets::Place;
 use signature::Signers;
 pub use signature::{SIGNATURE, SIGNERS};
+pub use snapshot::snapshot;
 use state::{Kept, Loaded, State, Store};
 pub use status::{Drift, Status, status};
 pub use teardown::teardown;
@@ -497,6 +500,7 @@ impl Difference {
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
+        let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
         let links = links::compare(wiring, &observed.links)?;
         ports::check_tun(&observed.database, &observed.links.node)?;
         let ports = ports::compare(wiring, &observed.database, &links, adopt)?;
@@ -511,6 +515,8 @@ impl Difference {
         };
         let proxies = proxies::compare(artifacts, &observed.proxies)?;
         let mut steps = vec![
+            gateway.remove,
+            gateway.make,
             sysctls(artifacts, system),
             // Its guards are there before the first frame of a new pod is.
             ruleset("", Place { object: "node", netns: None }),

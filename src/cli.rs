@@ -1,12 +1,15 @@
 //! The command line. Everything that prints is here; one file a command.
 
 mod apply;
+mod clock;
 mod compile;
 mod confirm;
 mod explain;
 mod lab;
 mod lock;
+mod resolve;
 mod rollback;
+mod snapshot;
 mod status;
 mod teardown;
 mod validate;
@@ -58,6 +61,9 @@ enum Command {
     Validate(validate::Arguments),
     /// Allocate what the lock file lacks, and write it
     Lock(lock::Arguments),
+    /// Ask name servers for the addresses of the names in egress policies, and put them into the
+    /// lock file
+    Resolve(resolve::Arguments),
     /// Write the files of every node
     Compile(compile::Arguments),
     /// Make this machine match the files of its node
@@ -70,6 +76,8 @@ enum Command {
     Status(status::Arguments),
     /// List the generations that are kept on this machine
     Generations(status::Arguments),
+    /// Write what this machine has into one file for a bug report, without secrets
+    Snapshot(snapshot::Arguments),
     /// Remove everything of ringfence's from this machine
     Teardown(teardown::Arguments),
     /// Bring the whole desired state up as a live network on this one machine
@@ -145,6 +153,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Lock(arguments) => lock::run(&arguments),
+        Command::Resolve(arguments) => resolve::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),
@@ -152,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Generations(arguments) => status::run_generations(&arguments),
         Command::Watch(arguments) => confirm::run_watch(&arguments),
+        Command::Snapshot(arguments) => snapshot::run(&arguments),
         Command::Teardown(arguments) => teardown::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::LabAgent => {

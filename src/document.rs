@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 pub use positions::{At, Positions};
-pub(crate) use structure::{replicas, rule_verdict, unsupported_version};
+pub(crate) use structure::{replicas, rule_destination, rule_verdict, unsupported_version};
 
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::source::{Place, Sources};

@@ -3,6 +3,7 @@
 //! Only `resolve` builds an [`Intent`], so whoever holds one may rely on it. Objects are sorted
 //! by name and refer to each other by index, whatever order they were written in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -10,8 +11,10 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use crate::source::Place;
-use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, SessionAffinity};
-use crate::value::{HostName, InterfaceName, Mac, Name, NetnsName, Port, Vnid};
+use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, RpFilter, SessionAffinity};
+use crate::value::{
+    DnsName, HostName, InterfaceName, Mac, Name, NameServer, NetnsName, Port, Span, Vnid,
+};
 
 /// The whole of it.
 #[derive(Debug)]
@@ -99,6 +102,18 @@ impl Intent {
         &self.policies
     }
 
+    /// The rules for names, by name, each name with all of its rules.
+    #[must_use]
+    pub fn named_rules(&self) -> BTreeMap<&DnsName, Vec<&EgressRule>> {
+        let mut names: BTreeMap<&DnsName, Vec<&EgressRule>> = BTreeMap::new();
+        for rule in self.policies.iter().flat_map(|policy| &policy.rules) {
+            if let Target::Name(name) = &rule.to {
+                names.entry(name).or_default().push(rule);
+            }
+        }
+        names
+    }
+
     /// The policy of a project.
     #[must_use]
     pub fn policy(&self, project: ProjectId) -> Option<&EgressPolicy> {
@@ -154,8 +169,21 @@ pub struct Cluster {
     pub mtu: u32,
     /// What the nodes run on.
     pub platform: Platform,
+    /// How names become addresses.
+    pub dns: Dns,
     /// Where the section stands, if there is one.
     pub place: Option<Place>,
+}
+
+/// How names become addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The name servers to ask; empty for those of the machine that asks.
+    pub servers: Vec<NameServer>,
+    /// How long addresses may be used after the last answer.
+    pub max_age: Span,
+    /// How long an address is kept that is no longer answered; at most `max_age`.
+    pub keep: Span,
 }
 
 /// A network that is divided among the nodes.
@@ -168,6 +196,14 @@ pub struct PodNetwork {
 }
 
 impl Cluster {
+    /// The least MTU of the nodes' network: that of the pods, and what VXLAN over IPv4 adds to a
+    /// packet (RFC 7348): 14 bytes of Ethernet, 8 of VXLAN, 8 of UDP, 20 of IP.
+    #[must_use]
+    pub fn least_mtu(&self) -> u32 {
+        const OVERHEAD: u32 = 14 + 8 + 8 + 20;
+        self.mtu.saturating_add(OVERHEAD)
+    }
+
     /// Whether an address belongs to pods or services, which egress rules are not about.
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
@@ -219,6 +255,22 @@ pub struct Uplink {
     pub subnet: Ipv4Net,
     /// The next hop to everywhere else.
     pub gateway: Option<Ipv4Addr>,
+    /// Its MTU in bytes, where the desired state says it: enough for the pods' and VXLAN.
+    pub mtu: Option<u32>,
+    /// The bridge that has it as a port.
+    pub bridge: Option<InterfaceName>,
+    /// Whether that bridge is made by others.
+    pub disable_init: bool,
+    /// How the kernel checks source addresses there, where the desired state says it.
+    pub rp_filter: Option<RpFilter>,
+}
+
+impl Uplink {
+    /// The interface that has the node's addresses.
+    #[must_use]
+    pub fn addressed(&self) -> &InterfaceName {
+        self.bridge.as_ref().unwrap_or(&self.interface)
+    }
 }
 
 /// A tenant.
@@ -298,12 +350,45 @@ pub struct EgressRule {
     /// What happens to the traffic.
     pub verdict: Verdict,
     /// Its destination.
-    pub cidr: Ipv4Net,
+    pub to: Target,
     /// Its protocols and ports; empty for all.
     pub ports: Vec<Ports>,
     /// Where it is defined.
     pub place: Place,
 }
+
+/// What an egress rule is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// A network.
+    Network(Ipv4Net),
+    /// A host by its name, at all the addresses that it is known to have.
+    Name(DnsName),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => network.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Target {
+    /// The networks that it stands for: with the addresses of names, those of a name, none where
+    /// it has no address yet.
+    #[must_use]
+    pub fn networks<'a>(&'a self, names: &'a Addresses) -> &'a [Ipv4Net] {
+        match self {
+            Self::Network(network) => std::slice::from_ref(network),
+            Self::Name(name) => names.get(name).map_or(&[], Vec::as_slice),
+        }
+    }
+}
+
+/// The addresses of names, sorted, as networks of one address.
+pub type Addresses = BTreeMap<DnsName, Vec<Ipv4Net>>;
 
 /// Whether traffic passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,10 +434,15 @@ impl Ports {
 }
 
 impl EgressRule {
-    /// Whether every packet that `other` matches is matched by this rule too.
+    /// Whether every packet that `other` matches is matched by this rule too. Without addresses,
+    /// names are only known to cover themselves, and to be covered by everything.
     #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        self.cidr.contains(&other.cidr)
+    pub fn covers(&self, other: &Self, names: &Addresses) -> bool {
+        let (outer, inner) = (self.to.networks(names), other.to.networks(names));
+        let contained = |inner: &Ipv4Net| outer.iter().any(|outer| outer.contains(inner));
+        (self.to == other.to
+            || outer.iter().any(|outer| outer.prefix_len() == 0)
+            || (!inner.is_empty() && inner.iter().all(contained)))
             && (self.ports.is_empty()
                 || (!other.ports.is_empty()
                     && other.ports.iter().all(|b| self.ports.iter().any(|a| a.cover(b)))))
@@ -360,8 +450,10 @@ impl EgressRule {
 
     /// Whether some packet is matched by both rules.
     #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        (self.cidr.contains(&other.cidr) || other.cidr.contains(&self.cidr))
+    pub fn overlaps(&self, other: &Self, names: &Addresses) -> bool {
+        let others = other.to.networks(names);
+        let overlap = |a: &Ipv4Net| others.iter().any(|b| a.contains(b) || b.contains(a));
+        self.to.networks(names).iter().any(overlap)
             && (self.ports.is_empty()
                 || other.ports.is_empty()
                 || self.ports.iter().any(|a| other.ports.iter().any(|b| a.overlap(b))))
@@ -480,21 +572,21 @@ pub struct ProxyPort {
     /// The port that the pods connect to.
     pub port: Port,
     /// Where it leads.
-    pub to: Target,
+    pub to: Upstream,
     /// The outside port.
     pub to_port: Port,
 }
 
 /// Where a port of a TCP proxy leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum Upstream {
     /// To an address.
     Address(Ipv4Addr),
     /// To whatever address the name has at the time.
     Name(HostName),
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),

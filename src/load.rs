@@ -9,8 +9,10 @@ use crate::document;
 use crate::intent::Intent;
 use crate::lockfile::{self, Lock};
 use crate::model::Model;
+use crate::names;
 use crate::resolve::resolve;
 use crate::source::Sources;
+use crate::value::Moment;
 
 /// What was read, and what was found on the way.
 #[derive(Debug)]
@@ -49,6 +51,14 @@ impl Loaded {
         Self { sources, report, intent, lock, lock_path }
     }
 
+    /// How old the addresses of names are that the lock file has, in words. Adds to the report
+    /// which are too old.
+    pub fn check_age(&mut self, now: Moment) -> Option<String> {
+        let (Some(intent), Some((lock, _))) = (&self.intent, &self.lock) else { return None };
+        self.report.extend(names::check_age(intent, lock, now));
+        names::oldest(intent, lock, now)
+    }
+
     /// The numbers of all objects and the lock file that holds them, from the lock file as it is
     /// and what it lacks. Adds to the report why there are none.
     pub fn allocate(&mut self, prune: bool) -> Option<(Numbers, Lock)> {
@@ -76,9 +86,12 @@ impl Loaded {
     }
 
     fn finish(
-        self,
+        mut self,
         allocated: Option<(Numbers, Lock)>,
     ) -> Result<(Model, Sources, Report), (Sources, Report)> {
+        if let (Some(intent), Some((_, lock))) = (&self.intent, &allocated) {
+            self.report.extend(names::check(intent, lock));
+        }
         let Self { sources, report, intent, .. } = self;
         match (intent, allocated) {
             (Some(intent), Some((numbers, _))) if !report.has_errors() => {

@@ -1,7 +1,8 @@
 //! `ringfence.lock`: what was allocated and must not move.
 //!
 //! YAML, sorted, one line an entry, so that a change of one object changes one line and a merge
-//! conflict is solved by keeping lines. `ringfence lock` writes it and nothing else does.
+//! conflict is solved by keeping lines. `ringfence lock` writes it, and `ringfence resolve` the
+//! addresses of names in it; nothing else does.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -15,8 +16,9 @@ use serde::de::{self, MapAccess, Visitor};
 
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::document::Positions;
+use crate::output::write_atomically;
 use crate::source::{self, MAX_FILE_BYTES, Place, Source, Sources};
-use crate::value::{Mac, Name, StringValue, Vnid};
+use crate::value::{DnsName, Mac, Moment, Name, StringValue, Vnid};
 
 /// The name of the file.
 pub const FILE_NAME: &str = "ringfence.lock";
@@ -45,6 +47,71 @@ pub struct Lock {
     pub routers: BTreeMap<String, Entry>,
     /// The address of each service, as `project/service`.
     pub services: BTreeMap<String, Ipv4Addr>,
+    /// The addresses of names in egress policies.
+    pub names: BTreeMap<NameAddress, Sighting>,
+}
+
+/// One address of a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NameAddress {
+    /// The name.
+    pub name: DnsName,
+    /// The address.
+    pub address: Ipv4Addr,
+}
+
+/// When an address of a name was last in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// The time.
+    pub seen: Moment,
+    /// How long the answer may be kept, in seconds.
+    pub ttl: u32,
+}
+
+impl fmt::Display for NameAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.address)
+    }
+}
+
+impl FromStr for NameAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, address) =
+            text.split_once(' ').ok_or_else(|| "expected `name address`".to_owned())?;
+        Ok(Self {
+            name: DnsName::parse(name).map_err(|invalid| invalid.message)?,
+            address: address.parse().map_err(|_| format!("`{address}` is not an IPv4 address"))?,
+        })
+    }
+}
+
+impl fmt::Display for Sighting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.seen, self.ttl)
+    }
+}
+
+impl FromStr for Sighting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (seen, ttl) = text.split_once(' ').ok_or_else(|| "expected `time TTL`".to_owned())?;
+        Ok(Self {
+            seen: seen.parse()?,
+            ttl: ttl.parse().map_err(|_| format!("`{ttl}` is not a TTL in seconds"))?,
+        })
+    }
+}
+
+/// Writes a lock file.
+pub fn write(path: &Path, lock: &Lock) -> Result<(), Diagnostic> {
+    write_atomically(path, lock.render().as_bytes()).map_err(|error| {
+        let message = format!("cannot write `{}`: {}", path.display(), reason(&error));
+        Diagnostic::new(Code::OutputUnwritable, message)
+    })
 }
 
 /// What was allocated for one pod or egress router.
@@ -195,6 +262,7 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
         pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         services: wire.services.0,
+        names: wire.names.0.into_iter().map(|(key, seen)| (key.0, seen.0)).collect(),
     })
 }
 
@@ -231,6 +299,7 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     differing("pod", &old.pods, &new.pods, &mut out);
     differing("router", &old.routers, &new.routers, &mut out);
     differing("service", &old.services, &new.services, &mut out);
+    differing("address", &old.names, &new.names, &mut out);
     out
 }
 
@@ -271,6 +340,8 @@ impl Lock {
         section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
         section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
         section(&mut out, "services", "project/service: cluster IP", &self.services);
+        let comment = "name address: when it was last answered, and its TTL in seconds";
+        section(&mut out, "names", comment, &self.names);
         out
     }
 }
@@ -305,31 +376,41 @@ struct Wire {
     #[serde(default)]
     subnets: Entries<String, Ipv4Net>,
     #[serde(default)]
-    pods: Entries<String, EntryText>,
+    pods: Entries<String, Words<Entry>>,
     #[serde(default)]
-    routers: Entries<String, EntryText>,
+    routers: Entries<String, Words<Entry>>,
     #[serde(default)]
     services: Entries<String, Ipv4Addr>,
+    #[serde(default)]
+    names: Entries<Words<NameAddress>, Words<Sighting>>,
 }
 
-struct EntryText(Entry);
+/// A value that is written as some words.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Words<T>(T);
 
-impl<'de> Deserialize<'de> for EntryText {
+impl<T: fmt::Display> fmt::Display for Words<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Words<T> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
+        struct Text<T>(std::marker::PhantomData<T>);
 
-        impl Visitor<'_> for Text {
-            type Value = EntryText;
+        impl<T: FromStr<Err = String>> Visitor<'_> for Text<T> {
+            type Value = Words<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`node address mac ofport`")
+                f.write_str("some words")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<EntryText, E> {
-                text.parse().map(EntryText).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Words<T>, E> {
+                text.parse().map(Words).map_err(E::custom)
             }
         }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(Text(std::marker::PhantomData))
     }
 }
 

@@ -13,13 +13,15 @@ use rayon::prelude::*;
 use crate::allocate::{Endpoint, Numbers, effective_vnid};
 use crate::flow::Group;
 use crate::intent::{
-    EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId, ServiceId,
-    ServicePort, Verdict,
+    Addresses, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId,
+    ServiceId, ServicePort, Verdict,
 };
 use crate::source::Place;
 use crate::spec::{Datapath, Mode};
 use crate::subject::{Cookie, Subject, hash};
 use crate::value::{InterfaceName, StringValue, Vnid};
+
+const EVERYTHING: [Ipv4Net; 1] = [Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)];
 
 /// The whole network.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl Model {
             local[router.node.index()].routers.push(id);
         }
         let (rules, subjects) = rayon::join(
-            || intent.policies().par_iter().map(|policy| ranked(&intent, policy)).collect(),
+            || intent.policies().par_iter().map(|p| ranked(&intent, p, &numbers.names)).collect(),
             || Subjects::of(&intent),
         );
         let service_ports = service_ports(&intent);
@@ -223,6 +225,16 @@ impl Model {
             let rules = policies[index].rules.iter().zip(&self.rules[index]);
             rules.map(|(rule, (subject, rank))| (rule, subject, *rank))
         })
+    }
+
+    /// The networks that a rule is about: the addresses of a name are those of the lock file. A
+    /// name without any is an error before; if it came here, to deny it would deny everything.
+    #[must_use]
+    pub fn networks<'a>(&'a self, rule: &'a EgressRule) -> &'a [Ipv4Net] {
+        match rule.to.networks(&self.numbers.names) {
+            [] if rule.verdict == Verdict::Deny => &EVERYTHING,
+            networks => networks,
+        }
     }
 
     /// The egress IP that a pod leaves with, if its project has any. The pods of a project are
@@ -454,7 +466,7 @@ pub fn rule_name(rule: &EgressRule) -> String {
         Verdict::Allow => "allow",
         Verdict::Deny => "deny",
     };
-    let mut name = format!("{verdict} {}", rule.cidr);
+    let mut name = format!("{verdict} {}", rule.to);
     for ports in &rule.ports {
         name.push(' ');
         name.push_str(ports.protocol.as_str());
@@ -469,14 +481,14 @@ pub fn rule_name(rule: &EgressRule) -> String {
 }
 
 /// The rules of a policy as subjects, each with its rank.
-fn ranked(intent: &Intent, policy: &EgressPolicy) -> Vec<(Subject, u16)> {
+fn ranked(intent: &Intent, policy: &EgressPolicy, addresses: &Addresses) -> Vec<(Subject, u16)> {
     let project = intent[policy.project].name.as_str();
     let rules = &policy.rules;
     let names: Vec<String> = rules.iter().map(rule_name).collect();
     let mut ranks = vec![1; rules.len()];
     for earlier in (0..rules.len()).rev() {
         let later = earlier + 1..rules.len();
-        let overlapping = later.filter(|later| rules[earlier].overlaps(&rules[*later]));
+        let overlapping = later.filter(|later| rules[earlier].overlaps(&rules[*later], addresses));
         if let Some(rank) = overlapping.map(|later| ranks[later]).max() {
             ranks[earlier] = rank + 1;
         }

@@ -201,7 +201,8 @@ fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> 
             ports.protocol == packet.protocol
                 && ports.range.as_ref().is_none_or(|range| range.contains(&packet.port.get()))
         });
-        if rule.cidr.contains(&address) && (rule.ports.is_empty() || ports) {
+        let there = model.networks(rule).iter().any(|network| network.contains(&address));
+        if there && (rule.ports.is_empty() || ports) {
             return Reach::new(rule.verdict, subject.name.as_ref(), Some(rule.place));
         }
     }

@@ -231,6 +231,22 @@ impl<'m> Renderer<'m> {
         )
     }
 
+    /// What the notes say of a gateway bridge.
+    fn gateway(&self, node: NodeId, wiring: &Wiring) -> Option<Value> {
+        let uplink = wiring.uplink.as_ref()?;
+        let bridge = uplink.bridge.as_ref()?;
+        let node = &self.model.intent()[node];
+        let declared = node.uplink.as_ref()?;
+        Some(context! {
+            bridge => bridge.as_str(),
+            interface => uplink.interface.as_str(),
+            disable_init => uplink.disable_init,
+            datapath => wiring.bridge.datapath.as_str(),
+            address => format!("{}/{}", node.address, declared.subnet.prefix_len()),
+            gateway => declared.gateway.map(|gateway| gateway.to_string()),
+        })
+    }
+
     fn notes(&self, node: NodeId, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         let intent = self.model.intent();
         let routers: Vec<Value> = self
@@ -271,6 +287,7 @@ impl<'m> Renderer<'m> {
                     .map(|ip| ip.address.to_string())
                     .collect::<Vec<_>>(),
                 platform,
+                gateway => self.gateway(node, wiring),
             },
         )
     }
@@ -446,9 +463,10 @@ fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         netns,
         routers,
         egress_ips,
+        uplink,
         sysctls,
     } = wiring;
-    let lines = [
+    let mut lines = vec![
         ("version", one_line(version)?),
         ("node", one_line(node)?),
         ("address", one_line(address)?),
@@ -460,8 +478,11 @@ fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         ("netns", line_each(netns)?),
         ("routers", line_each(routers)?),
         ("egressIps", line_each(egress_ips)?),
-        ("sysctls", one_line(sysctls)?),
     ];
+    if let Some(uplink) = uplink {
+        lines.push(("uplink", one_line(uplink)?));
+    }
+    lines.push(("sysctls", one_line(sysctls)?));
     let lines: Vec<String> =
         lines.into_iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
     Ok(format!("{{\n{}\n}}\n", lines.join(",\n")).into_bytes())

@@ -19,6 +19,7 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 
 pub(crate) use addresses::outside_subnet;
+pub(crate) use cluster::special_ranges;
 
 use crate::diagnostic::{Code, Diagnostic, Report, nearest};
 use crate::document::{At, Documents, unsupported_version};
@@ -73,6 +74,7 @@ impl Context {
                 | Code::ServiceTargetPort
                 | Code::PolicyEmpty
                 | Code::RuleVerdict
+                | Code::RuleDestination
                 | Code::RouterNoNode
                 | Code::RouterUnavailable
                 | Code::RouterDestination

@@ -15,11 +15,11 @@ mod service;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use cluster::{Cluster, Mode, Platform, PodNetwork};
+pub use cluster::{Cluster, Dns, Mode, Platform, PodNetwork};
 pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter, ProxyRule, RouterMode};
-pub use node::{Datapath, Node, Uplink};
+pub use node::{Datapath, Node, RpFilter, Uplink};
 pub use project::{Join, Pod, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
 pub use service::{PodPort, Service, ServicePort, ServiceProtocol, SessionAffinity, TargetPort};

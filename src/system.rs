@@ -300,7 +300,13 @@ impl System for Machine {
     }
 
     fn sysctl(&self, name: &str) -> Option<String> {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        // As sysctl(8) has it, a slash in a name is a dot in that of the file.
+        let swapped = |c| match c {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        };
+        let path = Path::new("/proc/sys").join(name.chars().map(swapped).collect::<String>());
         std::fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
     }
 

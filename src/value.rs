@@ -6,22 +6,30 @@
 
 mod address;
 mod cluster_ip;
+mod dns_name;
 mod host;
 mod interface;
 mod label;
 mod mac;
+mod moment;
 mod name;
+mod name_server;
 mod number;
+mod span;
 
 pub use address::{Address, Cidr, ipv4};
 pub use cluster_ip::ClusterIp;
+pub use dns_name::DnsName;
 pub use host::{Host, HostName, Site};
 pub use interface::{InterfaceName, NetnsName};
 pub use label::{LabelKey, LabelValue};
 pub use mac::Mac;
+pub use moment::{Moment, age};
 pub use name::Name;
+pub use name_server::NameServer;
 pub(crate) use number::check as check_number;
 pub use number::{Port, Vnid};
+pub use span::Span;
 
 use crate::diagnostic::{Code, Diagnostic};
 
@@ -72,6 +80,9 @@ pub type Check = fn(&str) -> Result<(), Invalid>;
 /// Every format of a string in the schema, with its check.
 pub const FORMATS: &[(&str, Check)] = &[
     (Name::FORMAT, |text| Name::parse(text).map(drop)),
+    (DnsName::FORMAT, |text| DnsName::parse(text).map(drop)),
+    (NameServer::FORMAT, |text| NameServer::parse(text).map(drop)),
+    (Span::FORMAT, |text| Span::parse(text).map(drop)),
     (Address::FORMAT, |text| Address::parse(text).map(drop)),
     (ClusterIp::FORMAT, |text| ClusterIp::parse(text).map(drop)),
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),

@@ -12,10 +12,10 @@ use crate::plan::{Netns, Router, Wiring};
 use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, System, Tool};
-use crate::value::{NetnsName, StringValue as _};
+use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 /// Begins the aliases of links that are ringfence's.
-const ALIAS: &str = "ringfence ";
+pub(super) const ALIAS: &str = "ringfence ";
 /// The alias of `lo` in namespaces that ringfence made.
 const NETNS_ALIAS: &str = "ringfence";
 
@@ -64,7 +64,7 @@ impl Links {
     }
 
     /// Whether ringfence made this namespace.
-    fn is_ours(&self, name: &str) -> bool {
+    pub(super) fn is_ours(&self, name: &str) -> bool {
         let lo = self.netns.get(name).and_then(|network| network.links.get("lo"));
         lo.is_some_and(|lo| lo.alias.as_deref() == Some(NETNS_ALIAS))
     }
@@ -117,7 +117,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, &mut steps.tun);
     for router in &wiring.routers {
-        macvlan(router, links, &mut steps.routers)?;
+        macvlan(wiring, router, links, &mut steps.routers)?;
     }
     egress_ips(wiring, links, &mut steps.egress_ips);
     steps.remove = remove(Some(wiring), links);
@@ -142,7 +142,7 @@ impl Batches<'_> {
     }
 }
 
-fn batch(netns: Option<&NetnsName>, lines: &[String]) -> Option<Command> {
+pub(super) fn batch(netns: Option<&NetnsName>, lines: &[String]) -> Option<Command> {
     let mut text = lines.join("\n");
     text.push('\n');
     let mut arguments = Vec::new();
@@ -385,22 +385,28 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
 }
 
 /// The second interface of an egress router.
-fn macvlan(router: &Router, links: &Links, step: &mut Step) -> Result<(), Diagnostic> {
+fn macvlan(
+    wiring: &Wiring,
+    router: &Router,
+    links: &Links,
+    step: &mut Step,
+) -> Result<(), Diagnostic> {
     let Router { name, netns, macvlan, proxy: _, cookie: _ } = router;
     let interface = pipeline::ROUTER_INTERFACE;
-    let Some(parent) = links.node.links.get(macvlan.parent.as_str()) else {
+    let parent = links.node.links.get(macvlan.parent.as_str());
+    if parent.is_none() && !wiring.makes(&macvlan.parent) {
         let message = format!(
             "the uplink `{}` of egress router `{name}` is not an interface of this node",
             macvlan.parent
         );
         return Err(Diagnostic::new(Code::WrongNode, message)
             .help("correct `uplink.interface` of the node"));
-    };
+    }
     let empty = Network::default();
     let network = links.netns.get(netns.as_str()).unwrap_or(&empty);
     let link = network.links.get(interface);
     let fits = |link: &&Link| {
-        link.peer == Some(parent.index)
+        parent.is_some_and(|parent| link.peer == Some(parent.index))
             && link.kind.as_deref() == Some("macvlan")
             && link.mac == macvlan.mac.bytes()
     };
@@ -470,7 +476,10 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
             let addresses = links.node.addresses(link).iter();
             *name != "lo" && addresses.clone().any(|own| ip.uplink.contains(&own.addr()))
         };
-        if let Some((interface, _)) = links.node.links.iter().find(on_uplink) {
+        // A gateway bridge has it by then, whoever has it now.
+        let uplink = wiring.uplink.as_ref().and_then(|uplink| uplink.bridge.as_ref());
+        let live = || links.node.links.iter().find(on_uplink).map(|(name, _)| name.as_str());
+        if let Some(interface) = uplink.map(InterfaceName::as_str).or_else(live) {
             announcements.push(announce(interface, &ip.address.to_string()));
         }
     }

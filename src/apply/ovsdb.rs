@@ -145,14 +145,14 @@ fn uuid(row: &Value) -> Option<&str> {
 }
 
 /// The elements of a set: `["set", [...]]`, or one element as itself.
-fn set(value: &Value) -> Vec<Value> {
+pub(super) fn set(value: &Value) -> Vec<Value> {
     match value.as_array().map(Vec::as_slice) {
         Some([kind, Value::Array(items)]) if kind == "set" => items.clone(),
         _ => vec![value.clone()],
     }
 }
 
-fn map(value: &Value) -> BTreeMap<String, String> {
+pub(super) fn map(value: &Value) -> BTreeMap<String, String> {
     let pairs = value.get(1).and_then(Value::as_array).into_iter().flatten();
     pairs.filter_map(|pair| Some((atom(pair.get(0)?)?, atom(pair.get(1)?)?))).collect()
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::change::{Action, Change, Kind, Step};
 use super::links::{self, Links};
-use super::may_run;
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
 use super::proxies::{self, Proxies};
 use super::rulesets;
 use super::state::Store;
+use super::{gateway, may_run};
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
 
@@ -25,7 +25,10 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
     let listing = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
-        if bridge.external_ids.contains_key(MARK) {
+        let mut step = Step::default();
+        if gateway::give_back(name, bridge, &links.node, &mut step) {
+            steps.push(step);
+        } else if bridge.external_ids.contains_key(MARK) {
             steps.push(remove_bridge(name, bridge));
         }
     }

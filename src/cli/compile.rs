@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::clock::Clock;
 use super::{Exit, Input, print, show, tell};
 use crate::compile::compile;
 use crate::diagnostic::{Code, Diagnostic, counted, nearest};
@@ -23,17 +24,33 @@ pub(super) struct Arguments {
     /// Only this node
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
+    #[command(flatten)]
+    clock: Clock,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    let (model, sources, report) = match arguments.input.read().model() {
+    let mut loaded = arguments.input.read();
+    let ages = match arguments.clock.now() {
+        Ok(now) => loaded.check_age(now),
+        Err(diagnostic) => {
+            loaded.report.push(diagnostic);
+            None
+        }
+    };
+    let (model, sources, mut report) = match loaded.model() {
         Ok(model) => model,
         Err((sources, report)) => {
             show(&report, &sources);
             return Exit::Error;
         }
     };
+    if arguments.input.deny_warnings {
+        report.deny_warnings();
+    }
     show(&report, &sources);
+    if report.has_errors() {
+        return Exit::Error;
+    }
     let nodes: Vec<NodeId> = model
         .intent()
         .nodes()
@@ -72,6 +89,9 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     if arguments.check && !outcome.changes.is_empty() {
         print(&unified_diff(&arguments.out, &outcome.changes));
         return Exit::Differs;
+    }
+    if let Some(ages) = ages {
+        tell(&ages);
     }
     tell(&format!(
         "{}: {}, {}, {}",

@@ -3,9 +3,8 @@
 use clap::Args;
 
 use super::{Exit, Input, print, show, tell};
-use crate::diagnostic::{Code, Diagnostic, counted, reason};
+use crate::diagnostic::counted;
 use crate::lockfile::{self, Lock};
-use crate::output::write_atomically;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -45,9 +44,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         print(&diff.unified_diff().header(&name, &name).to_string());
         return Exit::Differs;
     }
-    if let Err(error) = write_atomically(path, text.as_bytes()) {
-        let message = format!("cannot write `{}`: {}", path.display(), reason(&error));
-        show(&Diagnostic::new(Code::OutputUnwritable, message).into(), &loaded.sources);
+    if let Err(diagnostic) = lockfile::write(path, &new) {
+        show(&diagnostic.into(), &loaded.sources);
         return Exit::Error;
     }
     tell(&format!("{}: {}", path.display(), counted(differing, "change")));

@@ -144,6 +144,20 @@ codes! {
     ServiceAddressesExhausted = 127 Error,
     PodPortTwice = 128 Error,
     ServiceSctpPort = 129 Error,
+    // Names and name servers.
+    BadDnsName = 150 Error,
+    NameWildcard = 151 Error,
+    NameUnresolved = 152 Error,
+    NameFails = 153 Error,
+    NameKept = 154 Warning,
+    NamesTooOld = 155 Error,
+    NameAddress = 156 Error,
+    NameManyAddresses = 157 Error,
+    NoNameServers = 158 Error,
+    RuleDestination = 159 Error,
+    // Uplinks.
+    UplinkMtu = 160 Error,
+    GatewayBridge = 161 Error,
     // Egress routers: where they run.
     RouterNodeTwice = 170 Error,
     RouterUnavailable = 171 Error,

@@ -219,7 +219,9 @@ impl Structure<'_> {
             }
             Kind::OneOfNotValid { .. } | Kind::OneOfMultipleValid { .. } => {
                 let words = self.words(error);
-                report.push(if words.is_empty() {
+                report.push(if self.known_keys(error).contains(&"dnsName") {
+                    rule_destination().at(place)
+                } else if words.is_empty() {
                     rule_verdict().at(place)
                 } else {
                     not_listed(instance, &words).at(place)
@@ -358,6 +360,12 @@ impl Structure<'_> {
 pub(crate) fn rule_verdict() -> Diagnostic {
     Diagnostic::new(Code::RuleVerdict, "a rule is either `allow` or `deny`")
         .help("give each rule one of the two; a rule that does both becomes two rules")
+}
+
+/// A rule of an egress policy that has neither or both of `cidr` and `dnsName`.
+pub(crate) fn rule_destination() -> Diagnostic {
+    Diagnostic::new(Code::RuleDestination, "a rule is either for a `cidr` or for a `dnsName`")
+        .help("give each rule one of the two; a rule for both becomes two rules")
 }
 
 /// A version of the format that this ringfence does not know.

@@ -7,11 +7,12 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Lab, failed};
+use super::{Host, Lab, failed};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Attachment, Node, NodeId};
 use crate::model::Tenant;
 use crate::pipeline;
+use crate::value::InterfaceName;
 
 /// The bridge that holds a node's address: a userspace datapath takes tunnels only there.
 const UNDERLAY: &str = "br-phy";
@@ -147,9 +148,30 @@ fn underlay(
 ) -> Result<(), Diagnostic> {
     let node = &lab.model.intent()[id];
     let host = lab.node(id)?;
+    let declared = node.uplink.as_ref();
+    let bridge = declared.and_then(|uplink| uplink.bridge.as_ref()).map(InterfaceName::as_str);
+    // A gateway bridge that ringfence makes comes with the first apply.
+    let makes = bridge.is_some() && declared.is_some_and(|uplink| !uplink.disable_init);
     let uplink = uplink(node);
     host.run(None, &["ethtool", "-K", uplink, "tx", "off"])?;
     host.run(None, &["ip", "link", "set", uplink, "up"])?;
+    let holder = if makes { uplink } else { bridge.unwrap_or(UNDERLAY) };
+    if !makes {
+        underlay_bridge(host, node, holder, uplink)?;
+    }
+    let length =
+        subnet.filter(|subnet| subnet.contains(&node.address)).map_or(32, |s| s.prefix_len());
+    let mut lines = format!("address add {}/{length} dev {holder}\n", node.address);
+    let _ = writeln!(lines, "link set {holder} up");
+    if length == 32 {
+        let _ = writeln!(lines, "route add {gateway}/32 dev {holder}");
+    }
+    let _ = writeln!(lines, "route add default via {gateway} dev {holder}");
+    host.feed(None, &["ip", "-batch", "-"], lines)
+}
+
+/// The bridge that holds a node's address.
+fn underlay_bridge(host: &Host, node: &Node, bridge: &str, uplink: &str) -> Result<(), Diagnostic> {
     let hwaddr = format!("other-config:hwaddr={}", mac(node.address));
     host.run(
         None,
@@ -157,29 +179,21 @@ fn underlay(
             "ovs-vsctl",
             "--timeout=30",
             "add-br",
-            UNDERLAY,
+            bridge,
             "--",
             "set",
             "Bridge",
-            UNDERLAY,
+            bridge,
             "datapath_type=netdev",
             "fail_mode=standalone",
             &hwaddr,
             "--",
             "add-port",
-            UNDERLAY,
+            bridge,
             uplink,
         ],
     )?;
-    let length =
-        subnet.filter(|subnet| subnet.contains(&node.address)).map_or(32, |s| s.prefix_len());
-    let mut lines = format!("address add {}/{length} dev {UNDERLAY}\n", node.address);
-    let _ = writeln!(lines, "link set {UNDERLAY} up");
-    if length == 32 {
-        let _ = writeln!(lines, "route add {gateway}/32 dev {UNDERLAY}");
-    }
-    let _ = writeln!(lines, "route add default via {gateway} dev {UNDERLAY}");
-    host.feed(None, &["ip", "-batch", "-"], lines)
+    Ok(())
 }
 
 /// The namespace that stands for the workload behind an interface that exists already.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv4Net;
+
 use super::agent::{Agent, Reply, Request, Transport};
 use super::network::stand_in;
 use super::{Lab, failed, names};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{
-    Attachment, EgressRouter, EgressRule, NodeId, RouterId, RouterMode, ServiceId, Site, Target,
+    Attachment, EgressRouter, EgressRule, NodeId, RouterId, RouterMode, ServiceId, Site, Upstream,
     Verdict,
 };
 use crate::model::{Model, Tenant, rule_name};
@@ -27,6 +29,8 @@ const OUTSIDE_PORT: u64 = 80;
 const GROUP_PORT: u64 = 5000;
 /// A port that no test configuration lists.
 const ODD_PORT: u64 = 40_007;
+/// How many addresses of a name are tried.
+const ADDRESSES_SHOWN: usize = 4;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
 /// How long the tunnels have to come up.
@@ -351,15 +355,18 @@ impl Planner<'_> {
             let rules: Vec<&EgressRule> =
                 self.model.ranked_rules(project).map(|(rule, _, _)| rule).collect();
             for (index, rule) in rules.iter().enumerate() {
-                let example = self.example(rule, &rules[..index]);
-                let covered = if example.is_none() { ", but an earlier rule decides" } else { "" };
-                // What an earlier rule decides shows that the order of rules counts.
-                let Some((address, protocol)) = example.or_else(|| self.example(rule, &[])) else {
-                    continue;
-                };
-                let rule = rule_name(rule);
-                let title = format!("{name} to {address}/{protocol}: {rule}{covered}");
-                self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
+                let title = rule_name(rule);
+                // A name is what it is called at each of its addresses.
+                for &network in self.model.networks(rule).iter().take(ADDRESSES_SHOWN) {
+                    let example = self.example(rule, network, &rules[..index]);
+                    let covered =
+                        if example.is_none() { ", but an earlier rule decides" } else { "" };
+                    // What an earlier rule decides shows that the order of rules counts.
+                    let example = example.or_else(|| self.example(rule, network, &[]));
+                    let Some((address, protocol)) = example else { continue };
+                    let title = format!("{name} to {address}/{protocol}: {title}{covered}");
+                    self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
+                }
             }
             let (address, what) = match rules.last() {
                 None => (Some(OUTSIDE_EXAMPLE), "no policy"),
@@ -373,10 +380,11 @@ impl Planner<'_> {
         }
     }
 
-    /// An address, port and protocol that a rule is the first to match.
+    /// An address, port and protocol in a network of a rule that the rule is the first to match.
     fn example(
         &self,
         rule: &EgressRule,
+        network: Ipv4Net,
         earlier: &[&EgressRule],
     ) -> Option<(SocketAddrV4, Protocol)> {
         let mut ports: Vec<(Protocol, u16)> = rule
@@ -391,22 +399,13 @@ impl Planner<'_> {
         if rule.ports.is_empty() {
             ports.extend([port(OUTSIDE_PORT), port(ODD_PORT)].map(|port| (Protocol::Tcp, port)));
         }
-        let inside = rule.cidr.hosts().take(3).chain([rule.cidr.broadcast(), OUTSIDE_EXAMPLE]);
-        let spread = (1..64).filter_map(|n| {
-            let size = u64::from(u32::from(rule.cidr.broadcast()) - u32::from(rule.cidr.network()));
-            u32::try_from(size * n / 64)
-                .ok()
-                .map(|offset| Ipv4Addr::from(u32::from(rule.cidr.network()) + offset))
-        });
-        let addresses = inside
-            .chain(spread)
-            .filter(|address| rule.cidr.contains(address) && self.can_be_outside(*address));
+        let addresses = samples(network).filter(|address| self.can_be_outside(*address));
         addresses
             .flat_map(|address| {
                 ports.iter().map(move |(protocol, port)| (address, *protocol, *port))
             })
             .find(|(address, protocol, port)| {
-                !earlier.iter().any(|earlier| matches(earlier, *address, *protocol, *port))
+                !earlier.iter().any(|earlier| self.matches(earlier, *address, *protocol, *port))
             })
             .map(|(address, protocol, port)| (SocketAddrV4::new(address, port), protocol))
     }
@@ -415,8 +414,19 @@ impl Planner<'_> {
     fn unmatched(&self, rules: &[&EgressRule]) -> Option<Ipv4Addr> {
         let candidates = (1..=223).map(|octet| Ipv4Addr::new(octet, 7, 7, 7));
         candidates.filter(|address| self.can_be_outside(*address)).find(|address| {
-            !rules.iter().any(|rule| matches(rule, *address, Protocol::Tcp, port(OUTSIDE_PORT)))
+            !rules
+                .iter()
+                .any(|rule| self.matches(rule, *address, Protocol::Tcp, port(OUTSIDE_PORT)))
         })
+    }
+
+    fn matches(&self, rule: &EgressRule, address: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
+        self.model.networks(rule).iter().any(|network| network.contains(&address))
+            && (rule.ports.is_empty()
+                || rule.ports.iter().any(|ports| {
+                    ports.protocol == protocol
+                        && ports.range.as_ref().is_none_or(|range| range.contains(&port))
+                }))
     }
 
     /// Whether a host of the outside can have the address: nobody else does.
@@ -545,8 +555,8 @@ impl Planner<'_> {
             RouterMode::DnsProxy { ports, .. } => {
                 let listed = ports.iter().map(|port| {
                     let to = match &port.to {
-                        Target::Address(address) => *address,
-                        Target::Name(name) => names::address(name.as_str()),
+                        Upstream::Address(address) => *address,
+                        Upstream::Name(name) => names::address(name.as_str()),
                     };
                     let want = through(to, port.to_port.get());
                     let what = format!("to {}:{}", port.to, port.to_port);
@@ -681,13 +691,15 @@ fn port(number: u64) -> u16 {
     u16::try_from(number).unwrap_or_default()
 }
 
-fn matches(rule: &EgressRule, address: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
-    rule.cidr.contains(&address)
-        && (rule.ports.is_empty()
-            || rule.ports.iter().any(|ports| {
-                ports.protocol == protocol
-                    && ports.range.as_ref().is_none_or(|range| range.contains(&port))
-            }))
+/// Some addresses of a network, from everywhere in it.
+fn samples(network: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    let inside = network.hosts().take(3).chain([network.broadcast(), OUTSIDE_EXAMPLE]);
+    let spread = (1..64).filter_map(move |n| {
+        let (first, last) = (u32::from(network.network()), u32::from(network.broadcast()));
+        let offset = u32::try_from(u64::from(last - first) * n / 64).ok()?;
+        Some(Ipv4Addr::from(first + offset))
+    });
+    inside.chain(spread).filter(move |address| network.contains(address))
 }
 
 impl Lab {

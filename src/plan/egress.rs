@@ -59,7 +59,7 @@ pub(super) fn policy(model: &Model, project: ProjectId) -> Vec<Flow<'_>> {
     let mut fragments = BTreeSet::new();
     let mut flows = Vec::new();
     for (rule, subject, rank) in model.ranked_rules(project) {
-        for conditions in rule_matches(rule) {
+        for conditions in rule_matches(rule, model.networks(rule)) {
             let fragment = conditions.fragment.is_some();
             if fragment && !fragments.insert((rank, conditions.clone())) {
                 continue;
@@ -81,8 +81,12 @@ pub(super) fn policy(model: &Model, project: ProjectId) -> Vec<Flow<'_>> {
 
 /// The packets that a rule is about. Fragments behind the first have no ports: they pass where
 /// an allowed first one may have gone, and are useless to anybody who never got a first.
-fn rule_matches(rule: &EgressRule) -> Vec<IpMatch> {
-    let dst = Some(rule.cidr).filter(|cidr| cidr.prefix_len() > 0);
+fn rule_matches(rule: &EgressRule, networks: &[Ipv4Net]) -> Vec<IpMatch> {
+    networks.iter().flat_map(|network| matches_to(rule, *network)).collect()
+}
+
+fn matches_to(rule: &EgressRule, network: Ipv4Net) -> Vec<IpMatch> {
+    let dst = Some(network).filter(|cidr| cidr.prefix_len() > 0);
     let any = IpMatch { dst, ..IpMatch::default() };
     if rule.ports.is_empty() {
         return vec![any];

@@ -9,7 +9,7 @@ use crate::intent::{NodeId, RouterId, RouterMode};
 use crate::model::{Model, Tenant};
 use crate::nft::{Chain, Condition, Family, PortMap, Refusal, Rule, Ruleset, Statement, Table};
 use crate::pipeline;
-use crate::spec::Protocol;
+use crate::spec::{Datapath, Protocol};
 use crate::value::{InterfaceName, Mac};
 
 const MAP: &str = "rf_destinations";
@@ -25,7 +25,11 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
             name: router.name.clone(),
             netns: namespace(model, tenant)?.ok_or_else(|| internal("a router without netns"))?,
             macvlan: Macvlan {
-                parent: uplink.interface.clone(),
+                // The kernel's datapath leaves no room for a macvlan on a port of its own.
+                parent: match model.datapath(node) {
+                    Datapath::System => uplink.addressed().clone(),
+                    Datapath::Netdev => uplink.interface.clone(),
+                },
                 mac: Mac::of_ipv4(router.source),
                 source: router.source,
                 gateway: router.gateway,

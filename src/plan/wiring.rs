@@ -42,9 +42,37 @@ pub struct Wiring {
     pub routers: Vec<Router>,
     /// The egress IPs that the node holds, sorted.
     pub egress_ips: Vec<EgressIp>,
+    /// The uplink, where the desired state says more of it than its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Uplink>,
     /// Kernel settings of the node, by name.
     #[serde(deserialize_with = "settings")]
     pub sysctls: BTreeMap<String, String>,
+}
+
+/// The interface to the outside, with its gateway bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Uplink {
+    /// The interface.
+    pub interface: InterfaceName,
+    /// The bridge that has it as a port.
+    pub bridge: Option<InterfaceName>,
+    /// Whether that bridge is made by others.
+    pub disable_init: bool,
+    /// The MTU of the pods, in bytes.
+    pub pod_mtu: u32,
+    /// The MTU that the uplink must have at least.
+    pub least_mtu: u32,
+}
+
+impl Wiring {
+    /// Whether an interface is a gateway bridge that `apply` makes.
+    #[must_use]
+    pub fn makes(&self, interface: &InterfaceName) -> bool {
+        let uplink = self.uplink.as_ref().filter(|uplink| !uplink.disable_init);
+        uplink.is_some_and(|uplink| uplink.bridge.as_ref() == Some(interface))
+    }
 }
 
 /// The bridge.
@@ -174,9 +202,11 @@ fn settings<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
     let settings = BTreeMap::<String, String>::deserialize(deserializer)?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
     for (name, value) in &settings {
-        let known = name.starts_with("net.") && !name.contains("..") && name.bytes().all(plain);
+        // A dot and a slash stand for each other, so both must not lead upwards.
+        let upwards = name.replace('/', ".").contains("..");
+        let known = name.starts_with("net.") && !upwards && name.bytes().all(plain);
         if !known || value.parse::<u32>().is_err() {
             let setting = quoted(&format!("{name}={value}"));
             return Err(D::Error::custom(format!("{setting} is no setting of the network")));
@@ -238,6 +268,13 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
         // With 1, the kernel would not answer for addresses of `lo`.
         sysctls.insert("net.ipv4.conf.all.arp_ignore".to_owned(), "0".to_owned());
     }
+    let uplink = intent[node].uplink.as_ref();
+    if let Some((uplink, filter)) = uplink.and_then(|uplink| Some((uplink, uplink.rp_filter?))) {
+        // A dot in the name of an interface is a slash in that of its setting.
+        let interface = uplink.addressed().as_str().replace('.', "/");
+        let setting = format!("net.ipv4.conf.{interface}.rp_filter");
+        sysctls.insert(setting, filter.value().to_string());
+    }
     Ok(Wiring {
         version: Wiring::VERSION,
         node: intent[node].name.clone(),
@@ -258,6 +295,15 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
         netns,
         routers: super::router::wiring(model, node)?,
         egress_ips,
+        uplink: uplink.filter(|uplink| uplink.bridge.is_some() || uplink.mtu.is_some()).map(
+            |uplink| Uplink {
+                interface: uplink.interface.clone(),
+                bridge: uplink.bridge.clone(),
+                disable_init: uplink.disable_init,
+                pod_mtu: cluster.mtu,
+                least_mtu: cluster.least_mtu(),
+            },
+        ),
         sysctls,
     })
 }

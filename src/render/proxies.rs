@@ -4,7 +4,7 @@ use minijinja::{Value, context};
 
 use super::Renderer;
 use crate::diagnostic::Diagnostic;
-use crate::intent::{Site, Target, Verdict};
+use crate::intent::{Site, Upstream, Verdict};
 use crate::pipeline;
 use crate::plan::Router;
 use crate::plan::proxy::{self, Config, Lets, Proxy};
@@ -74,8 +74,8 @@ fn rule(rule: &crate::intent::SiteRule) -> Value {
 /// One port of haproxy.
 fn port(port: &crate::intent::ProxyPort) -> Value {
     let (to, resolves) = match &port.to {
-        Target::Address(address) => (address.to_string(), false),
-        Target::Name(name) => (name.to_string(), true),
+        Upstream::Address(address) => (address.to_string(), false),
+        Upstream::Name(name) => (name.to_string(), true),
     };
     context! { port => port.port.get(), to, to_port => port.to_port.get(), resolves }
 }

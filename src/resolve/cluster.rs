@@ -5,15 +5,17 @@ use ipnet::Ipv4Net;
 use super::{Context, Wire};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::At;
-use crate::intent::{Cluster, PodNetwork};
+use crate::intent::{Cluster, Dns, PodNetwork};
 use crate::source::Place;
 use crate::spec::{self, Mode};
-use crate::value::{Port, ipv4};
+use crate::value::{NameServer, Port, Span, ipv4};
 
 const DEFAULT_POD_NETWORK: ([u8; 4], u8, u8) = ([10, 128, 0, 0], 14, 23);
 const DEFAULT_SERVICE_NETWORK: ([u8; 4], u8) = ([172, 30, 0, 0], 16);
 const DEFAULT_VXLAN_PORT: u64 = 4789;
 const DEFAULT_MTU: u32 = 1450;
+const DEFAULT_MAX_AGE: Span = Span::hours(24);
+const DEFAULT_KEEP: Span = Span::hours(6);
 /// The smallest MTU that every IPv4 host must take (RFC 791), and what VXLAN leaves of 65535.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65485;
 
@@ -55,6 +57,7 @@ pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
         vxlan_port: vxlan_port.map_or_else(default_vxlan_port, |(_, port)| *port),
         mtu: mtu.map_or(DEFAULT_MTU, |(_, mtu)| *mtu),
         platform: platform.map(|(_, platform)| *platform).unwrap_or_default(),
+        dns: dns(&sections, context),
         place: sections.first().map(|(at, _)| at.place()),
     }
 }
@@ -87,6 +90,34 @@ fn mode_cannot(wire: &Wire<'_>, mode: Option<(Place, &Mode)>, context: &mut Cont
         }
         _ => {}
     }
+}
+
+/// The `dns` part, which one document has. An address can't be kept for longer than it may be
+/// used.
+fn dns(sections: &Sections<'_>, context: &mut Context) -> Dns {
+    let found = one(sections, "dns", |c| c.dns.as_ref(), context).map(|(_, dns)| dns);
+    let default = spec::Dns::default();
+    let spec::Dns { servers, max_age, keep } = found.unwrap_or(&default);
+    let max_age = max_age.unwrap_or(DEFAULT_MAX_AGE);
+    let at = sections.iter().find(|(_, section)| section.dns.is_some());
+    if let (Some(keep), Some((at, _))) = (keep.filter(|keep| *keep > max_age), at) {
+        let at = at.key("dns");
+        let message = format!("addresses can't be kept for {keep} where they last {max_age}");
+        let diagnostic = Diagnostic::new(Code::BadValue, message)
+            .at(at.key("keep").place())
+            .help("choose `keep` no longer than `maxAge`, which is 1d by default");
+        context.push(match at.find("maxAge") {
+            Some(max_age) => diagnostic.related(max_age.place(), "how long they last"),
+            None => diagnostic,
+        });
+    }
+    let mut unique: Vec<NameServer> = Vec::with_capacity(servers.len());
+    for server in servers {
+        if !unique.contains(server) {
+            unique.push(*server);
+        }
+    }
+    Dns { servers: unique, max_age, keep: keep.unwrap_or(DEFAULT_KEEP).min(max_age) }
 }
 
 fn default_vxlan_port() -> Port {
@@ -149,7 +180,7 @@ fn pod_networks(
 }
 
 /// Ranges that no network of ours can be in (RFC 6890).
-pub(super) fn special_ranges() -> [(&'static str, Ipv4Net); 4] {
+pub(crate) fn special_ranges() -> [(&'static str, Ipv4Net); 4] {
     [
         ("the range of this host", net([0, 0, 0, 0], 8)),
         ("the loopback range", net([127, 0, 0, 0], 8)),

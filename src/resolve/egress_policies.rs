@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::Ipv4Net;
+
 use super::{Context, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic, counted};
-use crate::document::{At, rule_verdict};
-use crate::intent::{Cluster, EgressPolicy, EgressRule, Ports, ProjectId, Verdict};
+use crate::document::{At, rule_destination, rule_verdict};
+use crate::intent::{
+    Addresses, Cluster, EgressPolicy, EgressRule, Ports, ProjectId, Target, Verdict,
+};
 use crate::source::Place;
 use crate::spec;
 use crate::value::{Name, ipv4};
@@ -126,24 +130,43 @@ fn resolve_rules(
                 continue;
             }
         };
-        let spec::EgressTarget { cidr, ports } = target;
-        let cidr_place = target_at.key("cidr").place();
-        let Some(cidr) = context.take(ipv4(cidr), cidr_place) else { continue };
-        if cidr.prefix_len() == 32 && cidr.addr().is_unspecified() {
-            context.push(
-                Diagnostic::new(Code::PolicyZeroHost, "`0.0.0.0/32` matches no traffic")
-                    .at(cidr_place)
-                    .help("everything is 0.0.0.0/0"),
-            );
-            continue;
-        }
-        let ports = resolve_ports(ports, target_at, context);
-        let rule = EgressRule { verdict, cidr, ports, place: target_at.key_place() };
-        inside_cluster(&rule, cidr_place, cluster, context);
+        let Some(to) = resolve_target(target, target_at, cluster, context) else { continue };
+        let ports = resolve_ports(&target.ports, target_at, context);
+        let rule = EgressRule { verdict, to, ports, place: target_at.key_place() };
         never_matches(&rule, &resolved, context);
         resolved.push(rule);
     }
     resolved
+}
+
+/// RF076 and RF159: what a rule is about.
+fn resolve_target(
+    target: &spec::EgressTarget,
+    at: At<'_>,
+    cluster: &Cluster,
+    context: &mut Context,
+) -> Option<Target> {
+    let spec::EgressTarget { cidr, dns_name, ports: _ } = target;
+    let cidr = match (cidr, dns_name) {
+        (Some(cidr), None) => cidr,
+        (None, Some(name)) => return Some(Target::Name(name.clone())),
+        _ => {
+            context.push(rule_destination().at(at.place()));
+            return None;
+        }
+    };
+    let place = at.key("cidr").place();
+    let cidr = context.take(ipv4(cidr), place)?;
+    if cidr.prefix_len() == 32 && cidr.addr().is_unspecified() {
+        context.push(
+            Diagnostic::new(Code::PolicyZeroHost, "`0.0.0.0/32` matches no traffic")
+                .at(place)
+                .help("everything is 0.0.0.0/0"),
+        );
+        return None;
+    }
+    inside_cluster(cidr, place, cluster, context);
+    Some(Target::Network(cidr))
 }
 
 fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -> Vec<Ports> {
@@ -171,10 +194,9 @@ fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -
 }
 
 /// RF078: traffic to pods and services never meets an egress policy.
-fn inside_cluster(rule: &EgressRule, place: Place, cluster: &Cluster, context: &mut Context) {
-    if let Some(network) = cluster.networks().find(|network| network.contains(&rule.cidr)) {
-        let message =
-            format!("the rule never matches: {} is in the cluster network {network}", rule.cidr);
+fn inside_cluster(cidr: Ipv4Net, place: Place, cluster: &Cluster, context: &mut Context) {
+    if let Some(network) = cluster.networks().find(|network| network.contains(&cidr)) {
+        let message = format!("the rule never matches: {cidr} is in the cluster network {network}");
         context.push(
             Diagnostic::new(Code::RuleInsideCluster, message)
                 .at(place)
@@ -185,11 +207,12 @@ fn inside_cluster(rule: &EgressRule, place: Place, cluster: &Cluster, context: &
 
 /// RF077: an earlier rule leaves something to match.
 fn never_matches(rule: &EgressRule, earlier: &[EgressRule], context: &mut Context) {
-    if let Some(covering) = earlier.iter().find(|earlier| earlier.covers(rule)) {
+    let names = Addresses::new();
+    if let Some(covering) = earlier.iter().find(|earlier| earlier.covers(rule, &names)) {
         context.push(
             Diagnostic::new(
                 Code::RuleNeverMatches,
-                format!("the rule for {} never matches: an earlier one covers it", rule.cidr),
+                format!("the rule for {} never matches: an earlier one covers it", rule.to),
             )
             .at(rule.place)
             .related(covering.place, "this rule decides first")

@@ -47,8 +47,12 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
             subnet_outside_networks(subnet, place, cluster, context);
             Some(Fixed { value: subnet, place })
         });
-        let uplink =
-            uplink.as_ref().and_then(|wire| resolve_uplink(wire, at.key("uplink"), context));
+        let uplink = uplink.as_ref().and_then(|wire| {
+            let at = at.key("uplink");
+            uplink_mtu(wire, at, cluster, context);
+            gateway_bridge(wire, at, context);
+            resolve_uplink(wire, at, context)
+        });
         let reserved = reserved_addresses
             .iter()
             .zip(at.key("reservedAddresses").children())
@@ -90,7 +94,7 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
 }
 
 fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Option<Uplink> {
-    let spec::Uplink { interface, subnet, gateway } = wire;
+    let spec::Uplink { interface, subnet, gateway, mtu, bridge, disable_init, rp_filter } = wire;
     let subnet_place = at.key("subnet").place();
     let subnet = context.take(ipv4(subnet), subnet_place)?;
     let gateway_place = at.key("gateway").place();
@@ -118,7 +122,61 @@ fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Opt
             .help("name the node's physical interface"),
         );
     }
-    Some(Uplink { interface: interface.clone(), subnet, gateway })
+    Some(Uplink {
+        interface: interface.clone(),
+        subnet,
+        gateway,
+        mtu: *mtu,
+        bridge: bridge.clone(),
+        disable_init: *disable_init,
+        rp_filter: *rp_filter,
+    })
+}
+
+/// RF160: the packets of pods fit into those of the uplink.
+fn uplink_mtu(wire: &spec::Uplink, at: At<'_>, cluster: &Cluster, context: &mut Context) {
+    let Some(mtu) = wire.mtu else { return };
+    let least = cluster.least_mtu();
+    if mtu < least {
+        let message = format!(
+            "the uplink's MTU is {mtu}, but {} for pods and VXLAN take {least}",
+            cluster.mtu
+        );
+        context.push(
+            Diagnostic::new(Code::UplinkMtu, message)
+                .at(at.key("mtu").place())
+                .help("raise the MTU of the uplink, or lower `cluster.mtu`"),
+        );
+    }
+}
+
+/// RF006 and RF052: a gateway bridge is another interface than its uplink, and none of ours.
+fn gateway_bridge(wire: &spec::Uplink, at: At<'_>, context: &mut Context) {
+    let Some(bridge) = &wire.bridge else {
+        if wire.disable_init {
+            context.push(
+                Diagnostic::new(Code::MissingKey, "the key `bridge` is missing")
+                    .at(at.key("disableInit").place())
+                    .help("`disableInit` is about the bridge that the uplink is a port of"),
+            );
+        }
+        return;
+    };
+    let what = if *bridge == wire.interface {
+        "the uplink itself"
+    } else if pipeline::is_reserved_interface(bridge.as_str()) {
+        "reserved on every node"
+    } else {
+        return;
+    };
+    context.push(
+        Diagnostic::new(
+            Code::InterfaceReserved,
+            format!("the name `{bridge}` of the gateway bridge is {what}"),
+        )
+        .at(at.key("bridge").place())
+        .help("choose another name, such as br-ex"),
+    );
 }
 
 /// Whether a host of the network can have the address: neither the network's nor the broadcast

@@ -169,7 +169,9 @@ fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
             }
         };
         let node = &nodes.list[pod.node.index()];
-        let uplink = node.uplink.as_ref().is_some_and(|uplink| uplink.interface == *interface);
+        let uplink = node.uplink.as_ref().is_some_and(|uplink| {
+            uplink.interface == *interface || uplink.bridge.as_ref() == Some(interface)
+        });
         let what = if uplink {
             format!("the uplink of node `{}`", node.name)
         } else if pipeline::is_reserved_interface(interface.as_str()) {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::value::{Cidr, Port};
+use crate::value::{Cidr, NameServer, Port, Span};
 
 /// What holds for the whole network. Everything has a default.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -23,6 +23,24 @@ pub struct Cluster {
     pub mtu: Option<u32>,
     /// What the nodes run on, which decides about egress routers. Default: baremetal.
     pub platform: Option<Platform>,
+    /// How the names in egress policies become addresses.
+    pub dns: Option<Dns>,
+}
+
+/// How the names in egress policies become addresses. Everything has a default.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dns {
+    /// The name servers that `ringfence resolve` asks: those that the pods use, so that both get
+    /// the same answers. Default: those of `/etc/resolv.conf`.
+    #[serde(default)]
+    pub servers: Vec<NameServer>,
+    /// How long addresses may be used after the last answer; `compile` fails afterwards.
+    /// Default: 1d.
+    pub max_age: Option<Span>,
+    /// How long an address is kept that no longer is in the answers, for pools that rotate.
+    /// Default: 6h.
+    pub keep: Option<Span>,
 }
 
 /// How projects are kept apart.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Protocol;
-use crate::value::{Cidr, Name, Port};
+use crate::value::{Cidr, DnsName, Name, Port};
 
 /// What the pods of one project may reach outside of the cluster.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -27,12 +27,16 @@ pub struct EgressRule {
     pub deny: Option<EgressTarget>,
 }
 
-/// The traffic that a rule matches.
+/// The traffic that a rule matches: either `cidr` or `dnsName`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{"required": ["cidr"]}, {"required": ["dnsName"]}]))]
 pub struct EgressTarget {
-    /// Its destination.
-    pub cidr: Cidr,
+    /// Its destination, as a network.
+    pub cidr: Option<Cidr>,
+    /// Its destination, as the name of a host. Its addresses are those that `ringfence resolve`
+    /// found and that stand in the lock file.
+    pub dns_name: Option<DnsName>,
     /// Its protocols and ports. Default: all of them.
     #[serde(default)]
     pub ports: Vec<PortRange>,

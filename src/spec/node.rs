@@ -68,4 +68,39 @@ pub struct Uplink {
     pub subnet: Cidr,
     /// The next hop to everywhere else.
     pub gateway: Option<Address>,
+    /// Its MTU in bytes, to be checked against that of the pods; `apply` checks the real one.
+    #[schemars(range(min = 576, max = 65535))]
+    pub mtu: Option<u32>,
+    /// The gateway bridge, such as br-ex: an Open vSwitch bridge that has the interface as a port
+    /// and the node's addresses in its place. Default: none.
+    pub bridge: Option<InterfaceName>,
+    /// Leave the gateway bridge to whoever configures the host's network, and only check that it
+    /// exists and has the interface as a port. Default: `apply` makes it, and moves the addresses
+    /// and routes of the interface to it.
+    #[serde(default)]
+    pub disable_init: bool,
+    /// How the kernel checks source addresses of what comes in there (`rp_filter`). Default: as
+    /// the node has it.
+    pub rp_filter: Option<RpFilter>,
+}
+
+/// How the kernel checks source addresses (RFC 3704).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RpFilter {
+    /// Answers to the source leave by the same interface.
+    Strict,
+    /// Answers to the source leave by any interface.
+    Loose,
+}
+
+impl RpFilter {
+    /// The value of the kernel's setting.
+    #[must_use]
+    pub fn value(self) -> u8 {
+        match self {
+            Self::Strict => 1,
+            Self::Loose => 2,
+        }
+    }
 }

@@ -42,9 +42,13 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 23] = [
+const ELSEWHERE: [(Code, &str); 27] = [
     (Code::NotSigned, "signatures.rs"),
     (Code::SignersUnusable, "signatures.rs"),
+    (Code::NameFails, "names.rs"),
+    (Code::NameKept, "names.rs"),
+    (Code::NameManyAddresses, "names.rs"),
+    (Code::NoNameServers, "names.rs"),
     (Code::RolledBack, "generations.rs"),
     (Code::RollbackFailed, "generations.rs"),
     (Code::NoGeneration, "generations.rs"),

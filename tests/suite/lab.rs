@@ -146,10 +146,12 @@ macro_rules! examples {
 examples! {
     allow_then_deny_runs = "allow-then-deny",
     deny_then_allow_runs = "deny-then-allow",
+    dns_names_run = "dns-names",
     egress_ips_run = "egress-ips",
     egress_proxies_run = "egress-proxies",
     egress_router_runs = "egress-router",
     flat_runs = "flat",
+    gateway_bridge_runs = "gateway-bridge",
     gitops_runs = "gitops",
     multicast_runs = "multicast",
     quickstart_runs = "quickstart",

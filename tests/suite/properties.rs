@@ -136,7 +136,7 @@ fn fragment_passes(model: &Model, from: Tenant, dst: Ipv4Addr, protocol: Protoco
     let rules = model.ranked_rules(model.project(from)).map(|(rule, _, _)| rule);
     let decides = |rule: &&ringfence::intent::EgressRule| {
         let allow = rule.verdict == Verdict::Allow;
-        rule.cidr.contains(&dst)
+        model.networks(rule).iter().any(|network| network.contains(&dst))
             && (rule.ports.is_empty()
                 || rule
                     .ports

@@ -21,7 +21,7 @@ use ringfence::value::Port;
 use crate::lab::{live, load};
 use crate::properties::{Arrival, Fabric, GROUPS, from_tenant, ip};
 use crate::support::ringfence;
-use crate::world::{Network, World, locked, worlds};
+use crate::world::{Network, World, fresh, locked, worlds};
 
 /// A change of who shares whose network.
 fn changes() -> impl Strategy<Value = (World, World)> {
@@ -116,7 +116,7 @@ proptest! {
 
     #[test]
     fn nothing_separate_meets_in_a_mixture_of_generations((before, after) in changes()) {
-        let (first, _) = locked(vec![before.yaml()], &Lock::default());
+        let (first, _) = locked(vec![before.yaml()], &fresh());
         let (first, lock) = first.unwrap();
         let (second, _) = locked(vec![after.yaml()], &lock);
         match second {
@@ -145,7 +145,7 @@ fn without_the_memory_of_the_lock_file_two_would_meet() {
              [{join}]}}\n"
         )
     };
-    let (first, _) = locked(vec![text("bank")], &Lock::default());
+    let (first, _) = locked(vec![text("bank")], &fresh());
     let (first, lock) = first.unwrap();
     let (refused, _) = locked(vec![text("stock")], &lock);
     let codes: Vec<Code> = refused.unwrap_err().sorted().iter().map(|d| d.code).collect();

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 /// Set to rewrite the committed files that differ, instead of failing.
 pub(crate) const UPDATE: &str = "RINGFENCE_UPDATE";
 
+/// What time it is in every test, so that the addresses of names in committed lock files don't age:
+/// 2026-11-21T12:00:00Z.
+pub(crate) const NOW: &str = "1795262400";
+
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
 
@@ -26,6 +30,7 @@ pub(crate) struct Run {
 pub(crate) fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
     let output = duct::cmd(PROGRAM, arguments)
         .dir(directory)
+        .env("SOURCE_DATE_EPOCH", NOW)
         .stdin_null()
         .stdout_capture()
         .stderr_capture()

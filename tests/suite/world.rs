@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use ringfence::allocate::allocate;
 use ringfence::diagnostic::Report;
 use ringfence::document;
-use ringfence::lockfile::Lock;
+use ringfence::lockfile::{self, Lock};
 use ringfence::model::Model;
 use ringfence::resolve::resolve;
 use ringfence::source::{Source, Sources};
@@ -48,12 +48,13 @@ pub(crate) enum Network {
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) allow: bool,
-    pub(crate) cidr: &'static str,
+    pub(crate) to: &'static str,
     pub(crate) ports: &'static str,
 }
 
-/// Networks that contain, touch and miss each other.
-const CIDRS: [&str; 8] = [
+/// Networks that contain, touch and miss each other, and names that have some of their addresses
+/// and share one.
+const TARGETS: [&str; 10] = [
     "0.0.0.0/0",
     "198.51.100.0/24",
     "198.51.100.0/25",
@@ -62,7 +63,18 @@ const CIDRS: [&str; 8] = [
     "0.0.0.0/1",
     "128.0.0.0/1",
     "192.0.2.128/25",
+    "pool.example.com",
+    "cdn.example.com",
 ];
+
+/// The addresses of the names, as a lock file has them.
+const NAMES: &str = "version: 1
+names:
+  cdn.example.com 198.51.100.7: 2026-11-21T12:00:00Z 0
+  pool.example.com 192.0.2.128: 2026-11-21T09:00:00Z 300
+  pool.example.com 198.51.100.7: 2026-11-21T12:00:00Z 300
+  pool.example.com 223.255.255.255: 2026-11-21T12:00:00Z 300
+";
 
 /// Ports likewise.
 const PORTS: [&str; 7] = [
@@ -76,8 +88,8 @@ const PORTS: [&str; 7] = [
 ];
 
 pub(crate) fn worlds() -> impl Strategy<Value = World> {
-    let rule = (any::<bool>(), 0..CIDRS.len(), 0..PORTS.len())
-        .prop_map(|(allow, cidr, ports)| Rule { allow, cidr: CIDRS[cidr], ports: PORTS[ports] });
+    let rule = (any::<bool>(), 0..TARGETS.len(), 0..PORTS.len())
+        .prop_map(|(allow, to, ports)| Rule { allow, to: TARGETS[to], ports: PORTS[ports] });
     let network = prop_oneof![
         4 => Just(Network::Own),
         1 => Just(Network::Global),
@@ -183,7 +195,8 @@ impl World {
                 let mut text = format!("{{project: project-{number}, rules: [");
                 for rule in rules {
                     let verdict = if rule.allow { "allow" } else { "deny" };
-                    let _ = write!(text, "{{{verdict}: {{cidr: {}", rule.cidr);
+                    let key = if rule.to.contains('/') { "cidr" } else { "dnsName" };
+                    let _ = write!(text, "{{{verdict}: {{{key}: {}", rule.to);
                     if !rule.ports.is_empty() {
                         let _ = write!(text, ", ports: [{}]", rule.ports);
                     }
@@ -264,8 +277,13 @@ fn write_section(text: &mut String, section: &str, entries: &[String]) {
 
 /// The model of some texts, which have to be without errors.
 pub(crate) fn model(texts: Vec<String>) -> (Model, Sources) {
-    let (locked, sources) = locked(texts, &Lock::default());
+    let (locked, sources) = locked(texts, &fresh());
     (locked.unwrap().0, sources)
+}
+
+/// A lock file that has nothing but the addresses of names.
+pub(crate) fn fresh() -> Lock {
+    lockfile::parse(NAMES).unwrap()
 }
 
 /// The model of some texts and the lock after it, with the lock of an earlier state.

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use super::{destination_inside, destination_itself, port_twice};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{At, rule_verdict};
-use crate::intent::{Cluster, ProxyPort, Site, SiteRule, Target, Verdict};
+use crate::intent::{Cluster, ProxyPort, Site, SiteRule, Upstream, Verdict};
 use crate::resolve::Context;
 use crate::source::Place;
 use crate::spec::{self, Protocol, RouterMode};
@@ -169,7 +169,7 @@ pub(super) fn ports(
                 let Some(address) = context.host_address(address, to_place) else { continue };
                 destination_inside(address, to_place, cluster, context);
                 destination_itself(address, to_place, wire, router_at, context);
-                Target::Address(address)
+                Upstream::Address(address)
             }
             Host::Name(name) if !name.is_qualified() => {
                 context.push(
@@ -179,7 +179,7 @@ pub(super) fn ports(
                 );
                 continue;
             }
-            Host::Name(name) => Target::Name(name.clone()),
+            Host::Name(name) => Upstream::Name(name.clone()),
         };
         let place = at.key("port").place();
         if let Some((_, first)) = ports.get(&port) {
