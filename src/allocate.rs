@@ -5,6 +5,11 @@
 //! depends neither on the order of the input nor on what other branches add meanwhile. Nodes'
 //! subnets, which are few and which people read, are given in order.
 
+mod node_ports;
+
+pub(crate) use node_ports::served;
+pub use node_ports::unused_blocks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -18,7 +23,7 @@ use crate::pipeline::OfPort;
 use crate::resolve::outside_subnet;
 use crate::source::{Place, Sources};
 use crate::subject::hash;
-use crate::value::{Mac, Vnid};
+use crate::value::{Mac, NodePort, Vnid};
 
 /// The numbers of every object of an [`Intent`], by its indices.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub struct Numbers {
     pub routers: Vec<Endpoint>,
     /// The address of each service; `None` where it is headless.
     pub services: Vec<Option<Ipv4Addr>>,
+    /// The node port of each port of each service; `None` where its type has none.
+    pub node_ports: Vec<Vec<Option<NodePort>>>,
 }
 
 /// A port on a node's bridge with the one address behind it.
@@ -63,10 +70,11 @@ pub fn allocate(
     }
     let (pods, routers) = allocator.endpoints(&subnets);
     let services = allocator.services();
+    let node_ports = node_ports::allocate(&mut allocator);
     if allocator.report.has_errors() {
         return Err(allocator.report);
     }
-    let numbers = Numbers { vnids, subnets, pods, routers, services };
+    let numbers = Numbers { vnids, subnets, pods, routers, services, node_ports };
     let lock = to_lock(intent, &numbers, retired);
     Ok((numbers, lock))
 }
@@ -93,6 +101,7 @@ fn to_lock(intent: &Intent, numbers: &Numbers, retired: BTreeMap<Vnid, String>) 
             .zip(&numbers.services)
             .filter_map(|((id, _), address)| Some((intent.service_name(id), (*address)?)))
             .collect(),
+        node_ports: node_ports::to_lock(intent, &numbers.node_ports),
     }
 }
 

@@ -16,7 +16,7 @@ use serde::de::{self, MapAccess, Visitor};
 use crate::diagnostic::{Code, Diagnostic, reason};
 use crate::document::Positions;
 use crate::source::{Place, Source, Sources};
-use crate::value::{Mac, Name, StringValue, Vnid};
+use crate::value::{Mac, Name, NodePort, StringValue, Vnid};
 
 /// The name of the file.
 pub const FILE_NAME: &str = "ringfence.lock";
@@ -38,6 +38,8 @@ pub struct Lock {
     pub routers: BTreeMap<String, Entry>,
     /// The address of each service, as `project/service`.
     pub services: BTreeMap<String, Ipv4Addr>,
+    /// The node port of each port of a service that has one, as `project/service/80/tcp`.
+    pub node_ports: BTreeMap<String, NodePort>,
 }
 
 /// What was allocated for one pod or egress router.
@@ -176,6 +178,7 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
         pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         services: wire.services.0,
+        node_ports: wire.node_ports.0,
     })
 }
 
@@ -208,6 +211,7 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     differing("pod", &old.pods, &new.pods, &mut out);
     differing("router", &old.routers, &new.routers, &mut out);
     differing("service", &old.services, &new.services, &mut out);
+    differing("node port of", &old.node_ports, &new.node_ports, &mut out);
     out
 }
 
@@ -244,6 +248,8 @@ impl Lock {
         section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
         section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
         section(&mut out, "services", "project/service: cluster IP", &self.services);
+        let comment = "project/service/port/protocol: node port";
+        section(&mut out, "nodePorts", comment, &self.node_ports);
         out
     }
 }
@@ -279,6 +285,8 @@ struct Wire {
     routers: Entries<String, EntryText>,
     #[serde(default)]
     services: Entries<String, Ipv4Addr>,
+    #[serde(default, rename = "nodePorts")]
+    node_ports: Entries<String, NodePort>,
 }
 
 struct EntryText(Entry);

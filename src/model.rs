@@ -10,16 +10,16 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
-use crate::allocate::{Endpoint, Numbers, effective_vnid};
+use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
 use crate::flow::Group;
 use crate::intent::{
-    EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId, ServiceId,
-    ServicePort, Verdict,
+    BlockAt, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId,
+    ServiceId, ServicePort, Verdict,
 };
 use crate::source::Place;
-use crate::spec::{Datapath, Mode};
+use crate::spec::{Datapath, Mode, Protocol};
 use crate::subject::{Cookie, Subject, hash};
-use crate::value::{InterfaceName, StringValue, Vnid};
+use crate::value::{InterfaceName, Port, StringValue, Vnid};
 
 /// The whole network.
 #[derive(Debug)]
@@ -38,7 +38,23 @@ pub struct Model {
     service_ports: Vec<Vec<(Subject, u32)>>,
     /// Whether a pod is behind a service that has an address.
     backs: Vec<bool>,
+    /// The ports at which nodes serve services, by protocol and port.
+    node_ports: Vec<NodePort>,
     datapath: Option<Datapath>,
+    underlay: Option<InterfaceName>,
+}
+
+/// A port at which every node serves a port of a service to the outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodePort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of the nodes.
+    pub port: Port,
+    /// The service.
+    pub service: ServiceId,
+    /// The number of the port in the service.
+    index: usize,
 }
 
 /// The egress IP that a pod leaves with.
@@ -91,6 +107,15 @@ impl Model {
                 }
             }
         }
+        let node_ports = served(&intent, &numbers.node_ports).into_iter();
+        let node_ports = node_ports
+            .map(|((protocol, port), (service, index))| NodePort {
+                protocol,
+                port,
+                service: ServiceId::new(service),
+                index,
+            })
+            .collect();
         let without_multicast = BTreeMap::new();
         let egress_ips = leaving(&intent);
         let mut model = Self {
@@ -103,7 +128,9 @@ impl Model {
             egress_ips,
             service_ports,
             backs,
+            node_ports,
             datapath: None,
+            underlay: None,
         };
         for (id, project) in model.intent.projects() {
             if !project.multicast {
@@ -118,6 +145,26 @@ impl Model {
     pub fn with_datapath(mut self, datapath: Datapath) -> Self {
         self.datapath = Some(datapath);
         self
+    }
+
+    /// The same network with the uplinks as ports of a bridge of this name, which has their
+    /// addresses, as the lab has it.
+    #[must_use]
+    pub fn with_underlay(mut self, bridge: InterfaceName) -> Self {
+        self.underlay = Some(bridge);
+        self
+    }
+
+    /// The interface by which a node's kernel gets what comes in by another.
+    #[must_use]
+    pub fn seen_by_kernel<'m>(
+        &'m self,
+        node: NodeId,
+        interface: &'m InterfaceName,
+    ) -> &'m InterfaceName {
+        let is_uplink =
+            self.intent[node].uplink.as_ref().is_some_and(|u| u.interface == *interface);
+        self.underlay.as_ref().filter(|_| is_uplink).unwrap_or(interface)
     }
 
     /// What the desired state means.
@@ -286,6 +333,34 @@ impl Model {
     ) -> impl Iterator<Item = (&ServicePort, &Subject, u32)> {
         let ports = self.intent[service].ports.iter().zip(&self.service_ports[service.index()]);
         ports.map(|(port, (subject, group))| (port, subject, *group))
+    }
+
+    /// The ports at which nodes serve services to the outside, by protocol and port.
+    #[must_use]
+    pub fn node_ports(&self) -> &[NodePort] {
+        &self.node_ports
+    }
+
+    /// The port of the service that a node port leads to, as a subject and with the number of its
+    /// group.
+    #[must_use]
+    pub fn behind(&self, port: &NodePort) -> (&ServicePort, &Subject, u32) {
+        let (subject, group) = &self.service_ports[port.service.index()][port.index];
+        (&self.intent[port.service].ports[port.index], subject, *group)
+    }
+
+    /// The ports of a node's address that are not served.
+    pub fn blocked_at(
+        &self,
+        node: NodeId,
+        address: Ipv4Addr,
+    ) -> impl Iterator<Item = &NodePort> + '_ {
+        let blocks = self.intent[node].blocks.iter();
+        let blocks: Vec<_> = blocks.filter(|block| block.at == BlockAt::Address(address)).collect();
+        let blocked = move |port: &&NodePort| {
+            blocks.iter().any(|block| block.covers(port.protocol, port.port))
+        };
+        self.node_ports.iter().filter(blocked)
     }
 
     /// Whether a pod is behind a service that has an address.

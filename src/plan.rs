@@ -10,6 +10,7 @@ mod entry;
 mod guard;
 mod isolation;
 mod multicast;
+mod node_port;
 mod route;
 mod router;
 mod service;
@@ -50,6 +51,7 @@ impl<'m> Plan<'m> {
         let mut builder = Builder { model, common, node, flows: FlowTable::default() };
         entry::lower(&mut builder);
         route::lower(&mut builder);
+        node_port::flows(&mut builder);
         service::lower(&mut builder);
         isolation::lower(&mut builder);
         egress::lower(&mut builder);

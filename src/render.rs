@@ -238,6 +238,10 @@ impl<'m> Renderer<'m> {
                 }
             })
             .collect();
+        let addresses = &intent[node].node_port_addresses;
+        let served = !self.model.node_ports().is_empty();
+        let node_port_addresses =
+            addresses.iter().filter(|_| served).map(ToString::to_string).collect::<Vec<_>>();
         let platform = match intent.cluster().platform {
             Platform::Baremetal => "baremetal",
             Platform::Openstack => "openstack",
@@ -251,6 +255,7 @@ impl<'m> Renderer<'m> {
                 node => wiring.node.as_str(),
                 bridge => wiring.bridge.name.as_str(),
                 services => self.model.has_services(),
+                node_port_addresses => node_port_addresses,
                 routers,
                 egress_ips => wiring
                     .egress_ips
@@ -317,8 +322,12 @@ fn nft_table(table: &nft::Table<'_>) -> Value {
             }
         })
         .collect();
-    let set = |set: &nft::InterfaceSet| {
-        context! { name => set.name, elements => strings(&set.elements) }
+    let set = |set: &nft::Set| {
+        context! {
+            name => set.name,
+            kind => set.elements.kind(),
+            elements => set.elements.lines(),
+        }
     };
     let sets: Vec<Value> = table.sets.iter().map(set).collect();
     context! { family => table.family.as_str(), sets, maps, chains }

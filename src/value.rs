@@ -19,7 +19,7 @@ pub use label::{LabelKey, LabelValue};
 pub use mac::Mac;
 pub use name::Name;
 pub(crate) use number::check as check_number;
-pub use number::{Port, Vnid};
+pub use number::{NodePort, Port, Vnid};
 
 use crate::diagnostic::{Code, Diagnostic};
 

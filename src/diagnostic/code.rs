@@ -143,6 +143,20 @@ codes! {
     ServiceAddressesExhausted = 127 Error,
     PodPortTwice = 128 Error,
     ServiceSctpPort = 129 Error,
+    // Node ports and load balancers.
+    NodePortRange = 130 Error,
+    NodePortTwice = 131 Error,
+    NodePortType = 132 Error,
+    NodePortHeadless = 133 Error,
+    BalancerPortTwice = 134 Error,
+    BalancerPortTaken = 135 Error,
+    BalancerPortShadows = 136 Warning,
+    NodePortsExhausted = 137 Error,
+    NodePortAffinity = 138 Warning,
+    BlockWhere = 139 Error,
+    BlockAddress = 140 Error,
+    BlockNothing = 141 Warning,
+    BlockUplink = 142 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

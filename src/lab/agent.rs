@@ -187,7 +187,15 @@ fn probe(
             Some((from, at)) => Reply::Answered { id, from: from.to_owned(), at: at.to_owned() },
             None => Reply::Silent { id, reason: "an empty answer".to_owned() },
         },
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Reply::Refused { id },
+        // A ruleset that refuses what its own node sends lets the sending fail.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Reply::Refused { id }
+        }
         Err(error) => Reply::Silent { id, reason: error.kind().to_string() },
     }
 }

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Reply, Request, Transport};
-use super::network::stand_in;
+use super::network::{comes_by, stand_in};
 use super::{Lab, failed};
 use crate::diagnostic::Diagnostic;
-use crate::intent::{Attachment, EgressRule, NodeId, RouterId, ServiceId};
-use crate::model::{Model, Tenant, rule_name};
+use crate::intent::{Attachment, BlockAt, EgressRule, NodeId, RouterId, ServiceId, Verdict};
+use crate::model::{Model, NodePort, Tenant, rule_name};
 use crate::pipeline::ROUTER_NETNS_PREFIX;
 use crate::reach::{From, Packet, To, reach};
 use crate::spec::Protocol;
@@ -193,7 +193,7 @@ impl Summary {
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
 /// every egress rule, every egress router, multicast from every project with it and one without,
-/// every service.
+/// every service, every node port.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new() };
@@ -206,6 +206,7 @@ pub fn plan(model: &Model) -> Vec<Probe> {
     for (id, address) in model.services() {
         planner.service(id, address);
     }
+    planner.node_ports();
     planner.probes
 }
 
@@ -580,6 +581,102 @@ impl Planner<'_> {
     }
 }
 
+impl Planner<'_> {
+    /// Every node port: from the outside at every address of every node, from one pod of every
+    /// project on every node, and from the nodes, each to the own node and to another.
+    fn node_ports(&mut self) {
+        let model = self.model;
+        let intent = model.intent();
+        let mut pods: BTreeMap<(usize, NodeId), Tenant> = BTreeMap::new();
+        for (pod, found) in intent.pods() {
+            pods.entry((found.project.index(), found.node)).or_insert(Tenant::Pod(pod));
+        }
+        let nodes: Vec<NodeId> = intent.nodes().map(|(id, _)| id).collect();
+        for port in model.node_ports().iter().filter(|port| port.protocol != Protocol::Sctp) {
+            for (index, node) in nodes.iter().enumerate() {
+                let addresses = &intent[*node].node_port_addresses;
+                for address in addresses {
+                    self.node_port(port, Place::Outside, *node, *address);
+                }
+                let before = nodes[(index + nodes.len() - 1) % nodes.len()];
+                let near = BTreeSet::from([*node, before]);
+                for ((_, at), tenant) in &pods {
+                    for address in addresses.iter().filter(|_| near.contains(at)) {
+                        self.node_port(port, Place::Tenant(*tenant), *node, *address);
+                    }
+                }
+                for from in &near {
+                    // Between nodes, there is but the uplink.
+                    let by_uplink =
+                        |address: &&Ipv4Addr| from == node || **address == intent[*node].address;
+                    for address in addresses.iter().filter(by_uplink) {
+                        self.node_port(port, Place::Node(*from), *node, *address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn node_port(&mut self, found: &NodePort, client: Place, node: NodeId, address: Ipv4Addr) {
+        let model = self.model;
+        let intent = model.intent();
+        let (from, name) = match client {
+            Place::Tenant(tenant) => (From::Tenant(tenant), self.name(tenant)),
+            Place::Node(node) => (From::Node(node), intent[node].name.to_string()),
+            Place::Outside => (From::Outside, super::OUTSIDE.to_owned()),
+        };
+        let NodePort { protocol, port, .. } = *found;
+        let packet = Packet { from, to: To::NodePort(node, address), protocol, port };
+        let mut reach = reach(model, &packet);
+        let by = comes_by(&intent[node], address);
+        let block = intent[node].blocks.iter().find(|block| {
+            matches!(&block.at, BlockAt::Interface(name) if name.as_str() == by)
+                && block.covers(protocol, port)
+        });
+        // What comes from pods and from the node itself comes by no such interface.
+        let outer = client == Place::Outside || matches!(from, From::Node(n) if n != node);
+        if let Some(block) = block.filter(|_| outer) {
+            reach.verdict = Verdict::Deny;
+            reach.refused = false;
+            reach.because = format!("{by} of {} does not serve it", intent[node].name);
+            reach.place = Some(block.place);
+        }
+        let (behind, ..) = model.behind(found);
+        let backends = &behind.backends;
+        let is_client = |pod| client == Place::Tenant(Tenant::Pod(pod));
+        let only = if let [(pod, port)] = backends[..] { Some((pod, port)) } else { None };
+        let at = |pod| model.endpoint(Tenant::Pod(pod)).address;
+        let seen_as = match client {
+            // A pod that gets itself sees the service.
+            Place::Tenant(_) if only.is_some_and(|(pod, _)| is_client(pod)) => {
+                model.service_address(found.service)
+            }
+            Place::Tenant(tenant) => Some(model.endpoint(tenant).address)
+                .filter(|_| !backends.iter().any(|(pod, _)| is_client(*pod))),
+            // The node stands for whoever comes to it.
+            Place::Node(_) | Place::Outside => Some(model.gateway(node)),
+        };
+        let want = if reach.allowed() {
+            let to = only.filter(|_| protocol == Protocol::Tcp);
+            Want::Answer { seen_as, at: to.map(|(pod, p)| SocketAddrV4::new(at(pod), p.get())) }
+        } else if reach.refused {
+            Want::Refusal
+        } else {
+            Want::Silence
+        };
+        let service = intent.service_name(found.service);
+        let to_node = &intent[node].name;
+        self.probes.push(Probe {
+            title: format!("{name} to {to_node} {address}:{port}/{protocol}, {service}"),
+            from: client,
+            to: SocketAddrV4::new(address, port.get()),
+            protocol,
+            want,
+            because: reach.because,
+        });
+    }
+}
+
 /// TEST-NET-3 (RFC 5737).
 const OUTSIDE_EXAMPLE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
@@ -732,7 +829,9 @@ impl Lab {
         }
         let known = |address: &Ipv4Addr| {
             intent.cluster().contains(*address)
-                || intent.nodes().any(|(_, node)| node.address == *address)
+                || intent.nodes().any(|(_, node)| {
+                    node.address == *address || node.node_port_addresses.contains(address)
+                })
         };
         let single = probes.iter().filter(|probe| !matches!(probe.want, Want::Copies(_)));
         let targets = single.flat_map(|probe| {

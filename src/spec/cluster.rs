@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::NodePortBlock;
 use crate::value::{Cidr, Port};
 
 /// What holds for the whole network. Everything has a default.
@@ -23,6 +24,9 @@ pub struct Cluster {
     pub mtu: Option<u32>,
     /// What the nodes run on, which decides about egress routers. Default: baremetal.
     pub platform: Option<Platform>,
+    /// What of node ports and load balancers the nodes don't serve.
+    #[serde(default)]
+    pub block_node_ports: Vec<NodePortBlock>,
 }
 
 /// How projects are kept apart.

@@ -151,6 +151,7 @@ examples! {
     flat_runs = "flat",
     gitops_runs = "gitops",
     multicast_runs = "multicast",
+    node_ports_run = "node-ports",
     quickstart_runs = "quickstart",
     services_run = "services",
 }
