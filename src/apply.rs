@@ -18,8 +18,10 @@ mod flows;
 mod generations;
 mod groups;
 mod links;
+mod meters;
 mod ovsdb;
 mod ports;
+mod qos;
 mod rulesets;
 mod state;
 mod status;
@@ -390,6 +392,7 @@ struct Observed {
     /// `None` where there is no bridge.
     flows: Option<flows::Live>,
     groups: groups::Groups,
+    meters: meters::Meters,
 }
 
 impl Observed {
@@ -412,8 +415,8 @@ impl Observed {
             let listings = listings(artifacts, &links, system)?;
             Ok((database?, links, listings))
         };
-        let groups = || groups::read(system, bridge);
-        let (rest, (flows, groups)) = both(rest, || both(flows, groups));
+        let tables = || both(|| groups::read(system, bridge), || meters::read(system, bridge));
+        let (rest, (flows, (groups, meters))) = both(rest, || both(flows, tables));
         let (database, links, listings) = rest?;
         let flows = flows?;
         if flows.is_none() && database.bridges.contains_key(bridge) {
@@ -421,7 +424,7 @@ impl Observed {
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        Ok(Self { database, links, listings, flows, groups: groups? })
+        Ok(Self { database, links, listings, flows, groups: groups?, meters: meters? })
     }
 }
 
@@ -465,6 +468,10 @@ impl Difference {
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
         flows.groups = groups::compare(&artifacts.groups, &observed.groups);
+        let empty = meters::Meters::new();
+        // Another datapath begins without.
+        let live = if ports.datapath_lost { &empty } else { &observed.meters };
+        let meters = meters::compare(wiring, live);
         let ruleset = |name: &str, place: Place<'_>| {
             let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
             let listing = observed.listings.get(name).and_then(Option::as_deref);
@@ -477,7 +484,9 @@ impl Difference {
             links.make,
             ports.before,
             links.tun,
+            meters.before,
             flows::step(bridge, &flows, &artifacts.objects),
+            meters.after,
             links.up,
         ];
         for router in &wiring.routers {
@@ -485,7 +494,7 @@ impl Difference {
             let place = Place { object: &object, netns: Some(&router.netns) };
             steps.push(ruleset(router.name.as_str(), place));
         }
-        steps.extend([links.routers, links.egress_ips, ports.after, links.remove]);
+        steps.extend([links.routers, links.egress_ips, ports.after, ports.sweep, links.remove]);
         Ok(Self { steps, flows })
     }
 }

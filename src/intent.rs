@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 
 use crate::source::Place;
 use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, ServiceType, SessionAffinity};
-use crate::value::{InterfaceName, Mac, Name, NetnsName, NodePort, Port, Vnid};
+use crate::value::{Bandwidth, InterfaceName, Mac, Name, NetnsName, NodePort, Port, Vnid};
 
 /// The whole of it.
 #[derive(Debug)]
@@ -303,6 +303,10 @@ pub struct Pod {
     pub fixed_address: Option<Fixed<Ipv4Addr>>,
     /// Its Ethernet address, where the desired state says it.
     pub fixed_mac: Option<Fixed<Mac>>,
+    /// The most that it receives.
+    pub ingress: Option<Bandwidth>,
+    /// The most that it sends.
+    pub egress: Option<Bandwidth>,
     /// For selectors.
     pub labels: Labels,
     /// Where it is defined.

@@ -19,7 +19,7 @@ use crate::intent::{
 use crate::source::Place;
 use crate::spec::{Datapath, Mode, Protocol};
 use crate::subject::{Cookie, Subject, hash};
-use crate::value::{InterfaceName, Port, StringValue, Vnid};
+use crate::value::{Bandwidth, InterfaceName, Port, StringValue, Vnid};
 
 /// The whole network.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub struct Model {
     backs: Vec<bool>,
     /// The ports at which nodes serve services, by protocol and port.
     node_ports: Vec<NodePort>,
+    /// The meter of each pod that may send but so much, by the pods' index.
+    meters: Vec<Option<u32>>,
     datapath: Option<Datapath>,
     underlay: Option<InterfaceName>,
 }
@@ -116,6 +118,7 @@ impl Model {
                 index,
             })
             .collect();
+        let meters = meters(&intent);
         let without_multicast = BTreeMap::new();
         let egress_ips = leaving(&intent);
         let mut model = Self {
@@ -129,6 +132,7 @@ impl Model {
             service_ports,
             backs,
             node_ports,
+            meters,
             datapath: None,
             underlay: None,
         };
@@ -363,6 +367,13 @@ impl Model {
         self.node_ports.iter().filter(blocked)
     }
 
+    /// The meter of a pod that may send but so much, with that.
+    #[must_use]
+    pub fn meter(&self, tenant: Tenant) -> Option<(u32, Bandwidth)> {
+        let Tenant::Pod(id) = tenant else { return None };
+        self.meters[id.index()].zip(self.intent[id].egress)
+    }
+
     /// Whether a pod is behind a service that has an address.
     #[must_use]
     pub fn backs_service(&self, tenant: Tenant) -> bool {
@@ -498,6 +509,23 @@ fn service_ports(intent: &Intent) -> Vec<Vec<(Subject, u32)>> {
         all.push(ports.collect());
     }
     all
+}
+
+/// The meters of the pods that have one, by the hash of their names, or the next that is free.
+fn meters(intent: &Intent) -> Vec<Option<u32>> {
+    // Far below the first number that OpenFlow keeps for itself.
+    const LAST: u32 = 0x00ff_ffff;
+    let mut taken = BTreeSet::new();
+    let number = |(id, pod): (PodId, &Pod)| {
+        pod.egress?;
+        let name = format!("meter/{}", intent.pod_name(id));
+        let start = u32::try_from(hash(&name) % u64::from(LAST)).unwrap_or(0);
+        let mut numbers = (start..LAST).chain(0..start).map(|number| number + 1);
+        let free = numbers.find(|number| !taken.contains(number))?;
+        taken.insert(free);
+        Some(free)
+    };
+    intent.pods().map(number).collect()
 }
 
 /// The number that the group of the object with this cookie has, unless another has it.

@@ -17,7 +17,7 @@ mod service;
 mod wiring;
 
 pub use common::Common;
-pub use wiring::{Bridge, EgressIp, Macvlan, Netns, Port, Router, Tun, Wiring};
+pub use wiring::{Bridge, EgressIp, Macvlan, Meter, Netns, Port, Router, Tun, Wiring};
 
 use std::net::Ipv4Addr;
 

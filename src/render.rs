@@ -59,6 +59,7 @@ impl<'m> Renderer<'m> {
         for (name, text) in [
             ("links.sh", include_str!("render/templates/links.sh.j2")),
             ("ports.sh", include_str!("render/templates/ports.sh.j2")),
+            ("meters.sh", include_str!("render/templates/meters.sh.j2")),
             ("macvlan.sh", include_str!("render/templates/macvlan.sh.j2")),
             ("ruleset.nft", include_str!("render/templates/ruleset.nft.j2")),
             ("sysctl.conf", include_str!("render/templates/sysctl.conf.j2")),
@@ -80,6 +81,9 @@ impl<'m> Renderer<'m> {
         files.add("node.json", node_json(wiring)?);
         if self.model.has_services() {
             files.add("groups.ofctl", groups(plan));
+        }
+        if wiring.ports.iter().any(|port| port.meter.is_some()) {
+            files.add("meters.sh", self.meters(wiring)?);
         }
         files.add("flows.ofctl", flows(plan));
         files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, None)?);
@@ -150,9 +154,14 @@ impl<'m> Renderer<'m> {
 
     fn ports(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         let mut lines = Vec::with_capacity(wiring.ports.len());
+        let mut limits = Vec::new();
         for port in &wiring.ports {
             let number = port.ofport.get().to_string();
             lines.push(command("port", &[port.interface.as_str(), &number, &port.owner])?);
+            if let Some(rate) = port.ingress {
+                let words = [port.interface.as_str(), &rate.to_string(), &port.owner];
+                limits.push(command("limit", &words)?);
+            }
         }
         self.render(
             "ports.sh",
@@ -175,8 +184,19 @@ impl<'m> Renderer<'m> {
                     &wiring.pod_networks.iter().chain(&wiring.tun.services).collect::<Vec<_>>()
                 ),
                 lines => lines.join("\n"),
+                limits => limits.join("\n"),
             },
         )
+    }
+
+    fn meters(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+        let mut lines = Vec::new();
+        for (port, meter) in wiring.ports.iter().filter_map(|port| Some((port, port.meter?))) {
+            let line = command("meter", &[&meter.to_string()])?;
+            lines.push(format!("{line} # {}", port.owner));
+        }
+        let (node, bridge) = (wiring.node.as_str(), wiring.bridge.name.as_str());
+        self.render("meters.sh", context! { node, bridge, lines => lines.join("\n") })
     }
 
     fn macvlan(&self, router: &crate::plan::Router) -> Result<Vec<u8>, Diagnostic> {
@@ -263,6 +283,7 @@ impl<'m> Renderer<'m> {
                     .map(|ip| ip.address.to_string())
                     .collect::<Vec<_>>(),
                 platform,
+                meters => wiring.ports.iter().any(|port| port.meter.is_some()),
             },
         )
     }

@@ -20,7 +20,7 @@ pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter};
 pub use node::{Datapath, Node, NodePortBlock, Uplink};
-pub use project::{Join, Pod, Project, ProjectSet};
+pub use project::{Join, Pod, PodBandwidth, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
 pub use service::{
     PodPort, Service, ServicePort, ServiceProtocol, ServiceType, SessionAffinity, TargetPort,

@@ -5,6 +5,7 @@
 //! script or a ruleset except as one of these.
 
 mod address;
+mod bandwidth;
 mod cluster_ip;
 mod interface;
 mod label;
@@ -13,6 +14,7 @@ mod name;
 mod number;
 
 pub use address::{Address, Cidr, ipv4};
+pub use bandwidth::Bandwidth;
 pub use cluster_ip::ClusterIp;
 pub use interface::{InterfaceName, NetnsName};
 pub use label::{LabelKey, LabelValue};
@@ -73,6 +75,7 @@ pub const FORMATS: &[(&str, Check)] = &[
     (Address::FORMAT, |text| Address::parse(text).map(drop)),
     (ClusterIp::FORMAT, |text| ClusterIp::parse(text).map(drop)),
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),
+    (Bandwidth::FORMAT, |text| Bandwidth::parse(text).map(drop)),
     (Mac::FORMAT, |text| Mac::parse(text).map(drop)),
     (InterfaceName::FORMAT, |text| InterfaceName::parse(text).map(drop)),
     (NetnsName::FORMAT, |text| NetnsName::parse(text).map(drop)),

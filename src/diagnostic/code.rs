@@ -157,6 +157,8 @@ codes! {
     BlockAddress = 140 Error,
     BlockNothing = 141 Warning,
     BlockUplink = 142 Error,
+    // Bandwidth.
+    BadBandwidth = 143 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

@@ -8,12 +8,12 @@ use super::agent::{Agent, Reply, Request, Transport};
 use super::network::{comes_by, stand_in};
 use super::{Lab, failed};
 use crate::diagnostic::Diagnostic;
-use crate::intent::{Attachment, BlockAt, EgressRule, NodeId, RouterId, ServiceId, Verdict};
+use crate::intent::{Attachment, BlockAt, EgressRule, NodeId, PodId, RouterId, ServiceId, Verdict};
 use crate::model::{Model, NodePort, Tenant, rule_name};
 use crate::pipeline::ROUTER_NETNS_PREFIX;
 use crate::reach::{From, Packet, To, reach};
 use crate::spec::Protocol;
-use crate::value::Port;
+use crate::value::{Bandwidth, Port};
 
 /// The port that pods and nodes answer at.
 const POD_PORT: u64 = 8080;
@@ -25,6 +25,13 @@ const GROUP_PORT: u64 = 5000;
 const ODD_PORT: u64 = 40_007;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
+/// How long a flood lasts, how many a run has, and the ports that they go to.
+const FLOOD: Duration = Duration::from_secs(3);
+const MOST_FLOODS: usize = 8;
+const FIRST_FLOOD: u16 = 41_000;
+/// The most bits a second that the lab shows, and what it sends where there is no limit.
+const MOST_BITS: u64 = 20_000_000;
+const UNLIMITED_BITS: u64 = 20_000_000;
 /// How long the tunnels have to come up.
 const WARM_UP: Duration = Duration::from_secs(20);
 
@@ -72,6 +79,13 @@ pub enum Want {
     Silence,
     /// These get a copy, and nobody else. Such a probe is sent to a group.
     Copies(BTreeSet<String>),
+    /// About so many bits a second arrive of the many that are sent.
+    Rate {
+        /// What should arrive.
+        bits: u64,
+        /// What is sent.
+        sent: u64,
+    },
 }
 
 /// What happened to a probe.
@@ -90,6 +104,8 @@ pub enum Seen {
     Silence,
     /// These got a copy.
     Copies(BTreeSet<String>),
+    /// So many bits a second arrived.
+    Rate(u64),
 }
 
 impl Seen {
@@ -99,6 +115,10 @@ impl Seen {
         match (self, want) {
             (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
             (Self::Copies(got), Want::Copies(want)) => got == want,
+            // A machine with other things to do is no exact clock.
+            (Self::Rate(got), Want::Rate { bits, .. }) => {
+                (bits * 70 / 100..=bits * 125 / 100).contains(got)
+            }
             (Self::Answer { seen_as, at }, Want::Answer { seen_as: want_seen, at: want_at }) => {
                 want_seen.is_none_or(|want| want.to_string() == *seen_as)
                     && want_at.is_none_or(|want| want.to_string() == *at)
@@ -128,8 +148,13 @@ impl Want {
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
             Self::Copies(names) => copies(names),
+            Self::Rate { bits, sent } => format!("{} of {}", megabits(*bits), megabits(*sent)),
         }
     }
+}
+
+fn megabits(bits: u64) -> String {
+    format!("{}.{} Mbit/s", bits / 1_000_000, bits % 1_000_000 / 100_000)
 }
 
 /// Who got a datagram to a group, in words.
@@ -149,6 +174,7 @@ impl Seen {
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
             Self::Copies(names) => copies(names),
+            Self::Rate(bits) => megabits(*bits),
         }
     }
 }
@@ -193,7 +219,7 @@ impl Summary {
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
 /// every egress rule, every egress router, multicast from every project with it and one without,
-/// every service, every node port.
+/// every service, every node port, every limit of what pods send and receive.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new() };
@@ -207,6 +233,7 @@ pub fn plan(model: &Model) -> Vec<Probe> {
         planner.service(id, address);
     }
     planner.node_ports();
+    planner.bandwidths();
     planner.probes
 }
 
@@ -582,6 +609,68 @@ impl Planner<'_> {
 }
 
 impl Planner<'_> {
+    /// Every limit that the lab has time for, from and to a pod of the same project, and that
+    /// others are not limited.
+    fn bandwidths(&mut self) {
+        let model = self.model;
+        let intent = model.intent();
+        let limits: Vec<(PodId, bool)> = intent
+            .pods()
+            .flat_map(|(id, pod)| {
+                let both = [pod.egress.map(|_| (id, true)), pod.ingress.map(|_| (id, false))];
+                both.into_iter().flatten()
+            })
+            .collect();
+        let limited = |id: PodId| intent[id].ingress.is_some() || intent[id].egress.is_some();
+        let partner = |id: PodId, plain: bool| {
+            let mut others = intent.pods().filter(|(other, pod)| {
+                *other != id && pod.project == intent[id].project && !(plain && limited(*other))
+            });
+            others.next().map(|(other, _)| other)
+        };
+        let mut pairs: Vec<(PodId, PodId)> = Vec::new();
+        for (id, sends) in limits {
+            let Some(other) = partner(id, true).or_else(|| partner(id, false)) else { continue };
+            pairs.push(if sends { (id, other) } else { (other, id) });
+        }
+        if !pairs.is_empty() {
+            let mut plain = intent.pods().filter(|(id, _)| !limited(*id));
+            let free = plain.find_map(|(id, _)| Some((id, partner(id, true)?)));
+            pairs.extend(free);
+        }
+        pairs.dedup();
+        for (number, (from, to)) in pairs.into_iter().take(MOST_FLOODS).enumerate() {
+            self.flood(from, to, number);
+        }
+    }
+
+    fn flood(&mut self, from: PodId, to: PodId, number: usize) {
+        let model = self.model;
+        let intent = model.intent();
+        let limit = [intent[from].egress, intent[to].ingress].into_iter().flatten().min();
+        let (bits, sent) = match limit.map(Bandwidth::get) {
+            // More than a machine shows for sure.
+            Some(limit) if limit > MOST_BITS => return,
+            Some(limit) => (limit, (3 * limit).max(UNLIMITED_BITS)),
+            None => (UNLIMITED_BITS, UNLIMITED_BITS),
+        };
+        let because = match limit {
+            Some(limit) => format!("the limit is {limit}"),
+            None => "nothing limits it".to_owned(),
+        };
+        let number = u16::try_from(number).unwrap_or_default();
+        let address = model.endpoint(Tenant::Pod(to)).address;
+        let (a, b) = (intent.pod_name(from), intent.pod_name(to));
+        self.probes.push(Probe {
+            title: format!("{a} to {b}, as much as it can"),
+            from: Place::Tenant(Tenant::Pod(from)),
+            to: SocketAddrV4::new(address, FIRST_FLOOD + number),
+            protocol: Protocol::Udp,
+            want: Want::Rate { bits, sent },
+            because,
+        });
+    }
+
     /// Every node port: from the outside at every address of every node, from one pod of every
     /// project on every node, and from the nodes, each to the own node and to another.
     fn node_ports(&mut self) {
@@ -700,7 +789,8 @@ impl Lab {
         self.listen(&probes, &mut agents)?;
         self.warm_up(&mut agents)?;
         self.join(&probes, &mut agents)?;
-        for (id, probe) in probes.iter().enumerate() {
+        let quick = |probe: &&Probe| !matches!(probe.want, Want::Rate { .. });
+        for (id, probe) in probes.iter().enumerate().filter(|(_, probe)| quick(probe)) {
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             agent.send(&match probe.want {
                 Want::Copies(_) => Request::Cast { id, group: probe.to },
@@ -708,7 +798,7 @@ impl Lab {
             })?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
-        for probe in &probes {
+        for probe in probes.iter().filter(quick) {
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             match agent.receive()? {
                 Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },
@@ -719,7 +809,41 @@ impl Lab {
             }
         }
         self.hear(&probes, &mut agents, &mut seen)?;
+        self.flood(&probes, &mut agents, &mut seen)?;
         Ok(Summary { results: probes.into_iter().zip(seen).collect() })
+    }
+
+    /// Sends floods, one after the other, so that none is in the way of another.
+    fn flood(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+        seen: &mut [Seen],
+    ) -> Result<(), Diagnostic> {
+        let missing = || failed("an agent is missing");
+        let pods: BTreeMap<Ipv4Addr, Place> = self
+            .model
+            .intent()
+            .pods()
+            .map(|(id, _)| (self.model.endpoint(Tenant::Pod(id)).address, Tenant::Pod(id)))
+            .map(|(address, tenant)| (address, Place::Tenant(tenant)))
+            .collect();
+        for (id, probe) in probes.iter().enumerate() {
+            let Want::Rate { sent: bits, .. } = probe.want else { continue };
+            let to = pods.get(probe.to.ip()).ok_or_else(missing)?;
+            let port = probe.to.port();
+            agents.get_mut(to).ok_or_else(missing)?.count(port)?;
+            let agent = agents.get_mut(&probe.from).ok_or_else(missing)?;
+            let milliseconds = u64::try_from(FLOOD.as_millis()).unwrap_or(u64::MAX);
+            agent.send(&Request::Flood { id, to: probe.to, bits, milliseconds })?;
+            match agent.receive()? {
+                Reply::Flooded { .. } => {}
+                other => return Err(failed(&format!("an agent answers out of turn: {other:?}"))),
+            }
+            let agent = agents.get_mut(to).ok_or_else(missing)?;
+            seen[id] = Seen::Rate(agent.counted(port, FLOOD)?);
+        }
+        Ok(())
     }
 
     /// Makes everybody but the sender a member of the group of each multicast probe.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Invalid;
+use super::{Bandwidth, Invalid};
 use crate::diagnostic::Code;
 
 /// A TCP, UDP or SCTP port, 1 to 65535.
@@ -121,6 +121,7 @@ impl fmt::Display for Vnid {
 pub(crate) fn check(format: &str, number: u64) -> Option<Invalid> {
     match format {
         "port" => Port::new(number).err(),
+        "bandwidth" => Bandwidth::new(number).err(),
         "node-port" => NodePort::new(number).err(),
         "vnid" => Vnid::new(number).err(),
         _ => None,

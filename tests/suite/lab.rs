@@ -99,7 +99,7 @@ impl Live {
         line.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
     }
 
-    fn prove(&self) -> Summary {
+    pub(crate) fn prove(&self) -> Summary {
         let summary = self.lab.probe(lab::plan(self.lab.model())).unwrap();
         assert_eq!(summary.counts().1, 0, "{}", summary.table());
         summary
@@ -145,6 +145,7 @@ macro_rules! examples {
 
 examples! {
     allow_then_deny_runs = "allow-then-deny",
+    bandwidth_runs = "bandwidth",
     deny_then_allow_runs = "deny-then-allow",
     egress_ips_run = "egress-ips",
     egress_router_runs = "egress-router",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 mod apply;
+mod bandwidth;
 mod confirm;
 mod diagnostics;
 mod faults;
@@ -10,6 +11,7 @@ mod generations;
 mod golden;
 mod interruptions;
 mod lab;
+mod node_ports;
 mod ovs;
 mod properties;
 mod readme;
