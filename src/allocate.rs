@@ -6,6 +6,10 @@
 //! subnets, which are few and which people read, are given in order.
 
 mod networks;
+mod node_ports;
+
+pub(crate) use node_ports::served;
+pub use node_ports::unused_blocks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -23,7 +27,7 @@ use crate::pipeline::OfPort;
 use crate::resolve::outside_subnet;
 use crate::source::{Place, Sources};
 use crate::subject::hash;
-use crate::value::{Mac, Vnid};
+use crate::value::{Mac, NodePort, Vnid};
 use networks::Networks;
 
 /// The numbers of every object of an [`Intent`], by its indices.
@@ -41,6 +45,8 @@ pub struct Numbers {
     pub services: Vec<Option<Ipv4Addr>>,
     /// The addresses of names: as the lock file has them, since only `resolve` asks for them.
     pub names: Addresses,
+    /// The node port of each port of each service; `None` where its type has none.
+    pub node_ports: Vec<Vec<Option<NodePort>>>,
 }
 
 /// A port on a node's bridge with the one address behind it.
@@ -72,11 +78,12 @@ pub fn allocate(
     }
     let (pods, routers) = allocator.endpoints(&subnets);
     let services = allocator.services();
+    let node_ports = node_ports::allocate(&mut allocator);
     if allocator.report.has_errors() {
         return Err(allocator.report);
     }
     let names = names::addresses(lock);
-    let numbers = Numbers { vnids, subnets, pods, routers, services, names };
+    let numbers = Numbers { vnids, subnets, pods, routers, services, names, node_ports };
     let mut new = to_lock(intent, &numbers, retired, networks);
     let used = intent.named_rules();
     let names = lock.names.iter().filter(|(entry, _)| used.contains_key(&entry.name));
@@ -114,6 +121,7 @@ fn to_lock(
             .filter_map(|((id, _), address)| Some((intent.service_name(id), (*address)?)))
             .collect(),
         names: BTreeMap::new(),
+        node_ports: node_ports::to_lock(intent, &numbers.node_ports),
     }
 }
 

@@ -19,9 +19,11 @@ mod gateway;
 mod generations;
 mod groups;
 mod links;
+mod meters;
 mod ovsdb;
 mod ports;
 mod proxies;
+mod qos;
 mod rulesets;
 mod signature;
 mod snapshot;
@@ -430,6 +432,7 @@ struct Observed {
     flows: Option<flows::Live>,
     groups: groups::Groups,
     proxies: proxies::Proxies,
+    meters: meters::Meters,
 }
 
 impl Observed {
@@ -452,8 +455,8 @@ impl Observed {
             let listings = listings(artifacts, &links, system)?;
             Ok((database?, links, listings, proxies::Proxies::read(system)?))
         };
-        let groups = || groups::read(system, bridge);
-        let (rest, (flows, groups)) = both(rest, || both(flows, groups));
+        let tables = || both(|| groups::read(system, bridge), || meters::read(system, bridge));
+        let (rest, (flows, (groups, meters))) = both(rest, || both(flows, tables));
         let (database, links, listings, proxies) = rest?;
         let flows = flows?;
         if flows.is_none() && database.bridges.contains_key(bridge) {
@@ -461,7 +464,8 @@ impl Observed {
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        Ok(Self { database, links, listings, flows, groups: groups?, proxies })
+        let (groups, meters) = (groups?, meters?);
+        Ok(Self { database, links, listings, flows, groups, meters, proxies })
     }
 }
 
@@ -508,6 +512,10 @@ impl Difference {
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
         flows.groups = groups::compare(&artifacts.groups, &observed.groups);
+        let empty = meters::Meters::new();
+        // Another datapath begins without.
+        let live = if ports.datapath_lost { &empty } else { &observed.meters };
+        let meters = meters::compare(wiring, live);
         let ruleset = |name: &str, place: Place<'_>| {
             let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
             let listing = observed.listings.get(name).and_then(Option::as_deref);
@@ -523,7 +531,9 @@ impl Difference {
             links.make,
             ports.before,
             links.tun,
+            meters.before,
             flows::step(bridge, &flows, &artifacts.objects),
+            meters.after,
             links.up,
         ];
         for router in &wiring.routers {
@@ -531,7 +541,7 @@ impl Difference {
             let place = Place { object: &object, netns: Some(&router.netns) };
             steps.push(ruleset(router.name.as_str(), place));
         }
-        steps.extend([links.routers, proxies.start, links.egress_ips, ports.after]);
+        steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
         steps.extend([proxies.remove, links.remove]);
         Ok(Self { astray: proxies.astray, steps, flows })
     }

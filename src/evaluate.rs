@@ -168,7 +168,7 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::ForgetInPort => registers.forgot_in_port = true,
                     Action::AnswerArp(_) => self.ends.push(End::Port(frame.in_port)),
                     Action::Recirculate(next, _) => self.on(flows, frame.clone(), registers, *next),
-                    Action::EthernetTo(_) | Action::Note(_) => {}
+                    Action::EthernetTo(_) | Action::Meter(_) | Action::Note(_) => {}
                 }
             }
         }

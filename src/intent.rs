@@ -11,9 +11,12 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use crate::source::Place;
-use crate::spec::{Datapath, Labels, Mode, Platform, Protocol, RpFilter, SessionAffinity};
+use crate::spec::{
+    Datapath, Labels, Mode, Platform, Protocol, RpFilter, ServiceType, SessionAffinity,
+};
 use crate::value::{
-    DnsName, HostName, InterfaceName, Mac, Name, NameServer, NetnsName, Port, Span, Vnid,
+    Bandwidth, DnsName, HostName, InterfaceName, Mac, Name, NameServer, NetnsName, NodePort, Port,
+    Span, Vnid,
 };
 
 /// The whole of it.
@@ -146,6 +149,12 @@ impl Intent {
         format!("{}/{}", self[service.project].name, service.name)
     }
 
+    /// `project/service/80/tcp`, as the lock file has a port of a service.
+    #[must_use]
+    pub fn service_port_key(&self, service: ServiceId, port: &ServicePort) -> String {
+        format!("{}/{}/{}", self.service_name(service), port.port, port.protocol)
+    }
+
     /// `project/pod`, as diagnostics, comments and the lock file have it.
     #[must_use]
     pub fn pod_name(&self, pod: PodId) -> String {
@@ -242,8 +251,42 @@ pub struct Node {
     pub fixed_subnet: Option<Fixed<Ipv4Net>>,
     /// Its interface to the outside.
     pub uplink: Option<Uplink>,
+    /// The addresses at which it serves node ports and load balancers, sorted, at least one.
+    pub node_port_addresses: Vec<Ipv4Addr>,
+    /// What of that it doesn't serve.
+    pub blocks: Vec<NodePortBlock>,
     /// Where it is defined.
     pub place: Place,
+}
+
+/// Ports of services that a node doesn't serve to the outside.
+#[derive(Clone, Debug)]
+pub struct NodePortBlock {
+    /// The port; `None` for all.
+    pub port: Option<Port>,
+    /// The protocol; `None` for all.
+    pub protocol: Option<Protocol>,
+    /// Where it isn't served.
+    pub at: BlockAt,
+    /// Where that is written.
+    pub place: Place,
+}
+
+impl NodePortBlock {
+    /// Whether it is about a port.
+    #[must_use]
+    pub fn covers(&self, protocol: Protocol, port: Port) -> bool {
+        self.protocol.is_none_or(|own| own == protocol) && self.port.is_none_or(|own| own == port)
+    }
+}
+
+/// Where a node doesn't serve ports of services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockAt {
+    /// To what comes in by this interface.
+    Interface(InterfaceName),
+    /// At this address, one of its own.
+    Address(Ipv4Addr),
 }
 
 /// A node's interface to the outside.
@@ -318,6 +361,10 @@ pub struct Pod {
     pub fixed_address: Option<Fixed<Ipv4Addr>>,
     /// Its Ethernet address, where the desired state says it.
     pub fixed_mac: Option<Fixed<Mac>>,
+    /// The most that it receives.
+    pub ingress: Option<Bandwidth>,
+    /// The most that it sends.
+    pub egress: Option<Bandwidth>,
     /// For selectors.
     pub labels: Labels,
     /// Where it is defined.
@@ -635,6 +682,8 @@ pub struct Service {
     pub project: ProjectId,
     /// Its name, unique in the project.
     pub name: Name,
+    /// Who reaches it.
+    pub kind: ServiceType,
     /// Where its address comes from.
     pub address: ServiceAddress,
     /// Whether a client address always gets the same pod.
@@ -665,6 +714,9 @@ pub struct ServicePort {
     pub port: Port,
     /// The pods behind it, each with its port, by pod.
     pub backends: Vec<(PodId, Port)>,
+    /// The port at every node that the desired state says. Without one, it is allocated where the
+    /// type of the service has one.
+    pub fixed_node_port: Option<Fixed<NodePort>>,
     /// Where it is defined.
     pub place: Place,
 }

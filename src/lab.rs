@@ -24,6 +24,7 @@ use crate::plan::{Common, Plan};
 use crate::render::Renderer;
 use crate::source::Sources;
 use crate::spec::Datapath;
+use crate::value::{InterfaceName, StringValue as _};
 
 pub use agent::run as run_agent;
 pub use host::{Hold, Host, Role, Starting};
@@ -99,7 +100,7 @@ impl Lab {
     pub fn up(model: Model, sources: &Sources, setup: Setup<'_>) -> Result<Self, Diagnostic> {
         check_machine()?;
         let Setup { directory, hold, program } = setup;
-        let model = model.with_datapath(Datapath::Netdev);
+        let model = as_lab(model)?;
         fs::create_dir_all(directory).map_err(|error| failed(&error.to_string()))?;
         let names = model.intent().nodes().map(|(_, node)| (node.name.as_str(), Role::Node));
         let mut starting = Vec::new();
@@ -162,7 +163,7 @@ impl Lab {
 
     /// Replaces the desired state: compiles every node anew. Nodes must be the same.
     pub fn replace(&mut self, model: Model, sources: &Sources) -> Result<(), Diagnostic> {
-        self.model = model.with_datapath(Datapath::Netdev);
+        self.model = as_lab(model)?;
         for (id, _) in self.model.intent().nodes() {
             let _ = fs::remove_dir_all(self.files(id));
         }
@@ -200,6 +201,12 @@ impl Lab {
             host.keep();
         }
     }
+}
+
+/// The network as the lab can show it: on userspace datapaths, which take the uplinks.
+fn as_lab(model: Model) -> Result<Model, Diagnostic> {
+    let underlay = InterfaceName::parse(network::UNDERLAY).map_err(|e| failed(&e.message))?;
+    Ok(model.with_datapath(Datapath::Netdev).with_underlay(underlay))
 }
 
 /// What `apply --json` tells.

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::allocate::{Numbers, allocate};
+use crate::allocate::{Numbers, allocate, unused_blocks};
 use crate::diagnostic::{Code, Diagnostic, Report, counted};
 use crate::document;
 use crate::intent::Intent;
@@ -67,8 +67,13 @@ impl Loaded {
             Some((lock, source)) => (lock, Some(*source)),
             None => (&empty, None),
         };
-        match allocate(self.intent.as_ref()?, lock, prune, source, &self.sources) {
-            Ok(allocated) => Some(allocated),
+        let intent = self.intent.as_ref()?;
+        match allocate(intent, lock, prune, source, &self.sources) {
+            Ok((numbers, lock)) => {
+                // Which ports there are shows only now.
+                self.report.extend(unused_blocks(intent, &numbers));
+                Some((numbers, lock))
+            }
             Err(found) => {
                 self.report.extend(found);
                 None

@@ -18,7 +18,7 @@ use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 use crate::document::Positions;
 use crate::output::write_atomically;
 use crate::source::{self, MAX_FILE_BYTES, Place, Source, Sources};
-use crate::value::{DnsName, Mac, Moment, Name, StringValue, Vnid};
+use crate::value::{DnsName, Mac, Moment, Name, NodePort, StringValue, Vnid};
 
 /// The name of the file.
 pub const FILE_NAME: &str = "ringfence.lock";
@@ -49,6 +49,8 @@ pub struct Lock {
     pub services: BTreeMap<String, Ipv4Addr>,
     /// The addresses of names in egress policies.
     pub names: BTreeMap<NameAddress, Sighting>,
+    /// The node port of each port of a service that has one, as `project/service/80/tcp`.
+    pub node_ports: BTreeMap<String, NodePort>,
 }
 
 /// One address of a name.
@@ -262,6 +264,7 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
         pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         services: wire.services.0,
+        node_ports: wire.node_ports.0,
         names: wire.names.0.into_iter().map(|(key, seen)| (key.0, seen.0)).collect(),
     })
 }
@@ -299,6 +302,7 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     differing("pod", &old.pods, &new.pods, &mut out);
     differing("router", &old.routers, &new.routers, &mut out);
     differing("service", &old.services, &new.services, &mut out);
+    differing("node port of", &old.node_ports, &new.node_ports, &mut out);
     differing("address", &old.names, &new.names, &mut out);
     out
 }
@@ -340,6 +344,8 @@ impl Lock {
         section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
         section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
         section(&mut out, "services", "project/service: cluster IP", &self.services);
+        let comment = "project/service/port/protocol: node port";
+        section(&mut out, "nodePorts", comment, &self.node_ports);
         let comment = "name address: when it was last answered, and its TTL in seconds";
         section(&mut out, "names", comment, &self.names);
         out
@@ -381,6 +387,8 @@ struct Wire {
     routers: Entries<String, Words<Entry>>,
     #[serde(default)]
     services: Entries<String, Ipv4Addr>,
+    #[serde(default, rename = "nodePorts")]
+    node_ports: Entries<String, NodePort>,
     #[serde(default)]
     names: Entries<Words<NameAddress>, Words<Sighting>>,
 }

@@ -10,16 +10,16 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
-use crate::allocate::{Endpoint, Numbers, effective_vnid};
+use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
 use crate::flow::Group;
 use crate::intent::{
-    Addresses, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId, RouterId,
-    ServiceId, ServicePort, Verdict,
+    Addresses, BlockAt, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
+    RouterId, ServiceId, ServicePort, Verdict,
 };
 use crate::source::Place;
-use crate::spec::{Datapath, Mode};
+use crate::spec::{Datapath, Mode, Protocol};
 use crate::subject::{Cookie, Subject, hash};
-use crate::value::{InterfaceName, StringValue, Vnid};
+use crate::value::{Bandwidth, InterfaceName, Port, StringValue, Vnid};
 
 const EVERYTHING: [Ipv4Net; 1] = [Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)];
 
@@ -40,7 +40,25 @@ pub struct Model {
     service_ports: Vec<Vec<(Subject, u32)>>,
     /// Whether a pod is behind a service that has an address.
     backs: Vec<bool>,
+    /// The ports at which nodes serve services, by protocol and port.
+    node_ports: Vec<NodePort>,
+    /// The meter of each pod that may send but so much, by the pods' index.
+    meters: Vec<Option<u32>>,
     datapath: Option<Datapath>,
+    underlay: Option<InterfaceName>,
+}
+
+/// A port at which every node serves a port of a service to the outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodePort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of the nodes.
+    pub port: Port,
+    /// The service.
+    pub service: ServiceId,
+    /// The number of the port in the service.
+    index: usize,
 }
 
 /// The egress IP that a pod leaves with.
@@ -93,6 +111,16 @@ impl Model {
                 }
             }
         }
+        let node_ports = served(&intent, &numbers.node_ports).into_iter();
+        let node_ports = node_ports
+            .map(|((protocol, port), (service, index))| NodePort {
+                protocol,
+                port,
+                service: ServiceId::new(service),
+                index,
+            })
+            .collect();
+        let meters = meters(&intent);
         let without_multicast = BTreeMap::new();
         let egress_ips = leaving(&intent);
         let mut model = Self {
@@ -105,7 +133,10 @@ impl Model {
             egress_ips,
             service_ports,
             backs,
+            node_ports,
+            meters,
             datapath: None,
+            underlay: None,
         };
         for (id, project) in model.intent.projects() {
             if !project.multicast {
@@ -120,6 +151,26 @@ impl Model {
     pub fn with_datapath(mut self, datapath: Datapath) -> Self {
         self.datapath = Some(datapath);
         self
+    }
+
+    /// The same network with the uplinks as ports of a bridge of this name, which has their
+    /// addresses, as the lab has it.
+    #[must_use]
+    pub fn with_underlay(mut self, bridge: InterfaceName) -> Self {
+        self.underlay = Some(bridge);
+        self
+    }
+
+    /// The interface by which a node's kernel gets what comes in by another.
+    #[must_use]
+    pub fn seen_by_kernel<'m>(
+        &'m self,
+        node: NodeId,
+        interface: &'m InterfaceName,
+    ) -> &'m InterfaceName {
+        let is_uplink =
+            self.intent[node].uplink.as_ref().is_some_and(|u| u.interface == *interface);
+        self.underlay.as_ref().filter(|_| is_uplink).unwrap_or(interface)
     }
 
     /// What the desired state means.
@@ -300,6 +351,41 @@ impl Model {
         ports.map(|(port, (subject, group))| (port, subject, *group))
     }
 
+    /// The ports at which nodes serve services to the outside, by protocol and port.
+    #[must_use]
+    pub fn node_ports(&self) -> &[NodePort] {
+        &self.node_ports
+    }
+
+    /// The port of the service that a node port leads to, as a subject and with the number of its
+    /// group.
+    #[must_use]
+    pub fn behind(&self, port: &NodePort) -> (&ServicePort, &Subject, u32) {
+        let (subject, group) = &self.service_ports[port.service.index()][port.index];
+        (&self.intent[port.service].ports[port.index], subject, *group)
+    }
+
+    /// The ports of a node's address that are not served.
+    pub fn blocked_at(
+        &self,
+        node: NodeId,
+        address: Ipv4Addr,
+    ) -> impl Iterator<Item = &NodePort> + '_ {
+        let blocks = self.intent[node].blocks.iter();
+        let blocks: Vec<_> = blocks.filter(|block| block.at == BlockAt::Address(address)).collect();
+        let blocked = move |port: &&NodePort| {
+            blocks.iter().any(|block| block.covers(port.protocol, port.port))
+        };
+        self.node_ports.iter().filter(blocked)
+    }
+
+    /// The meter of a pod that may send but so much, with that.
+    #[must_use]
+    pub fn meter(&self, tenant: Tenant) -> Option<(u32, Bandwidth)> {
+        let Tenant::Pod(id) = tenant else { return None };
+        self.meters[id.index()].zip(self.intent[id].egress)
+    }
+
     /// Whether a pod is behind a service that has an address.
     #[must_use]
     pub fn backs_service(&self, tenant: Tenant) -> bool {
@@ -435,6 +521,23 @@ fn service_ports(intent: &Intent) -> Vec<Vec<(Subject, u32)>> {
         all.push(ports.collect());
     }
     all
+}
+
+/// The meters of the pods that have one, by the hash of their names, or the next that is free.
+fn meters(intent: &Intent) -> Vec<Option<u32>> {
+    // Far below the first number that OpenFlow keeps for itself.
+    const LAST: u32 = 0x00ff_ffff;
+    let mut taken = BTreeSet::new();
+    let number = |(id, pod): (PodId, &Pod)| {
+        pod.egress?;
+        let name = format!("meter/{}", intent.pod_name(id));
+        let start = u32::try_from(hash(&name) % u64::from(LAST)).unwrap_or(0);
+        let mut numbers = (start..LAST).chain(0..start).map(|number| number + 1);
+        let free = numbers.find(|number| !taken.contains(number))?;
+        taken.insert(free);
+        Some(free)
+    };
+    intent.pods().map(number).collect()
 }
 
 /// The number that the group of the object with this cookie has, unless another has it.

@@ -24,8 +24,8 @@ pub struct Ruleset<'m> {
 pub struct Table<'m> {
     /// Its family.
     pub family: Family,
-    /// Its sets of interfaces.
-    pub sets: Vec<InterfaceSet>,
+    /// Its sets.
+    pub sets: Vec<Set>,
     /// Its maps.
     pub maps: Vec<PortMap>,
     /// Its maps of addresses.
@@ -58,13 +58,62 @@ impl Family {
     }
 }
 
-/// A set of interfaces by name. They need not exist.
+/// A set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterfaceSet {
+pub struct Set {
     /// Its name.
     pub name: &'static str,
-    /// Its elements, sorted.
-    pub elements: Vec<InterfaceName>,
+    /// Its elements.
+    pub elements: Elements,
+}
+
+/// The elements of a set, sorted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// Interfaces by name. They need not exist.
+    Interfaces(Vec<InterfaceName>),
+    /// Addresses.
+    Addresses(Vec<Ipv4Addr>),
+    /// Ports.
+    Ports(Vec<(Protocol, Port)>),
+    /// Ports that something comes to by an interface.
+    InterfacePorts(Vec<(InterfaceName, Protocol, Port)>),
+    /// Ports of addresses.
+    AddressPorts(Vec<(Ipv4Addr, Protocol, Port)>),
+}
+
+impl Elements {
+    /// Their type in nft.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Interfaces(_) => "ifname",
+            Self::Addresses(_) => "ipv4_addr",
+            Self::Ports(_) => "inet_proto . inet_service",
+            Self::InterfacePorts(_) => "ifname . inet_proto . inet_service",
+            Self::AddressPorts(_) => "ipv4_addr . inet_proto . inet_service",
+        }
+    }
+
+    /// Each as nft reads it.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Interfaces(all) => all.iter().map(|name| format!("\"{name}\"")).collect(),
+            Self::Addresses(all) => all.iter().map(ToString::to_string).collect(),
+            Self::Ports(all) => {
+                all.iter().map(|(protocol, port)| format!("{protocol} . {port}")).collect()
+            }
+            Self::InterfacePorts(all) => all
+                .iter()
+                .map(|(name, protocol, port)| format!("\"{name}\" . {protocol} . {port}"))
+                .collect(),
+            Self::AddressPorts(all) => all
+                .iter()
+                .map(|(address, protocol, port)| format!("{address} . {protocol} . {port}"))
+                .collect(),
+        }
+    }
 }
 
 /// A map from protocol and port to address and port.
@@ -122,6 +171,14 @@ pub enum Condition {
     NotIif(InterfaceName),
     /// It came in by an interface of this set.
     IifIn(&'static str),
+    /// It comes by an interface to a port that are together in this set.
+    IifPortIn(&'static str),
+    /// It is to an address and port that are together in this set.
+    DestinationPortIn(&'static str),
+    /// It is to an address of this set.
+    DestinationIn(&'static str),
+    /// It is to a port of this set.
+    PortIn(&'static str),
     /// It goes out by this interface.
     Oif(InterfaceName),
     /// It goes out by another interface.
@@ -182,6 +239,12 @@ impl fmt::Display for Condition {
             Self::Iif(name) => write!(f, "iifname \"{name}\""),
             Self::NotIif(name) => write!(f, "iifname != \"{name}\""),
             Self::IifIn(set) => write!(f, "iifname @{set}"),
+            Self::IifPortIn(set) => write!(f, "iifname . meta l4proto . th dport @{set}"),
+            Self::DestinationPortIn(set) => {
+                write!(f, "ip daddr . meta l4proto . th dport @{set}")
+            }
+            Self::DestinationIn(set) => write!(f, "ip daddr @{set}"),
+            Self::PortIn(set) => write!(f, "meta l4proto . th dport @{set}"),
             Self::Oif(name) => write!(f, "oifname \"{name}\""),
             Self::NotOif(name) => write!(f, "oifname != \"{name}\""),
             Self::Source(network) => write!(f, "ip saddr {}", Network(*network)),

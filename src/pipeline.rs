@@ -30,6 +30,11 @@
 //! pods never meets conntrack. What no pod takes, table 60 hands to `tun0` with the service's
 //! address still on it: the node's ruleset refuses it there, since a bridge can't write a refusal.
 //!
+//! A packet of a pod to a port at which nodes serve a service to the outside is translated like one
+//! to the service itself, in table 55, whatever node it is for: so isolation applies to it. What
+//! comes from the outside is translated to the service's address by the node's ruleset, and from
+//! then on is as the node's own.
+//!
 //! The numbers are openshift-sdn's wherever the role is the same. Every table ends in an explicit
 //! drop at priority 0, so that what nobody wanted is counted and can be seen.
 
@@ -142,6 +147,8 @@ tables! {
     ArpLocal = 40,
     /// ARP for a pod of another node.
     ArpRemote = 50,
+    /// IP to a node: to a service, where it is to a port that nodes serve one at.
+    NodePort = 55,
     /// IP to a service.
     Service = 60,
     /// Translated to a pod of a service: back to where it came from, or on as for direct traffic.

@@ -10,6 +10,7 @@ mod entry;
 mod guard;
 mod isolation;
 mod multicast;
+mod node_port;
 pub mod proxy;
 mod route;
 mod router;
@@ -17,7 +18,7 @@ mod service;
 mod wiring;
 
 pub use common::Common;
-pub use wiring::{Bridge, EgressIp, Macvlan, Netns, Port, Router, Tun, Uplink, Wiring};
+pub use wiring::{Bridge, EgressIp, Macvlan, Meter, Netns, Port, Router, Tun, Uplink, Wiring};
 
 use std::net::Ipv4Addr;
 
@@ -51,6 +52,7 @@ impl<'m> Plan<'m> {
         let mut builder = Builder { model, common, node, flows: FlowTable::default() };
         entry::lower(&mut builder);
         route::lower(&mut builder);
+        node_port::flows(&mut builder);
         service::lower(&mut builder);
         isolation::lower(&mut builder);
         egress::lower(&mut builder);

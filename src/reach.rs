@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::intent::{NodeId, ProjectId, ServiceId, Verdict};
+use crate::intent::{BlockAt, NodeId, ProjectId, ServiceId, Verdict};
 use crate::model::{Model, Tenant};
 use crate::source::Place;
 use crate::spec::Protocol;
@@ -31,6 +31,8 @@ pub enum From {
     Tenant(Tenant),
     /// A process of a node, by its `tun0`.
     Node(NodeId),
+    /// Whoever is neither a pod nor a node.
+    Outside,
 }
 
 /// A receiver.
@@ -44,6 +46,8 @@ pub enum To {
     Node(NodeId),
     /// A service, at its address.
     Service(ServiceId),
+    /// A node at this address of its own, and a port at which it serves a service.
+    NodePort(NodeId, Ipv4Addr),
     /// An address that is neither a pod's nor a service's.
     Outside(Ipv4Addr),
 }
@@ -81,6 +85,7 @@ impl Reach {
 #[must_use]
 pub fn reach(model: &Model, packet: &Packet) -> Reach {
     match (packet.from, packet.to) {
+        (from, To::NodePort(node, address)) => to_node_port(model, from, (node, address), packet),
         (From::Node(_), To::Tenant(_) | To::Node(_)) => {
             Reach::new(Verdict::Allow, "nodes reach all pods", None)
         }
@@ -92,6 +97,9 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
         }
         (From::Tenant(from), To::Member(to)) => multicast(model, from, to),
         (from, To::Service(service)) => to_service(model, from, service, packet),
+        (From::Outside, _) => {
+            Reach::new(Verdict::Deny, "the outside reaches node ports only", None)
+        }
         (From::Tenant(from), To::Tenant(to)) => {
             between(model, model.project(from), model.project(to))
         }
@@ -120,6 +128,7 @@ fn to_service(model: &Model, from: From, service: ServiceId, packet: &Packet) ->
     let way = match from {
         From::Tenant(from) => between(model, model.project(from), found.project),
         From::Node(_) => Reach::new(Verdict::Allow, "nodes reach all services", None),
+        From::Outside => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
     };
     if !way.allowed() {
         return way;
@@ -136,6 +145,41 @@ fn to_service(model: &Model, from: From, service: ServiceId, packet: &Packet) ->
         }
         Some(_) => way,
     }
+}
+
+/// A port of a node is one of the service's for pods, and open to all else.
+fn to_node_port(
+    model: &Model,
+    from: From,
+    (node, address): (NodeId, Ipv4Addr),
+    packet: &Packet,
+) -> Reach {
+    let mut ports = model.node_ports().iter();
+    let found = ports.find(|p| p.protocol == packet.protocol && p.port == packet.port);
+    let Some(found) = found else {
+        let because = format!("no service has the node port {}/{}", packet.port, packet.protocol);
+        return match from {
+            From::Tenant(from) => outwards(model, from, address, packet),
+            _ => Reach::new(Verdict::Deny, because, None),
+        };
+    };
+    let blocked = model.intent()[node].blocks.iter().find(|block| {
+        block.at == BlockAt::Address(address) && block.covers(packet.protocol, packet.port)
+    });
+    if let Some(block) = blocked.filter(|_| from != From::Node(node)) {
+        let because = format!("{address} does not serve {}/{}", packet.port, packet.protocol);
+        return Reach::new(Verdict::Deny, because, Some(block.place));
+    }
+    let (port, ..) = model.behind(found);
+    if matches!(from, From::Tenant(_))
+        && packet.protocol == Protocol::Sctp
+        && port.port != packet.port
+    {
+        let because = "conntrack of Open vSwitch can't change the port of SCTP";
+        return Reach::new(Verdict::Deny, because, Some(port.place));
+    }
+    let to_service = Packet { to: To::Service(found.service), port: port.port, ..*packet };
+    reach(model, &to_service)
 }
 
 fn between(model: &Model, source: ProjectId, destination: ProjectId) -> Reach {

@@ -60,6 +60,7 @@ impl<'m> Renderer<'m> {
         for (name, text) in [
             ("links.sh", include_str!("render/templates/links.sh.j2")),
             ("ports.sh", include_str!("render/templates/ports.sh.j2")),
+            ("meters.sh", include_str!("render/templates/meters.sh.j2")),
             ("macvlan.sh", include_str!("render/templates/macvlan.sh.j2")),
             ("ruleset.nft", include_str!("render/templates/ruleset.nft.j2")),
             ("squid.conf", include_str!("render/templates/squid.conf.j2")),
@@ -85,6 +86,9 @@ impl<'m> Renderer<'m> {
         files.add("node.json", node_json(wiring)?);
         if self.model.has_services() {
             files.add("groups.ofctl", groups(plan));
+        }
+        if wiring.ports.iter().any(|port| port.meter.is_some()) {
+            files.add("meters.sh", self.meters(wiring)?);
         }
         files.add("flows.ofctl", flows(plan));
         files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, None)?);
@@ -161,9 +165,14 @@ impl<'m> Renderer<'m> {
 
     fn ports(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         let mut lines = Vec::with_capacity(wiring.ports.len());
+        let mut limits = Vec::new();
         for port in &wiring.ports {
             let number = port.ofport.get().to_string();
             lines.push(command("port", &[port.interface.as_str(), &number, &port.owner])?);
+            if let Some(rate) = port.ingress {
+                let words = [port.interface.as_str(), &rate.to_string(), &port.owner];
+                limits.push(command("limit", &words)?);
+            }
         }
         self.render(
             "ports.sh",
@@ -186,8 +195,19 @@ impl<'m> Renderer<'m> {
                     &wiring.pod_networks.iter().chain(&wiring.tun.services).collect::<Vec<_>>()
                 ),
                 lines => lines.join("\n"),
+                limits => limits.join("\n"),
             },
         )
+    }
+
+    fn meters(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+        let mut lines = Vec::new();
+        for (port, meter) in wiring.ports.iter().filter_map(|port| Some((port, port.meter?))) {
+            let line = command("meter", &[&meter.to_string()])?;
+            lines.push(format!("{line} # {}", port.owner));
+        }
+        let (node, bridge) = (wiring.node.as_str(), wiring.bridge.name.as_str());
+        self.render("meters.sh", context! { node, bridge, lines => lines.join("\n") })
     }
 
     fn macvlan(&self, router: &crate::plan::Router) -> Result<Vec<u8>, Diagnostic> {
@@ -267,6 +287,10 @@ impl<'m> Renderer<'m> {
                 }
             })
             .collect();
+        let addresses = &intent[node].node_port_addresses;
+        let served = !self.model.node_ports().is_empty();
+        let node_port_addresses =
+            addresses.iter().filter(|_| served).map(ToString::to_string).collect::<Vec<_>>();
         let platform = match intent.cluster().platform {
             Platform::Baremetal => "baremetal",
             Platform::Openstack => "openstack",
@@ -280,6 +304,7 @@ impl<'m> Renderer<'m> {
                 node => wiring.node.as_str(),
                 bridge => wiring.bridge.name.as_str(),
                 services => self.model.has_services(),
+                node_port_addresses => node_port_addresses,
                 routers,
                 egress_ips => wiring
                     .egress_ips
@@ -288,6 +313,7 @@ impl<'m> Renderer<'m> {
                     .collect::<Vec<_>>(),
                 platform,
                 gateway => self.gateway(node, wiring),
+                meters => wiring.ports.iter().any(|port| port.meter.is_some()),
             },
         )
     }
@@ -347,8 +373,12 @@ fn nft_table(table: &nft::Table<'_>) -> Value {
             }
         })
         .collect();
-    let set = |set: &nft::InterfaceSet| {
-        context! { name => set.name, elements => strings(&set.elements) }
+    let set = |set: &nft::Set| {
+        context! {
+            name => set.name,
+            kind => set.elements.kind(),
+            elements => set.elements.lines(),
+        }
     };
     let sets: Vec<Value> = table.sets.iter().map(set).collect();
     context! { family => table.family.as_str(), sets, maps, chains }

@@ -8,6 +8,7 @@ mod cluster;
 mod egress_ips;
 mod egress_policies;
 mod egress_routers;
+mod node_ports;
 mod nodes;
 mod projects;
 mod services;
@@ -36,7 +37,8 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let mut context = Context { report: Report::new(), complete };
     wire.check_version(&mut context);
     let cluster = cluster::resolve(&wire, &mut context);
-    let nodes = nodes::resolve(&wire, &cluster, &mut context);
+    let mut nodes = nodes::resolve(&wire, &cluster, &mut context);
+    node_ports::blocks(&wire, &mut nodes, &mut context);
     let projects = projects::resolve(&wire, &nodes, cluster.mode, &mut context);
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);

@@ -19,10 +19,12 @@ pub use cluster::{Cluster, Dns, Mode, Platform, PodNetwork};
 pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter, ProxyRule, RouterMode};
-pub use node::{Datapath, Node, RpFilter, Uplink};
-pub use project::{Join, Pod, Project, ProjectSet};
+pub use node::{Datapath, Node, NodePortBlock, RpFilter, Uplink};
+pub use project::{Join, Pod, PodBandwidth, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
-pub use service::{PodPort, Service, ServicePort, ServiceProtocol, SessionAffinity, TargetPort};
+pub use service::{
+    PodPort, Service, ServicePort, ServiceProtocol, ServiceType, SessionAffinity, TargetPort,
+};
 
 /// The version of the desired state that this ringfence reads.
 pub const VERSION: u64 = 1;

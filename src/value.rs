@@ -5,6 +5,7 @@
 //! script or a ruleset except as one of these.
 
 mod address;
+mod bandwidth;
 mod cluster_ip;
 mod dns_name;
 mod host;
@@ -18,6 +19,7 @@ mod number;
 mod span;
 
 pub use address::{Address, Cidr, ipv4};
+pub use bandwidth::Bandwidth;
 pub use cluster_ip::ClusterIp;
 pub use dns_name::DnsName;
 pub use host::{Host, HostName, Site};
@@ -28,7 +30,7 @@ pub use moment::{Moment, age};
 pub use name::Name;
 pub use name_server::NameServer;
 pub(crate) use number::check as check_number;
-pub use number::{Port, Vnid};
+pub use number::{NodePort, Port, Vnid};
 pub use span::Span;
 
 use crate::diagnostic::{Code, Diagnostic};
@@ -86,6 +88,7 @@ pub const FORMATS: &[(&str, Check)] = &[
     (Address::FORMAT, |text| Address::parse(text).map(drop)),
     (ClusterIp::FORMAT, |text| ClusterIp::parse(text).map(drop)),
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),
+    (Bandwidth::FORMAT, |text| Bandwidth::parse(text).map(drop)),
     (HostName::FORMAT, |text| HostName::parse(text).map(drop)),
     (Host::FORMAT, |text| Host::parse(text).map(drop)),
     (Site::FORMAT, |text| Site::parse(text).map(drop)),

@@ -50,6 +50,10 @@ pub enum Kind {
     Flows,
     /// A group.
     Group,
+    /// A meter.
+    Meter,
+    /// A queue discipline of a port.
+    Qos,
     /// An nft ruleset.
     Ruleset,
     /// The proxy of an egress router.
@@ -71,6 +75,8 @@ impl fmt::Display for Change {
             Kind::Port => "port",
             Kind::Flows => "flows",
             Kind::Group => "group",
+            Kind::Meter => "meter",
+            Kind::Qos => "qos",
             Kind::Ruleset => "ruleset",
             Kind::Proxy => "proxy",
         };

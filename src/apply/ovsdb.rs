@@ -17,6 +17,10 @@ pub(super) const ADOPTED: &str = "ringfence-adopted";
 pub(super) struct Database {
     /// The bridges by name.
     pub(super) bridges: BTreeMap<String, Bridge>,
+    /// The queue disciplines by their rows.
+    pub(super) qos: BTreeMap<String, Qos>,
+    /// The queues by their rows.
+    pub(super) queues: BTreeMap<String, Qos>,
 }
 
 /// A bridge.
@@ -51,6 +55,21 @@ pub(super) struct Port {
     pub(super) mac: Option<String>,
     /// The MTU that it was to have.
     pub(super) mtu_request: Option<i64>,
+    /// The row of its queue discipline.
+    pub(super) qos: Option<String>,
+}
+
+/// A queue discipline, or one of its queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Qos {
+    /// Marks of whoever made it.
+    pub(super) external_ids: BTreeMap<String, String>,
+    /// The type of a discipline.
+    pub(super) kind: String,
+    /// Its settings.
+    pub(super) config: BTreeMap<String, String>,
+    /// The rows of its queues by their numbers.
+    pub(super) queues: BTreeMap<i64, String>,
 }
 
 impl Database {
@@ -63,7 +82,7 @@ impl Database {
                 "Bridge",
                 &["name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"]
             ),
-            select("Port", &["_uuid", "name", "interfaces", "external_ids"]),
+            select("Port", &["_uuid", "name", "interfaces", "external_ids", "qos"]),
             select(
                 "Interface",
                 &[
@@ -77,6 +96,8 @@ impl Database {
                     "mtu_request"
                 ]
             ),
+            select("QoS", &["_uuid", "type", "external_ids", "other_config", "queues"]),
+            select("Queue", &["_uuid", "external_ids", "other_config"]),
         ]);
         let command = Command::read(
             Tool::OvsdbClient,
@@ -131,13 +152,36 @@ impl Database {
                     ofport_request: number("ofport_request"),
                     mac: text(interface, "mac"),
                     mtu_request: number("mtu_request"),
+                    qos: set(port.get("qos")?).first().and_then(reference),
                 };
                 bridge.ports.insert(text(port, "name")?, found);
             }
             bridges.insert(text(row, "name")?, bridge);
         }
-        Some(Self { bridges })
+        let qos = rows(3)?.iter().map(disciplines).collect::<Option<_>>()?;
+        let queues = rows(4)?.iter().map(disciplines).collect::<Option<_>>()?;
+        Some(Self { bridges, qos, queues })
     }
+}
+
+/// A row of the tables `QoS` and `Queue`, with its number.
+fn disciplines(found: &Value) -> Option<(String, Qos)> {
+    let queues = found.get("queues").and_then(|queues| queues.get(1)).and_then(Value::as_array);
+    let queues = queues.into_iter().flatten();
+    let qos = Qos {
+        external_ids: map(found.get("external_ids")?),
+        kind: text(found, "type").unwrap_or_default(),
+        config: map(found.get("other_config")?),
+        queues: queues
+            .filter_map(|pair| Some((pair.get(0)?.as_i64()?, reference(pair.get(1)?)?)))
+            .collect(),
+    };
+    Some((uuid(found)?.to_owned(), qos))
+}
+
+/// What a reference to a row names.
+fn reference(reference: &Value) -> Option<String> {
+    reference.get(1)?.as_str().map(str::to_owned)
 }
 
 fn uuid(row: &Value) -> Option<&str> {

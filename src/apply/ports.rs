@@ -1,10 +1,11 @@
 //! The bridge and its ports: one transaction of what differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Action, Kind, Step};
 use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Database, MARK, Port};
+use super::qos;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::{self, OfPort};
 use crate::plan::Wiring;
@@ -25,6 +26,7 @@ struct Wanted {
     ofport: OfPort,
     mac: Option<String>,
     mtu: Option<u32>,
+    ingress: Option<u64>,
 }
 
 /// What to do about the bridge and its ports.
@@ -36,6 +38,10 @@ pub(super) struct Ports {
     pub(super) after: Step,
     /// Whether the bridge is new or loses its flows by a change.
     pub(super) flows_lost: bool,
+    /// Whether the bridge is new or changes its datapath, which loses all else that it has.
+    pub(super) datapath_lost: bool,
+    /// After all of that: queue disciplines that no port has any more.
+    pub(super) sweep: Step,
 }
 
 pub(super) fn compare(
@@ -54,7 +60,8 @@ pub(super) fn compare(
         return Err(Diagnostic::new(Code::NotOurs, message)
             .help("choose another with --bridge, or take it over, flows and all, with --adopt"));
     }
-    let mut ports = Ports { flows_lost: live.is_none(), ..Ports::default() };
+    let mut ports =
+        Ports { flows_lost: live.is_none(), datapath_lost: live.is_none(), ..Ports::default() };
     let mut words: Vec<String> = Vec::new();
     bridge(wiring, database, &mut ports, &mut words);
     let wanted = wanted(wiring);
@@ -79,14 +86,21 @@ pub(super) fn compare(
         clause(words, &["--if-exists", "del-port", name, old]);
     }
     let mut unplug: Vec<String> = Vec::new();
+    let mut limited: BTreeSet<&str> = BTreeSet::new();
     for port in wanted.values() {
         let have = have.get(&port.name);
         let again = have.and_then(|have| again(port, have, links));
         if again.is_some() {
             clause(&mut unplug, &["--if-exists", "del-port", name, &port.name]);
         }
+        let fresh = again.is_some();
         want(name, port, have, again, &mut ports.before, &mut words);
+        let have = have.filter(|_| !fresh);
+        if limit(port, have, database, &mut ports.before, &mut words) {
+            limited.insert(port.name.as_str());
+        }
     }
+    ports.sweep = qos::sweep(database, Some(name), &limited);
     // Within one transaction, Open vSwitch would keep the port as it is.
     let before = &mut ports.before;
     for words in [unplug, words].into_iter().filter(|words| !words.is_empty()) {
@@ -117,6 +131,7 @@ fn bridge(wiring: &Wiring, database: &Database, ports: &mut Ports, words: &mut V
     let mut settings = Vec::new();
     if !same_datapath {
         ports.flows_lost = true;
+        ports.datapath_lost = true;
         differing.push("datapath");
         settings.push(format!("datapath_type={datapath}"));
     }
@@ -203,6 +218,7 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         ofport: OfPort::VXLAN,
         mac: None,
         mtu: None,
+        ingress: None,
     };
     let tun = Wanted {
         name: pipeline::TUN.to_owned(),
@@ -212,6 +228,7 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         ofport: OfPort::TUN,
         mac: Some(wiring.tun.mac.to_string()),
         mtu: Some(wiring.mtu),
+        ingress: None,
     };
     let pods = wiring.ports.iter().map(|port| Wanted {
         name: port.interface.to_string(),
@@ -221,6 +238,7 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         ofport: port.ofport,
         mac: None,
         mtu: None,
+        ingress: port.ingress,
     });
     [vxlan, tun].into_iter().chain(pods).map(|port| (port.name.clone(), port)).collect()
 }
@@ -253,7 +271,7 @@ fn want(
     step: &mut Step,
     words: &mut Vec<String>,
 ) {
-    let Wanted { name, owner, kind, options, ofport, mac, mtu } = wanted;
+    let Wanted { name, owner, kind, options, ofport, mac, mtu, ingress: _ } = wanted;
     let number = i64::from(ofport.get());
     let fresh = have.is_none();
     let have = have.filter(|_| again.is_none()).cloned();
@@ -306,6 +324,38 @@ fn want(
             name,
             format!("{} of {owner}", differing.join(", ")),
         );
+    }
+}
+
+/// The clauses that limit what a port's owner receives, or no longer limit it. Tells whether the
+/// port has just the discipline that it is to have.
+fn limit(
+    wanted: &Wanted,
+    have: Option<&Port>,
+    database: &Database,
+    step: &mut Step,
+    words: &mut Vec<String>,
+) -> bool {
+    let Wanted { name, owner, ofport, ingress, .. } = wanted;
+    let old = have.and_then(|port| port.qos.as_ref());
+    let ours = old.and_then(|row| database.qos.get(row));
+    let ours = ours.is_some_and(|qos| qos.external_ids.contains_key(MARK));
+    match ingress {
+        Some(rate) if have.is_some_and(|have| qos::is(database, have, owner, *rate)) => true,
+        Some(rate) => {
+            for clause in qos::set(name, owner, *rate, ofport.get().into()) {
+                extend(words, clause.into_iter());
+            }
+            let action = if old.is_some() { Action::Change } else { Action::Add };
+            step.change(action, Kind::Qos, owner, format!("{rate} bit/s to {name}"));
+            false
+        }
+        None => {
+            if ours {
+                clause(words, &["clear", "Port", name, "qos"]);
+            }
+            false
+        }
     }
 }
 

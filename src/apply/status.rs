@@ -90,10 +90,15 @@ fn place(change: &Change, artifacts: &Artifacts) -> Option<String> {
     let object = change.object.as_str();
     let port = || wiring.ports.iter().find(|port| port.interface.as_str() == object);
     let netns = || wiring.netns.iter().find(|netns| netns.name.as_str() == object);
+    let metered = || {
+        let mut ports = wiring.ports.iter();
+        ports.find(|port| port.meter.is_some_and(|meter| meter.id.to_string() == object))
+    };
     let owner = match change.kind {
-        Kind::Flows | Kind::Group => Some(object.to_owned()),
+        Kind::Flows | Kind::Group | Kind::Qos => Some(object.to_owned()),
         _ if change.action == Action::Remove => return None,
         Kind::Netns => netns().map(|netns| netns.owner.clone()),
+        Kind::Meter => metered().map(|port| port.owner.clone()),
         Kind::Port | Kind::Link => port().map(|port| port.owner.clone()),
         Kind::Sysctl | Kind::Ruleset | Kind::Bridge | Kind::Proxy => None,
     };

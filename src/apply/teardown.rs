@@ -1,14 +1,14 @@
 //! Removes what is ringfence's from a node, and nothing else.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::change::{Action, Change, Kind, Step};
 use super::links::{self, Links};
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
 use super::proxies::{self, Proxies};
-use super::rulesets;
 use super::state::Store;
-use super::{gateway, may_run};
+use super::{gateway, may_run, qos, rulesets};
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
 
@@ -33,6 +33,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
         }
     }
     steps.push(proxies::remove(None, &Proxies::read(system)?));
+    steps.push(qos::sweep(&database, None, &BTreeSet::new()));
     steps.push(links::remove(None, &links));
     steps.push(rulesets::remove(listing.as_deref()));
     if !check {
@@ -57,6 +58,8 @@ fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
     step.commands.push(Command::change(Tool::OvsOfctl, flows));
     let groups = ["-O", "OpenFlow15", "del-groups", name];
     step.commands.push(Command::change(Tool::OvsOfctl, groups));
+    let meters = ["-O", "OpenFlow14", "del-meters", name];
+    step.commands.push(Command::change(Tool::OvsOfctl, meters));
     let mut words = vec!["--timeout=60".to_owned()];
     for (port, found) in &bridge.ports {
         if found.external_ids.contains_key(MARK) {

@@ -144,6 +144,22 @@ codes! {
     ServiceAddressesExhausted = 127 Error,
     PodPortTwice = 128 Error,
     ServiceSctpPort = 129 Error,
+    // Node ports and load balancers.
+    NodePortRange = 130 Error,
+    NodePortTwice = 131 Error,
+    NodePortType = 132 Error,
+    NodePortHeadless = 133 Error,
+    BalancerPortTwice = 134 Error,
+    BalancerPortTaken = 135 Error,
+    BalancerPortShadows = 136 Warning,
+    NodePortsExhausted = 137 Error,
+    NodePortAffinity = 138 Warning,
+    BlockWhere = 139 Error,
+    BlockAddress = 140 Error,
+    BlockNothing = 141 Warning,
+    BlockUplink = 142 Error,
+    // Bandwidth.
+    BadBandwidth = 143 Error,
     // Names and name servers.
     BadDnsName = 150 Error,
     NameWildcard = 151 Error,

@@ -35,6 +35,8 @@ pub enum Action {
     /// Tracks the packet among the connections to services, translates it as its connection was
     /// committed, and goes on in any table.
     Track(Table),
+    /// Drops the packet where a meter has had too many.
+    Meter(u32),
     /// Chooses a bucket of a group.
     Group(u32),
     /// Gives the frame this Ethernet destination.
@@ -97,6 +99,10 @@ impl Action {
                 out.extend_from_slice(b",zone=");
                 write_number(out, SERVICE_ZONE.into());
                 out.extend_from_slice(b",nat)");
+            }
+            Self::Meter(id) => {
+                out.extend_from_slice(b"meter:");
+                write_number(out, (*id).into());
             }
             Self::Group(id) => {
                 out.extend_from_slice(b"group:");

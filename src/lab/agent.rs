@@ -2,7 +2,7 @@
 //!
 //! It reads requests as lines of JSON and answers each with a line. It ends with its input.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -41,10 +41,22 @@ pub(super) enum Request {
     Cast { id: usize, group: SocketAddrV4 },
     /// Tell what the groups brought so far.
     Heard,
+    /// Count the bytes that come to this port from now on, and when.
+    Count(u16),
+    /// Send datagrams with this many bits a second for some time.
+    Flood { id: usize, to: SocketAddrV4, bits: u64, milliseconds: u64 },
+    /// Tell how many bits a second came to this port in this time.
+    Counted(u16, u64),
 }
 
 /// Groups with the sources that were heard in them.
 pub(super) type Heard = BTreeSet<(SocketAddrV4, Ipv4Addr)>;
+
+/// The bytes that came to ports.
+type Counts = BTreeMap<u16, u64>;
+
+/// What a datagram of a flood holds, in bytes, and what carries it: Ethernet, IP and UDP.
+const FLOOD: (usize, usize) = (1200, 42);
 
 /// How many datagrams a cast has, for those that the machine may lose.
 pub(super) const CASTS: u32 = 4;
@@ -72,6 +84,10 @@ pub(super) enum Reply {
     Cast { id: usize },
     /// What the groups brought.
     Heard(Heard),
+    /// The flood is over.
+    Flooded { id: usize },
+    /// How many bits a second came.
+    Counted(u64),
     /// Nothing came back.
     Silent { id: usize, reason: String },
 }
@@ -80,6 +96,7 @@ pub(super) enum Reply {
 pub fn run() {
     let output = Mutex::new(io::stdout());
     let heard = Arc::new(Mutex::new(Heard::new()));
+    let counts = Arc::new(Mutex::new(Counts::new()));
     let reply = |reply: &Reply| {
         if let (Ok(mut output), Ok(line)) = (output.lock(), serde_json::to_string(reply)) {
             let _ = writeln!(output, "{line}");
@@ -116,6 +133,21 @@ pub fn run() {
                             Ok(()) => Reply::Cast { id },
                             Err(error) => Reply::Silent { id, reason: error.kind().to_string() },
                         });
+                    });
+                }
+                Ok(Request::Count(port)) => reply(&match count(port, Arc::clone(&counts)) {
+                    Ok(()) => Reply::Listening,
+                    Err(error) => Reply::CannotListen(format!("{port}: {error}")),
+                }),
+                Ok(Request::Counted(port, milliseconds)) => {
+                    let bytes = counts.lock().ok().and_then(|mut counts| counts.remove(&port));
+                    let bits = bytes.unwrap_or_default() * 8 * 1000 / milliseconds.max(1);
+                    reply(&Reply::Counted(bits));
+                }
+                Ok(Request::Flood { id, to, bits, milliseconds }) => {
+                    reply(&match flood(to, bits, Duration::from_millis(milliseconds)) {
+                        Ok(()) => Reply::Flooded { id },
+                        Err(error) => Reply::Silent { id, reason: error.kind().to_string() },
                     });
                 }
                 Ok(Request::Heard) => {
@@ -256,6 +288,39 @@ fn cast(group: SocketAddrV4) -> io::Result<()> {
     Ok(())
 }
 
+fn count(port: u16, counts: Arc<Mutex<Counts>>) -> io::Result<()> {
+    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            if let Ok(mut counts) = counts.lock() {
+                // As the network counts them.
+                *counts.entry(port).or_default() += (length + FLOOD.1) as u64;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn flood(to: SocketAddrV4, bits: u64, time: Duration) -> io::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(2);
+    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
+    let each = (FLOOD.0 + FLOOD.1) as u64 * 8;
+    let begin = Instant::now();
+    let mut sent = 0;
+    while begin.elapsed() < time {
+        let elapsed = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due = bits.saturating_mul(elapsed) / 1000 / each;
+        while sent < due {
+            // What the interface has no room for is lost like what the network drops.
+            let _ = socket.send_to(&[0; FLOOD.0], to);
+            sent += 1;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 fn probe(
     id: usize,
     transport: Transport,
@@ -272,7 +337,15 @@ fn probe(
             Some((from, at)) => Reply::Answered { id, from: from.to_owned(), at: at.to_owned() },
             None => Reply::Silent { id, reason: "an empty answer".to_owned() },
         },
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Reply::Refused { id },
+        // A ruleset that refuses what its own node sends lets the sending fail.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Reply::Refused { id }
+        }
         Err(error) => Reply::Silent { id, reason: error.kind().to_string() },
     }
 }
@@ -371,6 +444,22 @@ impl Agent {
     ) -> Result<(), Diagnostic> {
         self.send(&Request::Join(group, interface))?;
         self.listening()
+    }
+
+    /// Makes the agent count what comes to a port.
+    pub(super) fn count(&mut self, port: u16) -> Result<(), Diagnostic> {
+        self.send(&Request::Count(port))?;
+        self.listening()
+    }
+
+    /// How many bits a second came to a port in this time.
+    pub(super) fn counted(&mut self, port: u16, time: Duration) -> Result<u64, Diagnostic> {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.send(&Request::Counted(port, milliseconds))?;
+        match self.receive()? {
+            Reply::Counted(bits) => Ok(bits),
+            other => Err(failed(&format!("an agent answers out of turn: {other:?}"))),
+        }
     }
 
     /// What the groups brought so far.

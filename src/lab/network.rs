@@ -9,13 +9,13 @@ use ipnet::Ipv4Net;
 
 use super::{Host, Lab, failed};
 use crate::diagnostic::Diagnostic;
-use crate::intent::{Attachment, Node, NodeId};
+use crate::intent::{Attachment, BlockAt, Node, NodeId};
 use crate::model::Tenant;
 use crate::pipeline;
 use crate::value::InterfaceName;
 
 /// The bridge that holds a node's address: a userspace datapath takes tunnels only there.
-const UNDERLAY: &str = "br-phy";
+pub(super) const UNDERLAY: &str = "br-phy";
 /// The uplink of a node whose desired state has none.
 const DEFAULT_UPLINK: &str = "eth0";
 /// The next hop of such a node (RFC 3927).
@@ -62,6 +62,7 @@ pub(super) fn connect(lab: &Lab) -> Result<(), Diagnostic> {
             underlay(lab, *id, *subnet, *gateway)?;
         }
     }
+    other_addresses(lab)?;
     plug(lab)
 }
 
@@ -105,28 +106,27 @@ fn uplink(node: &Node) -> &str {
     node.uplink.as_ref().map_or(DEFAULT_UPLINK, |uplink| uplink.interface.as_str())
 }
 
-/// A veth between a node and the outside.
+/// The veth of a node's uplink.
 fn cable(lab: &Lab, id: NodeId, port: usize) -> Result<(), Diagnostic> {
     let node = &lab.model.intent()[id];
+    veth(lab, id, uplink(node), &["address", &mac(node.address)], &format!("w{port}"))
+}
+
+/// A veth between a node and the outside.
+fn veth(
+    lab: &Lab,
+    id: NodeId,
+    interface: &str,
+    address: &[&str],
+    peer: &str,
+) -> Result<(), Diagnostic> {
     let (inside, outside) = (lab.node(id)?.pid().to_string(), lab.outside.pid().to_string());
-    let (mac, peer) = (mac(node.address), format!("w{port}"));
     let words = [
-        "link",
-        "add",
-        uplink(node),
-        "address",
-        &mac,
-        "netns",
-        &inside,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        &peer,
-        "netns",
-        &outside,
+        &["link", "add", interface],
+        address,
+        &["netns", &inside, "type", "veth", "peer", "name", peer, "netns", &outside],
     ];
-    let output = duct::cmd("ip", words).stderr_capture().unchecked().run();
+    let output = duct::cmd("ip", words.concat()).stderr_capture().unchecked().run();
     let output = output.map_err(|error| failed(&error.to_string()))?;
     if output.status.success() {
         return Ok(());
@@ -194,6 +194,66 @@ fn underlay_bridge(host: &Host, node: &Node, bridge: &str, uplink: &str) -> Resu
         ],
     )?;
     Ok(())
+}
+
+/// The interfaces of a node beside its uplink: those that blocks of node ports name.
+fn others(node: &Node) -> Vec<&str> {
+    let mut interfaces: Vec<&str> = node
+        .blocks
+        .iter()
+        .filter_map(|block| match &block.at {
+            BlockAt::Interface(name) => Some(name.as_str()).filter(|name| *name != uplink(node)),
+            BlockAt::Address(_) => None,
+        })
+        .collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    interfaces
+}
+
+/// The interface by which the outside reaches an address of a node's: its own by the uplink, the
+/// others at which it serves node ports by its other interfaces in turn, if it has any.
+pub(super) fn comes_by(node: &Node, address: Ipv4Addr) -> &str {
+    let interfaces = others(node);
+    let mut rest = node.node_port_addresses.iter().filter(|other| **other != node.address);
+    match rest.position(|other| *other == address) {
+        Some(index) if !interfaces.is_empty() => interfaces[index % interfaces.len()],
+        _ => uplink(node),
+    }
+}
+
+/// Gives the nodes their other interfaces, and the addresses beside their own.
+fn other_addresses(lab: &Lab) -> Result<(), Diagnostic> {
+    let (mut outside, mut clients) = (String::new(), 0_u8);
+    for (number, (id, node)) in lab.model.intent().nodes().enumerate() {
+        let mut inside = String::new();
+        let peer = |interface: &str| {
+            let index = others(node).iter().position(|other| *other == interface);
+            format!("x{number}-{}", index.unwrap_or_default())
+        };
+        for interface in others(node) {
+            veth(lab, id, interface, &[], &peer(interface))?;
+            // Who asks by it is told by it, at an address that no other has.
+            let client = Ipv4Addr::new(169, 254, 253, clients);
+            clients = clients.saturating_add(1);
+            let peer = peer(interface);
+            let _ = writeln!(outside, "link set {peer} up\naddress add {client}/32 dev {peer}");
+            let _ = writeln!(inside, "link set {interface} up");
+            let _ = writeln!(inside, "route add {client}/32 dev {interface}");
+        }
+        for address in node.node_port_addresses.iter().filter(|other| **other != node.address) {
+            let by = comes_by(node, *address);
+            if by == uplink(node) {
+                let _ = writeln!(inside, "address add {address}/32 dev {UNDERLAY}");
+                let _ = writeln!(outside, "route replace {address}/32 via {}", node.address);
+            } else {
+                let _ = writeln!(inside, "address add {address}/32 dev {by}");
+                let _ = writeln!(outside, "route replace {address}/32 dev {}", peer(by));
+            }
+        }
+        lab.node(id)?.feed(None, &["ip", "-batch", "-"], inside)?;
+    }
+    lab.outside.feed(None, &["ip", "-batch", "-"], outside)
 }
 
 /// The namespace that stands for the workload behind an interface that exists already.

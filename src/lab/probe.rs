@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 
 use super::agent::{Agent, Reply, Request, Transport};
-use super::network::stand_in;
+use super::network::{comes_by, stand_in};
 use super::{Lab, failed, names};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{
-    Attachment, EgressRouter, EgressRule, NodeId, RouterId, RouterMode, ServiceId, Site, Upstream,
-    Verdict,
+    Attachment, BlockAt, EgressRouter, EgressRule, NodeId, PodId, RouterId, RouterMode, ServiceId,
+    Site, Upstream, Verdict,
 };
-use crate::model::{Model, Tenant, rule_name};
+use crate::model::{Model, NodePort, Tenant, rule_name};
 use crate::pipeline::ROUTER_NETNS_PREFIX;
 use crate::plan::proxy;
 use crate::reach::{From, Packet, To, reach};
 use crate::spec::Protocol;
-use crate::value::{HostName, Port, StringValue as _};
+use crate::value::{Bandwidth, HostName, Port, StringValue as _};
 
 /// The port that pods and nodes answer at.
 const POD_PORT: u64 = 8080;
@@ -33,6 +33,15 @@ const ODD_PORT: u64 = 40_007;
 const ADDRESSES_SHOWN: usize = 4;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
+/// How long a flood lasts, how many a run has, and the ports that they go to.
+const FLOOD: Duration = Duration::from_secs(3);
+const MOST_FLOODS: usize = 8;
+const FIRST_FLOOD: u16 = 41_000;
+/// The most bits a second that the lab shows, and what it sends where there is no limit.
+const MOST_BITS: u64 = 20_000_000;
+const UNLIMITED_BITS: u64 = 12_000_000;
+/// How often a flood is sent at most: a machine that is busy loses some of one.
+const FLOOD_ATTEMPTS: usize = 3;
 /// How long the tunnels have to come up.
 const WARM_UP: Duration = Duration::from_secs(20);
 
@@ -82,6 +91,13 @@ pub enum Want {
     Silence,
     /// These get a copy, and nobody else. Such a probe is sent to a group.
     Copies(BTreeSet<String>),
+    /// About so many bits a second arrive of the many that are sent.
+    Rate {
+        /// What should arrive.
+        bits: u64,
+        /// What is sent.
+        sent: u64,
+    },
 }
 
 /// What happened to a probe.
@@ -100,6 +116,8 @@ pub enum Seen {
     Silence,
     /// These got a copy.
     Copies(BTreeSet<String>),
+    /// So many bits a second arrived.
+    Rate(u64),
 }
 
 impl Seen {
@@ -109,6 +127,10 @@ impl Seen {
         match (self, want) {
             (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
             (Self::Copies(got), Want::Copies(want)) => got == want,
+            // A machine with other things to do is no exact clock.
+            (Self::Rate(got), Want::Rate { bits, .. }) => {
+                (bits * 70 / 100..=bits * 125 / 100).contains(got)
+            }
             (Self::Answer { seen_as, at }, Want::Answer { seen_as: want_seen, at: want_at }) => {
                 want_seen.is_none_or(|want| want.to_string() == *seen_as)
                     && want_at.is_none_or(|want| want.to_string() == *at)
@@ -138,8 +160,13 @@ impl Want {
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
             Self::Copies(names) => copies(names),
+            Self::Rate { bits, sent } => format!("{} of {}", megabits(*bits), megabits(*sent)),
         }
     }
+}
+
+fn megabits(bits: u64) -> String {
+    format!("{}.{} Mbit/s", bits / 1_000_000, bits % 1_000_000 / 100_000)
 }
 
 /// Who got a datagram to a group, in words.
@@ -159,6 +186,7 @@ impl Seen {
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
             Self::Copies(names) => copies(names),
+            Self::Rate(bits) => megabits(*bits),
         }
     }
 }
@@ -203,7 +231,7 @@ impl Summary {
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
 /// every egress rule, every egress router, multicast from every project with it and one without,
-/// every service.
+/// every service, every node port, every limit of what pods send and receive.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new() };
@@ -216,6 +244,8 @@ pub fn plan(model: &Model) -> Vec<Probe> {
     for (id, address) in model.services() {
         planner.service(id, address);
     }
+    planner.node_ports();
+    planner.bandwidths();
     planner.probes
 }
 
@@ -684,6 +714,166 @@ impl Planner<'_> {
     }
 }
 
+impl Planner<'_> {
+    /// Every limit that the lab has time for, from and to a pod of the same project, and that
+    /// others are not limited.
+    fn bandwidths(&mut self) {
+        let model = self.model;
+        let intent = model.intent();
+        let limits: Vec<(PodId, bool)> = intent
+            .pods()
+            .flat_map(|(id, pod)| {
+                let both = [pod.egress.map(|_| (id, true)), pod.ingress.map(|_| (id, false))];
+                both.into_iter().flatten()
+            })
+            .collect();
+        let limited = |id: PodId| intent[id].ingress.is_some() || intent[id].egress.is_some();
+        let partner = |id: PodId, plain: bool| {
+            let mut others = intent.pods().filter(|(other, pod)| {
+                *other != id && pod.project == intent[id].project && !(plain && limited(*other))
+            });
+            others.next().map(|(other, _)| other)
+        };
+        let mut pairs: Vec<(PodId, PodId)> = Vec::new();
+        for (id, sends) in limits {
+            let Some(other) = partner(id, true).or_else(|| partner(id, false)) else { continue };
+            pairs.push(if sends { (id, other) } else { (other, id) });
+        }
+        if !pairs.is_empty() {
+            let mut plain = intent.pods().filter(|(id, _)| !limited(*id));
+            let free = plain.find_map(|(id, _)| Some((id, partner(id, true)?)));
+            pairs.extend(free);
+        }
+        pairs.dedup();
+        for (number, (from, to)) in pairs.into_iter().take(MOST_FLOODS).enumerate() {
+            self.flood(from, to, number);
+        }
+    }
+
+    fn flood(&mut self, from: PodId, to: PodId, number: usize) {
+        let model = self.model;
+        let intent = model.intent();
+        let limit = [intent[from].egress, intent[to].ingress].into_iter().flatten().min();
+        let (bits, sent) = match limit.map(Bandwidth::get) {
+            // More than a machine shows for sure.
+            Some(limit) if limit > MOST_BITS => return,
+            Some(limit) => (limit, (3 * limit).max(UNLIMITED_BITS)),
+            None => (UNLIMITED_BITS, UNLIMITED_BITS),
+        };
+        let because = match limit {
+            Some(limit) => format!("the limit is {limit}"),
+            None => "nothing limits it".to_owned(),
+        };
+        let number = u16::try_from(number).unwrap_or_default();
+        let address = model.endpoint(Tenant::Pod(to)).address;
+        let (a, b) = (intent.pod_name(from), intent.pod_name(to));
+        self.probes.push(Probe {
+            fetch: None,
+            title: format!("{a} to {b}, as much as it can"),
+            from: Place::Tenant(Tenant::Pod(from)),
+            to: SocketAddrV4::new(address, FIRST_FLOOD + number),
+            protocol: Protocol::Udp,
+            want: Want::Rate { bits, sent },
+            because,
+        });
+    }
+
+    /// Every node port: from the outside at every address of every node, from one pod of every
+    /// project on every node, and from the nodes, each to the own node and to another.
+    fn node_ports(&mut self) {
+        let model = self.model;
+        let intent = model.intent();
+        let mut pods: BTreeMap<(usize, NodeId), Tenant> = BTreeMap::new();
+        for (pod, found) in intent.pods() {
+            pods.entry((found.project.index(), found.node)).or_insert(Tenant::Pod(pod));
+        }
+        let nodes: Vec<NodeId> = intent.nodes().map(|(id, _)| id).collect();
+        for port in model.node_ports().iter().filter(|port| port.protocol != Protocol::Sctp) {
+            for (index, node) in nodes.iter().enumerate() {
+                let addresses = &intent[*node].node_port_addresses;
+                for address in addresses {
+                    self.node_port(port, Place::Outside, *node, *address);
+                }
+                let before = nodes[(index + nodes.len() - 1) % nodes.len()];
+                let near = BTreeSet::from([*node, before]);
+                for ((_, at), tenant) in &pods {
+                    for address in addresses.iter().filter(|_| near.contains(at)) {
+                        self.node_port(port, Place::Tenant(*tenant), *node, *address);
+                    }
+                }
+                for from in &near {
+                    // Between nodes, there is but the uplink.
+                    let by_uplink =
+                        |address: &&Ipv4Addr| from == node || **address == intent[*node].address;
+                    for address in addresses.iter().filter(by_uplink) {
+                        self.node_port(port, Place::Node(*from), *node, *address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn node_port(&mut self, found: &NodePort, client: Place, node: NodeId, address: Ipv4Addr) {
+        let model = self.model;
+        let intent = model.intent();
+        let (from, name) = match client {
+            Place::Tenant(tenant) => (From::Tenant(tenant), self.name(tenant)),
+            Place::Node(node) => (From::Node(node), intent[node].name.to_string()),
+            Place::Outside => (From::Outside, super::OUTSIDE.to_owned()),
+        };
+        let NodePort { protocol, port, .. } = *found;
+        let packet = Packet { from, to: To::NodePort(node, address), protocol, port };
+        let mut reach = reach(model, &packet);
+        let by = comes_by(&intent[node], address);
+        let block = intent[node].blocks.iter().find(|block| {
+            matches!(&block.at, BlockAt::Interface(name) if name.as_str() == by)
+                && block.covers(protocol, port)
+        });
+        // What comes from pods and from the node itself comes by no such interface.
+        let outer = client == Place::Outside || matches!(from, From::Node(n) if n != node);
+        if let Some(block) = block.filter(|_| outer) {
+            reach.verdict = Verdict::Deny;
+            reach.refused = false;
+            reach.because = format!("{by} of {} does not serve it", intent[node].name);
+            reach.place = Some(block.place);
+        }
+        let (behind, ..) = model.behind(found);
+        let backends = &behind.backends;
+        let is_client = |pod| client == Place::Tenant(Tenant::Pod(pod));
+        let only = if let [(pod, port)] = backends[..] { Some((pod, port)) } else { None };
+        let at = |pod| model.endpoint(Tenant::Pod(pod)).address;
+        let seen_as = match client {
+            // A pod that gets itself sees the service.
+            Place::Tenant(_) if only.is_some_and(|(pod, _)| is_client(pod)) => {
+                model.service_address(found.service)
+            }
+            Place::Tenant(tenant) => Some(model.endpoint(tenant).address)
+                .filter(|_| !backends.iter().any(|(pod, _)| is_client(*pod))),
+            // The node stands for whoever comes to it.
+            Place::Node(_) | Place::Outside => Some(model.gateway(node)),
+        };
+        let want = if reach.allowed() {
+            let to = only.filter(|_| protocol == Protocol::Tcp);
+            Want::Answer { seen_as, at: to.map(|(pod, p)| SocketAddrV4::new(at(pod), p.get())) }
+        } else if reach.refused {
+            Want::Refusal
+        } else {
+            Want::Silence
+        };
+        let service = intent.service_name(found.service);
+        let to_node = &intent[node].name;
+        self.probes.push(Probe {
+            fetch: None,
+            title: format!("{name} to {to_node} {address}:{port}/{protocol}, {service}"),
+            from: client,
+            to: SocketAddrV4::new(address, port.get()),
+            protocol,
+            want,
+            because: reach.because,
+        });
+    }
+}
+
 /// TEST-NET-3 (RFC 5737).
 const OUTSIDE_EXAMPLE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
@@ -710,7 +900,8 @@ impl Lab {
         self.warm_up(&mut agents)?;
         self.wait_for_proxies(&probes, &mut agents)?;
         self.join(&probes, &mut agents)?;
-        for (id, probe) in probes.iter().enumerate() {
+        let quick = |probe: &&Probe| !matches!(probe.want, Want::Rate { .. });
+        for (id, probe) in probes.iter().enumerate().filter(|(_, probe)| quick(probe)) {
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             agent.send(&match probe.want {
                 Want::Copies(_) => Request::Cast { id, group: probe.to },
@@ -718,7 +909,7 @@ impl Lab {
             })?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
-        for probe in &probes {
+        for probe in probes.iter().filter(quick) {
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             match agent.receive()? {
                 Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },
@@ -729,7 +920,52 @@ impl Lab {
             }
         }
         self.hear(&probes, &mut agents, &mut seen)?;
+        self.flood(&probes, &mut agents, &mut seen)?;
         Ok(Summary { results: probes.into_iter().zip(seen).collect() })
+    }
+
+    /// Sends floods, one after the other, so that none is in the way of another.
+    fn flood(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+        seen: &mut [Seen],
+    ) -> Result<(), Diagnostic> {
+        let missing = || failed("an agent is missing");
+        let pods: BTreeMap<Ipv4Addr, Place> = self
+            .model
+            .intent()
+            .pods()
+            .map(|(id, _)| (self.model.endpoint(Tenant::Pod(id)).address, Tenant::Pod(id)))
+            .map(|(address, tenant)| (address, Place::Tenant(tenant)))
+            .collect();
+        for (id, probe) in probes.iter().enumerate() {
+            let Want::Rate { sent: bits, .. } = probe.want else { continue };
+            let to = pods.get(probe.to.ip()).ok_or_else(missing)?;
+            let port = probe.to.port();
+            agents.get_mut(to).ok_or_else(missing)?.count(port)?;
+            for _ in 0..FLOOD_ATTEMPTS {
+                let agent = agents.get_mut(to).ok_or_else(missing)?;
+                // What still waits from an earlier attempt is not part of this one.
+                agent.counted(port, FLOOD)?;
+                let agent = agents.get_mut(&probe.from).ok_or_else(missing)?;
+                let milliseconds = u64::try_from(FLOOD.as_millis()).unwrap_or(u64::MAX);
+                agent.send(&Request::Flood { id, to: probe.to, bits, milliseconds })?;
+                match agent.receive()? {
+                    Reply::Flooded { .. } => {}
+                    other => {
+                        let message = format!("an agent answers out of turn: {other:?}");
+                        return Err(failed(&message));
+                    }
+                }
+                let agent = agents.get_mut(to).ok_or_else(missing)?;
+                seen[id] = Seen::Rate(agent.counted(port, FLOOD)?);
+                if seen[id].is(&probe.want) {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes everybody but the sender a member of the group of each multicast probe.
@@ -839,7 +1075,9 @@ impl Lab {
         }
         let known = |address: &Ipv4Addr| {
             intent.cluster().contains(*address)
-                || intent.nodes().any(|(_, node)| node.address == *address)
+                || intent.nodes().any(|(_, node)| {
+                    node.address == *address || node.node_port_addresses.contains(address)
+                })
         };
         let single = probes.iter().filter(|probe| !matches!(probe.want, Want::Copies(_)));
         let targets = single.flat_map(|probe| {

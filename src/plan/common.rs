@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use super::{egress, entry, multicast, refused, route, service};
+use super::{egress, entry, multicast, node_port, refused, route, service};
 use crate::diagnostic::Diagnostic;
 use crate::flow::{Flow, Section, Slice};
 use crate::intent::{NodeId, ProjectId};
@@ -25,6 +25,7 @@ pub struct Common<'m> {
     /// Of each VNID with multicast, the nodes that have members.
     members: BTreeMap<u32, BTreeSet<NodeId>>,
     services: service::Shared<'m>,
+    node_ports: node_port::Shared<'m>,
 }
 
 /// A table with one flow for every other node.
@@ -51,7 +52,9 @@ impl<'m> Common<'m> {
         let policies = projects.par_iter().map(|id| section(egress::policy(model, *id)));
         let policies = policies.collect::<Result<_, _>>()?;
         let services = service::Shared::new(model, section)?;
-        Ok(Self { model, nodes, policies, members: multicast::members(model), services })
+        let node_ports = node_port::Shared::new(model, section)?;
+        let members = multicast::members(model);
+        Ok(Self { model, nodes, policies, members, services, node_ports })
     }
 
     /// The model that the plans are made from.
@@ -73,6 +76,11 @@ impl<'m> Common<'m> {
     /// The flows and groups of the services.
     pub(super) fn services(&self) -> &service::Shared<'m> {
         &self.services
+    }
+
+    /// The flows of the node ports.
+    pub(super) fn node_ports(&self) -> &node_port::Shared<'m> {
+        &self.node_ports
     }
 
     /// The flows of a project's egress policy.

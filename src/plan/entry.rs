@@ -2,7 +2,7 @@
 
 use super::common::PerNode;
 use super::{Builder, arp, host, ip, ip_to};
-use crate::flow::{Action, ArpMatch, Flow, IpMatch, Match};
+use crate::flow::{Action, ArpMatch, Flow, IpMatch, Match, Packet};
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::pipeline::{OfPort, Register, Table};
@@ -55,6 +55,7 @@ fn from_pods(builder: &mut Builder<'_>) {
         let endpoint = model.endpoint(tenant);
         let subject = model.tenant_subject(tenant);
         let vnid = model.vnid(model.project(tenant)).get();
+        let meter = model.meter(tenant);
         let mut actions = Vec::with_capacity(2);
         if vnid != 0 && model.isolates() {
             actions.push(Action::Load(Register::Source, vnid));
@@ -67,7 +68,11 @@ fn from_pods(builder: &mut Builder<'_>) {
         ] {
             let matches =
                 Match { in_port: Some(endpoint.port), dl_src: Some(endpoint.mac), ..matches };
-            builder.flow(subject, Table::FromPod, 100, matches, actions.clone());
+            // Without ARP, a pod that sends too much would lose its way.
+            let metered = matches!(matches.packet, Packet::Ip(_));
+            let meter = meter.filter(|_| metered).map(|(id, _)| Action::Meter(id));
+            let actions = meter.into_iter().chain(actions.iter().cloned()).collect();
+            builder.flow(subject, Table::FromPod, 100, matches, actions);
         }
     }
     builder.default(Table::FromPod, vec![]);

@@ -1,11 +1,12 @@
 //! The node's own ruleset: masquerading, and what keeps the kernel from going round the bridge.
 
+use super::node_port;
 use super::wiring::{Wiring, interface};
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::nft::{
-    Chain, Condition, Family, InterfaceSet, Refusal, Rule, Ruleset, Statement, Table,
+    Chain, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
 };
 use crate::pipeline;
 use crate::spec::{Datapath, Protocol};
@@ -25,14 +26,15 @@ pub(super) fn lower<'m>(
         address_maps: egress_ips.into_iter().collect(),
         ..Table::default()
     };
+    node_port::lower(model, node, &mut inet)?;
     let mut tables = Vec::new();
     if model.datapath(node) == Datapath::Netdev {
         let uplink = model.intent()[node].uplink.as_ref().map(|uplink| &uplink.interface);
         let pods = wiring.ports.iter().map(|port| &port.interface);
         let mut elements: Vec<InterfaceName> = uplink.into_iter().chain(pods).cloned().collect();
         elements.sort();
-        let sets = vec![InterfaceSet { name: GUARDED, elements }];
-        inet.sets.clone_from(&sets);
+        let sets = vec![Set { name: GUARDED, elements: Elements::Interfaces(elements) }];
+        inet.sets.splice(0..0, sets.clone());
         inet.chains.insert(0, guard(model, node, "prerouting", "raw - 10"));
         let chains = vec![guard(model, node, "input", "filter")];
         tables.push(Table { family: Family::Arp, sets, chains, ..Table::default() });
@@ -101,11 +103,7 @@ fn inet_chains<'m>(
     if model.has_services() {
         let services = Condition::Destination(model.intent().cluster().service_network);
         let mut refused = Vec::new();
-        for (protocol, refusal) in [
-            (Some(Protocol::Tcp), Refusal::Reset),
-            (Some(Protocol::Sctp), Refusal::Protocol),
-            (None, Refusal::Port),
-        ] {
+        for (protocol, refusal) in REFUSALS {
             let mut conditions = vec![Condition::Iif(tun()?), services.clone()];
             conditions.extend(protocol.map(Condition::Protocol));
             refused.push(rule(conditions, Statement::Refuse(refusal)));
@@ -115,6 +113,13 @@ fn inet_chains<'m>(
     }
     Ok(chains)
 }
+
+/// What is told to a sender, by its protocol.
+pub(super) const REFUSALS: [(Option<Protocol>, Refusal); 3] = [
+    (Some(Protocol::Tcp), Refusal::Reset),
+    (Some(Protocol::Sctp), Refusal::Protocol),
+    (None, Refusal::Port),
+];
 
 fn lo() -> Result<InterfaceName, Diagnostic> {
     interface("lo")

@@ -88,7 +88,7 @@ impl<'m> Shared<'m> {
 }
 
 /// The VNID that a project's services are for, beside the global one; `None` for all.
-fn network(model: &Model, project: ProjectId) -> Option<u32> {
+pub(super) fn network(model: &Model, project: ProjectId) -> Option<u32> {
     Some(model.vnid(project).get()).filter(|vnid| *vnid != 0 && model.isolates())
 }
 

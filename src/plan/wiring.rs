@@ -14,7 +14,7 @@ use crate::model::{Model, Tenant, veth_name};
 use crate::pipeline::{self, OfPort};
 use crate::spec::Datapath;
 use crate::subject::Cookie;
-use crate::value::{InterfaceName, Mac, Name, NetnsName, StringValue};
+use crate::value::{Bandwidth, InterfaceName, Mac, Name, NetnsName, StringValue};
 
 /// Everything on a node that isn't a flow or a ruleset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +114,43 @@ pub struct Port {
     pub owner: String,
     /// The owner's cookie.
     pub cookie: Cookie,
+    /// The most that the owner receives, in bits a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<u64>,
+    /// The meter of what the owner sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meter: Option<Meter>,
+}
+
+/// A meter of the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Meter {
+    /// Its number.
+    pub id: u32,
+    /// What passes, in kilobits a second.
+    pub rate: u32,
+    /// What passes at once, in kilobits.
+    pub burst: u32,
+}
+
+impl Meter {
+    /// A segment of 64 KiB as a kernel hands it over, which must pass in one piece.
+    const SEGMENT: u32 = 600;
+
+    /// The meter with this number for a bandwidth: a tenth of a second may pass at once.
+    fn new(id: u32, bandwidth: Bandwidth) -> Self {
+        let rate = u32::try_from(bandwidth.get() / 1000).unwrap_or(u32::MAX);
+        Self { id, rate, burst: (rate / 10).max(Self::SEGMENT) }
+    }
+}
+
+impl std::fmt::Display for Meter {
+    /// As `ovs-ofctl` takes it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, rate, burst } = self;
+        write!(f, "meter={id},kbps,burst,stats,band=type=drop,rate={rate},burst_size={burst}")
+    }
 }
 
 /// A network namespace with a veth on the bridge.
@@ -243,6 +280,11 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
             ofport: endpoint.port,
             owner: subject.name.to_string(),
             cookie: subject.cookie,
+            ingress: match tenant {
+                Tenant::Pod(id) => intent[id].ingress.map(Bandwidth::get),
+                Tenant::Router(_) => None,
+            },
+            meter: model.meter(tenant).map(|(id, bandwidth)| Meter::new(id, bandwidth)),
         });
         if let Some(name) = namespace {
             netns.push(Netns {

@@ -37,6 +37,8 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
             uplink,
             reserved_addresses,
             egress_cidrs,
+            node_port_addresses,
+            block_node_ports: _,
         } = wire;
         let address = context
             .host_address(address, at.key("address").place())
@@ -71,6 +73,16 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
                 Some(range)
             })
             .collect();
+        let mut served: Vec<Ipv4Addr> = node_port_addresses
+            .iter()
+            .zip(at.find("nodePortAddresses").into_iter().flat_map(At::children))
+            .filter_map(|(address, at)| context.host_address(address, at.place()))
+            .collect();
+        if node_port_addresses.is_empty() {
+            served.push(address);
+        }
+        served.sort();
+        served.dedup();
         let id = NodeId::new(nodes.list.len());
         nodes.index.by_name.insert(name, (id, at.place()));
         nodes.wire.push((at, wire));
@@ -84,6 +96,8 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
             labels: labels.clone(),
             fixed_subnet,
             uplink,
+            node_port_addresses: served,
+            blocks: Vec::new(),
             place: at.place(),
         });
     }
@@ -272,6 +286,16 @@ fn addresses_twice(nodes: &Nodes<'_>, context: &mut Context) {
             all.push((address, what, place, false));
         }
     }
+    for (node, (at, wire)) in nodes.list.iter().zip(&nodes.wire) {
+        let items = at.find("nodePortAddresses").into_iter().flat_map(At::children);
+        for (at, address) in items.zip(&wire.node_port_addresses) {
+            let Ok(address) = ipv4(address) else { continue };
+            if address != node.address {
+                let what = format!("an address of node ports of node `{}`", node.name);
+                all.push((address, what, at.place(), false));
+            }
+        }
+    }
     for (address, what, place, shared) in all {
         match taken.get(&address) {
             Some((_, _, true)) if shared => {}
@@ -294,15 +318,24 @@ fn addresses_twice(nodes: &Nodes<'_>, context: &mut Context) {
 /// RF049: a node's address is outside of the networks that the cluster routes itself. Its gateway
 /// is in the uplink's subnet, about which RF040 speaks.
 fn inside_cluster(nodes: &Nodes<'_>, cluster: &Cluster, context: &mut Context) {
-    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
-        let address = node.address;
-        if let Some(network) = cluster.networks().find(|network| network.contains(&address)) {
+    for (node, (at, wire)) in nodes.list.iter().zip(&nodes.wire) {
+        let own = (node.address, at.key("address").place());
+        let items = at.find("nodePortAddresses").into_iter().flat_map(At::children);
+        let others = items
+            .zip(&wire.node_port_addresses)
+            .filter_map(|(at, address)| Some((ipv4(address).ok()?, at.place())))
+            .filter(|(address, _)| *address != node.address);
+        for (address, place) in [own].into_iter().chain(others) {
+            let Some(network) = cluster.networks().find(|network| network.contains(&address))
+            else {
+                continue;
+            };
             context.push(
                 Diagnostic::new(
                     Code::AddressInsideCluster,
                     format!("{address} is inside of the cluster network {network}"),
                 )
-                .at(at.key("address").place())
+                .at(place)
                 .help(
                     "the nodes' network and the cluster's networks must be disjoint; without \
                      `podNetworks` and `serviceNetwork`, those are 10.128.0.0/14 and 172.30.0.0/16",

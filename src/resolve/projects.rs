@@ -65,7 +65,8 @@ fn resolve_pods<'a>(
     sorted.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
     let mut previous: Option<(At<'_>, &Name)> = None;
     for (at, wire) in sorted {
-        let spec::Pod { name, node, netns, interface, address, mac, labels, ports: _ } = wire;
+        let spec::Pod { name, node, netns, interface, address, mac, labels, ports: _, bandwidth } =
+            wire;
         if let Some((first, _)) = previous.filter(|(_, previous)| *previous == name) {
             context.push(defined_twice("pod", name.as_str(), at, first));
             continue;
@@ -91,6 +92,20 @@ fn resolve_pods<'a>(
         let fixed_address =
             address.as_ref().and_then(|address| context.take(ipv4(address), address_place));
         let fixed_address = fixed_address.map(|value| Fixed { value, place: address_place });
+        let (ingress, egress) = bandwidth.as_ref().map_or((None, None), |wire| {
+            let spec::PodBandwidth { ingress, egress } = wire;
+            if ingress.is_none() && egress.is_none() {
+                context.push(
+                    Diagnostic::new(
+                        Code::MissingKey,
+                        format!("the bandwidth of the pod `{name}` limits nothing"),
+                    )
+                    .at(at.key("bandwidth").place())
+                    .help("add `ingress`, `egress` or both, or remove `bandwidth`"),
+                );
+            }
+            (*ingress, *egress)
+        });
         let fixed_mac = mac.map(|value| Fixed { value, place: at.key("mac").place() });
         let attachment_key = if interface.is_some() { "interface" } else { "netns" };
         let pod = Pod {
@@ -111,6 +126,8 @@ fn resolve_pods<'a>(
             attachment_place: at.key(attachment_key).place(),
             fixed_address,
             fixed_mac,
+            ingress,
+            egress,
             labels: labels.clone(),
             place: at.place(),
         };

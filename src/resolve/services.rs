@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Context, Projects, unique};
+use super::{Context, Projects, node_ports, unique};
 use crate::diagnostic::{Code, Diagnostic, listed, nearest};
 use crate::document::At;
 use crate::intent::{Cluster, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort};
-use crate::spec::{self, Protocol, TargetPort};
+use crate::spec::{self, Protocol, ServiceType, SessionAffinity, TargetPort};
 use crate::value::{ClusterIp, Name, Port};
 
 pub(super) fn resolve(
@@ -33,6 +33,7 @@ pub(super) fn resolve(
         }
     }
     address_twice(&services, projects, context);
+    node_ports::clashes(&services, projects, cluster, context);
     services
 }
 
@@ -78,7 +79,7 @@ impl Resolver<'_> {
         (at, wire): (At<'_>, &spec::Service),
         context: &mut Context,
     ) -> Service {
-        let spec::Service { name, selector, ports, cluster_ip, session_affinity } = wire;
+        let spec::Service { name, kind, selector, ports, cluster_ip, session_affinity } = wire;
         let selector_at = at.key("selector");
         let good = context.check_selector(selector, selector_at);
         let empty = selector.labels.is_empty() && selector.expressions.is_empty();
@@ -102,6 +103,12 @@ impl Resolver<'_> {
             context.selector_matches_nothing("pod", selector_at.place());
         }
         let address = self.address(cluster_ip.as_ref(), at.key("clusterIP").place(), context);
+        if address == ServiceAddress::Headless && *kind != ServiceType::ClusterIp {
+            node_ports::headless(name, *kind, at, context);
+        }
+        if *kind != ServiceType::ClusterIp && *session_affinity == SessionAffinity::ClientIp {
+            node_ports::affinity(name, at.key("sessionAffinity").place(), context);
+        }
         if ports.is_empty() && address != ServiceAddress::Headless {
             context.push(
                 Diagnostic::new(Code::MissingKey, format!("the service `{name}` has no `ports`"))
@@ -114,7 +121,7 @@ impl Resolver<'_> {
         port_names(name, &items, context);
         let mut by_number: BTreeMap<(Protocol, Port), (At<'_>, ServicePort)> = BTreeMap::new();
         for (at, wire) in items {
-            let spec::ServicePort { name: _, protocol, port, target_port } = wire;
+            let spec::ServicePort { name: _, protocol, port, target_port, node_port } = wire;
             let (protocol, port) = (Protocol::from(*protocol), *port);
             if let Some((first, _)) = by_number.get(&(protocol, port)) {
                 let message = format!("the service `{name}` has the port {port}/{protocol} twice");
@@ -136,12 +143,18 @@ impl Resolver<'_> {
                 }
             };
             sctp_port(protocol, port, &backends, at, context);
-            let port = ServicePort { protocol, port, backends, place: at.place() };
+            let fixed_node_port = node_port.map(|value| {
+                let place = at.key("nodePort").place();
+                node_ports::of_type(name, *kind, value, place, context);
+                Fixed { value, place }
+            });
+            let port = ServicePort { protocol, port, backends, fixed_node_port, place: at.place() };
             by_number.insert((protocol, port.port), (at, port));
         }
         Service {
             project,
             name: name.clone(),
+            kind: *kind,
             address,
             affinity: *session_affinity,
             ports: by_number.into_values().map(|(_, port)| port).collect(),

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::NodePortBlock;
 use crate::value::{Cidr, NameServer, Port, Span};
 
 /// What holds for the whole network. Everything has a default.
@@ -25,6 +26,9 @@ pub struct Cluster {
     pub platform: Option<Platform>,
     /// How the names in egress policies become addresses.
     pub dns: Option<Dns>,
+    /// What of node ports and load balancers the nodes don't serve.
+    #[serde(default)]
+    pub block_node_ports: Vec<NodePortBlock>,
 }
 
 /// How the names in egress policies become addresses. Everything has a default.

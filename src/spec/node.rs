@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Labels;
-use crate::value::{Address, Cidr, InterfaceName, Name};
+use super::{Labels, ServiceProtocol};
+use crate::value::{Address, Cidr, InterfaceName, Name, Port};
 
 /// A machine that carries pods.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -34,6 +34,27 @@ pub struct Node {
     /// Parts of the uplink's subnet from which this node may hold egress IPs.
     #[serde(default, rename = "egressCIDRs")]
     pub egress_cidrs: Vec<Cidr>,
+    /// The addresses at which it serves node ports and load balancers. Default: its `address`.
+    #[serde(default)]
+    pub node_port_addresses: Vec<Address>,
+    /// What of that it doesn't serve.
+    #[serde(default)]
+    pub block_node_ports: Vec<NodePortBlock>,
+}
+
+/// Ports of services that a node doesn't serve to the outside: by an interface, or at one of its
+/// addresses.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodePortBlock {
+    /// The node port, or the port of a load balancer. Default: all.
+    pub port: Option<Port>,
+    /// Its protocol. Default: all.
+    pub protocol: Option<ServiceProtocol>,
+    /// What comes in by this interface is dropped.
+    pub interface: Option<InterfaceName>,
+    /// What comes for this address is dropped.
+    pub address: Option<Address>,
 }
 
 /// Which Open vSwitch datapath a bridge has.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, MapAccess, SeqAccess, Visitor, value};
 
 use super::{Labels, PodPort, Selector, Service};
-use crate::value::{Address, InterfaceName, Mac, Name, NetnsName, Vnid};
+use crate::value::{Address, Bandwidth, InterfaceName, Mac, Name, NetnsName, Vnid};
 
 /// A tenant.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -56,6 +56,18 @@ pub struct Pod {
     /// Ports that services may call by name.
     #[serde(default)]
     pub ports: Vec<PodPort>,
+    /// The most that it sends and receives. Default: no limit.
+    pub bandwidth: Option<PodBandwidth>,
+}
+
+/// The most that a pod sends and receives.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodBandwidth {
+    /// What it receives, in bits a second.
+    pub ingress: Option<Bandwidth>,
+    /// What it sends, in bits a second.
+    pub egress: Option<Bandwidth>,
 }
 
 /// Projects that take the VNID of another.

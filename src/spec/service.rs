@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 
 use super::{Protocol, Selector};
-use crate::value::{ClusterIp, Name, Port, StringValue as _};
+use crate::value::{ClusterIp, Name, NodePort, Port, StringValue as _};
 
 /// A stable address in front of some pods of the project.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -15,6 +15,9 @@ use crate::value::{ClusterIp, Name, Port, StringValue as _};
 pub struct Service {
     /// Its name, unique in its project.
     pub name: Name,
+    /// Who reaches it: the cluster, or the outside too. Default: `ClusterIP`.
+    #[serde(default, rename = "type")]
+    pub kind: ServiceType,
     /// The pods of the project that it is for, by label.
     pub selector: Selector,
     /// Its ports. Only a service with `clusterIP: None` can do without.
@@ -42,6 +45,34 @@ pub struct ServicePort {
     pub port: Port,
     /// The port of the pods, by number or by name. Default: the same as `port`.
     pub target_port: Option<TargetPort>,
+    /// The port at every node, of a service with `type: NodePort` or `LoadBalancer`. Default:
+    /// allocated from 30000 to 32767, and kept in the lock file.
+    pub node_port: Option<NodePort>,
+}
+
+/// Who reaches a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum ServiceType {
+    /// The cluster.
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    /// The outside too, at a port of every node.
+    NodePort,
+    /// As `NodePort`, and at the service's own ports at every node.
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// The name in YAML.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
 }
 
 /// A named port of a pod.

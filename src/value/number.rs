@@ -2,12 +2,16 @@
 
 use std::fmt;
 
-use super::Invalid;
+use super::{Bandwidth, Invalid};
 use crate::diagnostic::Code;
 
 /// A TCP, UDP or SCTP port, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port(u16);
+
+/// A port at which nodes serve a service to the outside, 30000 to 32767, as in Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodePort(u16);
 
 /// A VXLAN network identifier (RFC 7348) of one project: 10 to 16777215. 0 is the global network
 /// and 1 to 9 are reserved, as in openshift-sdn.
@@ -33,6 +37,37 @@ impl Port {
             _ => Err(Invalid::new(Code::PortRange, format!("{number} is not a port"))
                 .help("ports are 1 to 65535")),
         }
+    }
+}
+
+impl NodePort {
+    /// The first.
+    pub const FIRST: u16 = 30_000;
+    /// The last. Kernels take their own ports from 32768 on.
+    pub const LAST: u16 = 32_767;
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    /// The node port of a number from 30000 to 32767.
+    pub fn new(number: u64) -> Result<Self, Invalid> {
+        match u16::try_from(number) {
+            Ok(port) if (Self::FIRST..=Self::LAST).contains(&port) => Ok(Self(port)),
+            _ => Err(Invalid::new(Code::NodePortRange, format!("{number} is not a node port"))
+                .help(
+                    "node ports are 30000 to 32767; leave `nodePort` out and `ringfence lock` \
+                     allocates one",
+                )),
+        }
+    }
+}
+
+impl From<NodePort> for Port {
+    fn from(port: NodePort) -> Self {
+        Self(port.0)
     }
 }
 
@@ -72,6 +107,12 @@ impl fmt::Display for Port {
     }
 }
 
+impl fmt::Display for NodePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Display for Vnid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -82,6 +123,8 @@ impl fmt::Display for Vnid {
 pub(crate) fn check(format: &str, number: u64) -> Option<Invalid> {
     match format {
         "port" => Port::new(number).err(),
+        "bandwidth" => Bandwidth::new(number).err(),
+        "node-port" => NodePort::new(number).err(),
         "vnid" => Vnid::new(number).err(),
         _ => None,
     }
@@ -132,4 +175,5 @@ macro_rules! number_value {
 }
 
 number_value!(Port, "port", 1, 65535, "a port, 1 to 65535");
+number_value!(NodePort, "node-port", 30000, 32767, "a node port, 30000 to 32767");
 number_value!(Vnid, "vnid", 10, 16_777_215, "a VNID, 10 to 16777215");

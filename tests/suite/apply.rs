@@ -9,10 +9,10 @@ use ringfence::load::Loaded;
 use ringfence::source::{Source, Sources};
 
 /// What a run of ringfence on a node printed, and its exit status.
-struct Run {
-    stdout: String,
-    stderr: String,
-    status: i32,
+pub(crate) struct Run {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) status: i32,
 }
 
 impl From<Output> for Run {
@@ -27,7 +27,7 @@ impl From<Output> for Run {
 
 impl Live {
     /// Runs `ringfence apply` on a node with further arguments.
-    fn apply_on(&self, node: &str, arguments: &[&str]) -> Run {
+    pub(crate) fn apply_on(&self, node: &str, arguments: &[&str]) -> Run {
         let id = self.node(node);
         let files = self.lab.files(id).to_string_lossy().into_owned();
         let words: Vec<&str> = ["apply", files.as_str()].iter().chain(arguments).copied().collect();
@@ -226,7 +226,15 @@ fn the_scripts_work_by_hand_and_leave_apply_nothing_but_to_remember_the_rulesets
 
 /// The quickstart with some of its text replaced.
 pub(crate) fn changed(pairs: &[(&str, &str)]) -> (ringfence::model::Model, Sources) {
-    let directory = root().join("examples/quickstart");
+    changed_example("quickstart", pairs)
+}
+
+/// An example with some of its text replaced.
+pub(crate) fn changed_example(
+    name: &str,
+    pairs: &[(&str, &str)],
+) -> (ringfence::model::Model, Sources) {
+    let directory = root().join("examples").join(name);
     let mut text = std::fs::read_to_string(directory.join("network.yaml")).unwrap();
     for (old, new) in pairs {
         assert!(text.contains(old), "{old}");

@@ -275,7 +275,26 @@ fn go_wrong(way: Way, point: usize) -> String {
 
 #[test]
 fn whatever_goes_wrong_a_node_is_in_one_generation_or_the_next_run_makes_it_so() {
-    let node = Node::new();
+    everything_goes_wrong(&Node::new());
+}
+
+#[test]
+fn whatever_goes_wrong_with_limits_is_repaired_too() {
+    // One is added, one is changed, one is removed, of what pods send and of what they receive.
+    everything_goes_wrong(&Node::between(
+        "bandwidth",
+        &[
+            ("{egress: 5M, ingress: 8M}", "{egress: 6M, ingress: 7M}"),
+            ("bandwidth: {egress: 3000000}", "bandwidth: {ingress: 3M}"),
+            (
+                "{name: core-0, node: node-1}",
+                "{name: core-0, node: node-1, bandwidth: {egress: 9M}}",
+            ),
+        ],
+    ));
+}
+
+fn everything_goes_wrong(node: &Node) {
     let own = std::env::current_exe().unwrap();
     let begin = std::time::Instant::now();
     let command = format!(

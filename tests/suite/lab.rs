@@ -145,6 +145,7 @@ macro_rules! examples {
 
 examples! {
     allow_then_deny_runs = "allow-then-deny",
+    bandwidth_runs = "bandwidth",
     deny_then_allow_runs = "deny-then-allow",
     dns_names_run = "dns-names",
     egress_ips_run = "egress-ips",
@@ -154,6 +155,7 @@ examples! {
     gateway_bridge_runs = "gateway-bridge",
     gitops_runs = "gitops",
     multicast_runs = "multicast",
+    node_ports_run = "node-ports",
     quickstart_runs = "quickstart",
     services_run = "services",
 }

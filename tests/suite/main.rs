@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 mod apply;
+mod bandwidth;
 mod confirm;
 mod diagnostics;
 mod failover;
@@ -13,6 +14,7 @@ mod hostile;
 mod interruptions;
 mod lab;
 mod names;
+mod node_ports;
 mod ovs;
 mod properties;
 mod proxies;

@@ -105,6 +105,10 @@ fn a_bridge_that_was_loaded_by_hand_has_no_difference() {
                 live.on("node-1", &format!("ovs-ofctl -O OpenFlow15 add-groups br0 {file}"));
             }
         }
+        let meters = path.with_file_name("meters.sh");
+        if meters.exists() {
+            live.on("node-1", &format!("sh {0} && sh {0}", meters.display()));
+        }
         let output = ofctl(&["--bundle", "replace-flows", "br0", file]);
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
         let output = ofctl(&["diff-flows", "br0", file]);
@@ -120,7 +124,10 @@ fn a_bridge_that_was_loaded_by_hand_has_no_difference() {
             live.sort_unstable();
             assert_eq!(live, wanted, "{file}");
         }
-        live.on("node-1", "ovs-ofctl -O OpenFlow15 del-groups br0");
+        live.on(
+            "node-1",
+            "ovs-ofctl -O OpenFlow15 del-groups br0; ovs-ofctl -O OpenFlow14 del-meters br0",
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::world::{World, model, worlds};
 use ringfence::evaluate::{Body, End, Frame, walk};
 use ringfence::flow::Action;
-use ringfence::intent::{NodeId, Verdict};
+use ringfence::intent::{NodeId, PodId, Verdict};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
 use ringfence::plan::{Common, Plan};
@@ -241,36 +241,53 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
 /// Every choice of a service's group leads to one of its pods, and all of them to every pod.
 fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError> {
     let model = fabric.model;
-    let node = model.node(from);
     for (id, address) in model.services() {
         for (protocol, number) in
             [(Protocol::Tcp, 80), (Protocol::Udp, 80), (Protocol::Sctp, 9), (Protocol::Tcp, 81)]
         {
-            let port = Port::new(number.into()).unwrap();
-            let packet = Packet { from: From::Tenant(from), to: To::Service(id), protocol, port };
-            let reach = reach(model, &packet);
+            let port = Port::new(number).unwrap();
             let ports = &model.intent()[id].ports;
             let found = ports.iter().find(|p| p.protocol == protocol && p.port == port);
             let pods = found.map(|port| port.backends.as_slice()).unwrap_or_default();
-            let body = ip(model, from, address, (protocol, number));
-            let frame = from_tenant(model, from, body);
-            let arrivals = |choice| fabric.send(node, &Frame { choice, ..frame.clone() });
-            if !reach.allowed() {
-                let expected = if reach.refused { Arrival::Host(node) } else { Arrival::Nowhere };
-                prop_assert_eq!(arrivals(0), expected, "{:?} to {}", from, address);
-                continue;
-            }
-            let mut seen: Vec<Arrival> = (0..pods.len()).map(arrivals).collect();
-            for (pod, _) in pods {
-                let tenant = Tenant::Pod(*pod);
-                let there = Arrival::Tenant(model.node(tenant), model.endpoint(tenant).port);
-                let place = seen.iter().position(|seen| *seen == there);
-                prop_assert!(place.is_some(), "{:?} to {}: {:?}", from, address, there);
-                seen.remove(place.unwrap());
-            }
-            prop_assert_eq!(seen, Vec::new());
+            let to = (To::Service(id), address, protocol, port);
+            check_balanced(fabric, from, to, pods)?;
         }
     }
+    for (id, found) in model.intent().nodes() {
+        for port in model.node_ports() {
+            let to = (To::NodePort(id, found.address), found.address, port.protocol, port.port);
+            check_balanced(fabric, from, to, &model.behind(port).0.backends)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_balanced(
+    fabric: &Fabric<'_>,
+    from: Tenant,
+    (to, address, protocol, port): (To, Ipv4Addr, Protocol, Port),
+    pods: &[(PodId, Port)],
+) -> Result<(), TestCaseError> {
+    let model = fabric.model;
+    let node = model.node(from);
+    let reach = reach(model, &Packet { from: From::Tenant(from), to, protocol, port });
+    let body = ip(model, from, address, (protocol, port.get()));
+    let frame = from_tenant(model, from, body);
+    let arrivals = |choice| fabric.send(node, &Frame { choice, ..frame.clone() });
+    if !reach.allowed() {
+        let expected = if reach.refused { Arrival::Host(node) } else { Arrival::Nowhere };
+        prop_assert_eq!(arrivals(0), expected, "{:?} to {}:{}", from, address, port);
+        return Ok(());
+    }
+    let mut seen: Vec<Arrival> = (0..pods.len()).map(arrivals).collect();
+    for (pod, _) in pods {
+        let tenant = Tenant::Pod(*pod);
+        let there = Arrival::Tenant(model.node(tenant), model.endpoint(tenant).port);
+        let place = seen.iter().position(|seen| *seen == there);
+        prop_assert!(place.is_some(), "{:?} to {}:{}: {:?}", from, address, port, there);
+        seen.remove(place.unwrap());
+    }
+    prop_assert_eq!(seen, Vec::new());
     Ok(())
 }
 

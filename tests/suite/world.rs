@@ -170,8 +170,9 @@ impl World {
                 .collect();
             let services = project.services.map_or_else(String::new, |behind| {
                 let app = if behind { "web" } else { "none" };
+                let kind = if number % 2 == 0 { "NodePort" } else { "ClusterIP" };
                 format!(
-                    ", services: [{{name: all, selector: {{app: {app}}}, ports: [{{name: a, port: \
+                    ", services: [{{name: all, type: {kind}, selector: {{app: {app}}}, ports: [{{name: a, port: \
                      80, targetPort: 8080}}, {{name: b, protocol: UDP, port: 80}}, {{name: c, \
                      protocol: SCTP, port: 9}}]}}, {{name: none, selector: {{app: web}}, \
                      clusterIP: None}}]"

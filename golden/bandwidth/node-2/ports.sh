@@ -1,0 +1,45 @@
+#!/bin/sh
+# Node node-2: the bridge, its tunnel port, the node's own port, and the ports of pods. Run as
+# root, after links.sh. Running it again changes nothing.
+set -eu
+
+ovs-vsctl -- --may-exist add-br br0 \
+	-- set Bridge br0 datapath_type=system fail_mode=secure \
+	protocols=OpenFlow13,OpenFlow14,OpenFlow15 'external_ids:ringfence="node-2"'
+ovs-vsctl -- --may-exist add-port br0 vxlan0 \
+	-- set Port vxlan0 'external_ids:ringfence="node-2"' \
+	-- set Interface vxlan0 type=vxlan options:remote_ip=flow options:key=flow \
+	options:local_ip=192.168.12.12 options:dst_port=4789 ofport_request=1
+ovs-vsctl -- --may-exist add-port br0 tun0 \
+	-- set Port tun0 'external_ids:ringfence="node-2"' \
+	-- set Interface tun0 type=internal 'mac="0a:58:0a:80:02:01"' ofport_request=2 \
+	mtu_request=1450
+
+# port INTERFACE OFPORT OWNER
+port() {
+	ovs-vsctl -- --may-exist add-port br0 "$1" \
+		-- set Port "$1" "external_ids:ringfence=\"$3\"" \
+		-- set Interface "$1" "ofport_request=$2"
+}
+
+port rf-0a0e56809f18 21 'pod shop/mirror-0'
+port rf-0a1e358804ee 467 'pod shop/web-1'
+
+# limit INTERFACE RATE OWNER: the most that a pod receives, in bits a second
+limit() {
+	old=$(ovs-vsctl get Port "$1" qos)
+	if [ "$old" != '[]' ] && [ "$(ovs-vsctl get QoS "$old" other_config:max-rate)" = "\"$2\"" ]; then
+		return
+	fi
+	ovs-vsctl -- set Port "$1" qos=@qos \
+		-- --id=@qos create QoS type=linux-htb "other_config:max-rate=$2" queues:0=@queue \
+		"external_ids:ringfence=\"$3\"" \
+		-- --id=@queue create Queue "other_config:max-rate=$2" "external_ids:ringfence=\"$3\"" \
+		>/dev/null
+}
+
+limit rf-0a0e56809f18 2500000 'pod shop/mirror-0'
+
+ip link set dev tun0 up
+ip address replace 10.128.2.1/23 dev tun0
+ip route replace 10.128.0.0/14 dev tun0

@@ -1,0 +1,302 @@
+//! Node ports and load balancers: one lookup in an nft map on the way in, and table 55 for pods.
+//!
+//! What comes from the outside to a port at which nodes serve a service gets the service's address,
+//! and that of `tun0` as its source, so that replies come back by the same node; then it is balanced
+//! like what the node's own processes send. The map is not for what comes from pods: they would
+//! come back as the node, which reaches every project. So a pod's packets to such a port of any
+//! node are translated on the bridge, like those to the service itself.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use super::guard::REFUSALS;
+use super::service::network;
+use super::wiring::interface;
+use super::{Builder, host, ip, ip_to};
+use crate::diagnostic::Diagnostic;
+use crate::flow::{Action, CtState, Flow, IpMatch, L4, MaskedPort, Match, Section};
+use crate::intent::{BlockAt, NodeId};
+use crate::model::{Model, NodePort};
+use crate::nft::{self, Chain, Condition, Elements, PortMap, Rule, Set, Statement};
+use crate::pipeline::{self, Register, Table};
+use crate::spec::Protocol;
+use crate::value::{InterfaceName, Port};
+
+/// The addresses of this node.
+const OWN: &str = "rf_own_addresses";
+/// The addresses of all nodes.
+const ALL: &str = "rf_node_addresses";
+/// The ports with pods, and where they lead.
+const PORTS: &str = "rf_node_ports";
+/// The ports without.
+const IDLE: &str = "rf_idle_ports";
+const BLOCKED_INTERFACES: &str = "rf_blocked_interfaces";
+const BLOCKED_ADDRESSES: &str = "rf_blocked_addresses";
+
+/// The flows that many nodes have alike.
+#[derive(Debug)]
+pub(super) struct Shared<'m> {
+    /// Table 30: what is for a node.
+    route: Section<'m>,
+    /// Table 55, but for the networks of single projects.
+    all: Section<'m>,
+    /// Of each project: table 55 for its own network.
+    projects: Vec<Section<'m>>,
+}
+
+impl<'m> Shared<'m> {
+    pub(super) fn new(
+        model: &'m Model,
+        section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
+    ) -> Result<Self, Diagnostic> {
+        let (mut route, mut all) = (Vec::new(), Vec::new());
+        let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); model.intent().projects().len()];
+        if !model.node_ports().is_empty() {
+            for (id, node) in model.intent().nodes() {
+                for address in &node.node_port_addresses {
+                    route.push(Flow {
+                        table: Table::Route,
+                        priority: 140,
+                        matches: ip_to(host(*address)),
+                        actions: vec![Action::Goto(Table::NodePort)],
+                        subject: model.node_subject(id),
+                    });
+                    let blocked = model.blocked_at(id, *address);
+                    all.extend(blocked.map(|port| blocked_at(model, *address, port)));
+                }
+            }
+        }
+        for port in model.node_ports() {
+            all.extend(to_service(model, port));
+        }
+        for port in model.node_ports().iter().filter(|port| !is_sctp_to_another(model, port)) {
+            let project = model.intent()[port.service].project;
+            let network = network(model, project);
+            // A service that everybody reaches has one flow for all.
+            let from = network.map(|_| 0).filter(|_| model.isolates());
+            all.push(chosen(model, port, from));
+            if network.is_some() {
+                own[project.index()].push(chosen(model, port, network));
+            }
+        }
+        let projects = own.into_iter().map(&section).collect::<Result<_, _>>()?;
+        Ok(Self { route: section(route)?, all: section(all)?, projects })
+    }
+}
+
+/// Tables 30 and 55, for what pods of this node send.
+pub(super) fn flows(builder: &mut Builder<'_>) {
+    let model = builder.model;
+    if model.node_ports().is_empty() {
+        return;
+    }
+    let shared = builder.common.node_ports();
+    builder.flows.push_shared(shared.route.all());
+    builder.flows.push_shared(shared.all.all());
+    let networks: BTreeSet<u32> =
+        model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
+    for (id, _) in model.intent().projects() {
+        if networks.contains(&model.vnid(id).get()) {
+            builder.flows.push_shared(shared.projects[id.index()].all());
+        }
+    }
+    let cluster = model.cluster_subject();
+    let table = Table::NodePort;
+    // Conntrack has translated what belongs to a connection, or repeats its first packet.
+    for network in &model.intent().cluster().pod_networks {
+        let onwards = vec![Action::Goto(Table::ServicePod)];
+        builder.flow(cluster, table, 200, ip_to(network.cidr), onwards);
+    }
+    // Another port of a node is outside, as without node ports.
+    let untracked = Match { ct: Some(CtState::Untracked), ..ip(IpMatch::default()) };
+    builder.flow(cluster, table, 10, untracked, vec![Action::Goto(Table::Leave)]);
+    builder.default(table, vec![]);
+}
+
+fn l4(port: &NodePort) -> L4 {
+    let number = Some(MaskedPort::exact(port.port.get()));
+    match port.protocol {
+        Protocol::Tcp => L4::Tcp(number),
+        Protocol::Udp => L4::Udp(number),
+        Protocol::Sctp => L4::Sctp(number),
+    }
+}
+
+/// Not every conntrack of Open vSwitch knows the ports of SCTP, so it can't change them.
+fn is_sctp_to_another(model: &Model, port: &NodePort) -> bool {
+    port.protocol == Protocol::Sctp && model.behind(port).0.port != port.port
+}
+
+/// What the desired state keeps from a port goes on to the node, which drops it.
+fn blocked_at<'m>(model: &'m Model, address: Ipv4Addr, port: &NodePort) -> Flow<'m> {
+    let dst = Some(host(address));
+    let matches = ip(IpMatch { dst, l4: l4(port), ..IpMatch::default() });
+    Flow {
+        table: Table::NodePort,
+        priority: 400,
+        matches: Match { ct: Some(CtState::Untracked), ..matches },
+        actions: vec![Action::Goto(Table::Leave)],
+        subject: model.behind(port).1,
+    }
+}
+
+/// A packet to a node port enters the connections to services. A pod that gets itself sees the
+/// service's address, as if it had called that.
+fn to_service<'m>(model: &'m Model, port: &NodePort) -> Option<Flow<'m>> {
+    let address = model.service_address(port.service)?;
+    let actions = if is_sctp_to_another(model, port) {
+        vec![]
+    } else {
+        vec![Action::Load(Register::Service, address.into()), Action::Track(Table::NodePort)]
+    };
+    let matches = ip(IpMatch { l4: l4(port), ..IpMatch::default() });
+    Some(Flow {
+        table: Table::NodePort,
+        priority: 300,
+        matches: Match { ct: Some(CtState::Untracked), ..matches },
+        actions,
+        subject: model.behind(port).1,
+    })
+}
+
+/// A new connection chooses a pod, or is refused where there is none.
+fn chosen<'m>(model: &'m Model, port: &NodePort, from: Option<u32>) -> Flow<'m> {
+    let (behind, subject, group) = model.behind(port);
+    let matches = ip(IpMatch { l4: l4(port), ..IpMatch::default() });
+    Flow {
+        table: Table::NodePort,
+        priority: 100,
+        matches: Match { ct: Some(CtState::New), source: from, ..matches },
+        actions: vec![if behind.backends.is_empty() {
+            Action::Goto(Table::ServiceRefusal)
+        } else {
+            Action::Group(group)
+        }],
+        subject,
+    }
+}
+
+/// The sets, maps, chains and rules of a node.
+pub(super) fn lower<'m>(
+    model: &'m Model,
+    node: NodeId,
+    table: &mut nft::Table<'m>,
+) -> Result<(), Diagnostic> {
+    if model.node_ports().is_empty() {
+        return Ok(());
+    }
+    let subject = model.cluster_subject();
+    let rule = |conditions, statement| Rule { conditions, statement, subject };
+    let chain = |name, kind, hook, priority, rules| Chain {
+        name,
+        kind,
+        hook,
+        priority,
+        policy: "accept",
+        rules,
+    };
+    let idle: Vec<(Protocol, Port)> = model
+        .node_ports()
+        .iter()
+        .filter(|port| model.behind(port).0.backends.is_empty())
+        .map(|port| (port.protocol, port.port))
+        .collect();
+    let mut chains = blocked(model, node, table);
+    if !idle.is_empty() {
+        let to_idle = |protocol: Option<Protocol>| {
+            let mut conditions = vec![Condition::DestinationIn(ALL)];
+            conditions.extend(protocol.map(Condition::Protocol));
+            conditions.push(Condition::PortIn(IDLE));
+            conditions
+        };
+        let refused = || {
+            REFUSALS.map(|(protocol, refusal)| rule(to_idle(protocol), Statement::Refuse(refusal)))
+        };
+        // From the outside, and from pods, for whose bridge the node refuses.
+        let hook = ("filter", "prerouting", "raw + 10");
+        chains.push(chain("rf_idle", hook.0, hook.1, hook.2, refused().into()));
+        chains.push(chain("rf_idle_own", "filter", "output", "filter", refused().into()));
+        let nodes = model.intent().nodes();
+        let mut all: Vec<Ipv4Addr> =
+            nodes.flat_map(|(_, node)| node.node_port_addresses.iter().copied()).collect();
+        all.sort_unstable();
+        table.sets.push(Set { name: ALL, elements: Elements::Addresses(all) });
+        table.sets.push(Set { name: IDLE, elements: Elements::Ports(idle) });
+    }
+    let elements: Vec<_> = model
+        .node_ports()
+        .iter()
+        .filter_map(|port| {
+            let (behind, ..) = model.behind(port);
+            let address = model.service_address(port.service)?;
+            let to = (address, behind.port);
+            (!behind.backends.is_empty()).then_some(((port.protocol, port.port), to))
+        })
+        .collect();
+    if !elements.is_empty() {
+        let tun = || interface(pipeline::TUN);
+        let own = model.intent()[node].node_port_addresses.clone();
+        table.sets.push(Set { name: OWN, elements: Elements::Addresses(own) });
+        table.maps.push(PortMap { name: PORTS, elements });
+        let to_node = Condition::DestinationIn(OWN);
+        let from_outside = vec![Condition::NotIif(tun()?), to_node.clone()];
+        let dnat = |conditions| vec![rule(conditions, Statement::DnatByMap(PORTS))];
+        chains.push(chain("rf_inwards", "nat", "prerouting", "dstnat", dnat(from_outside)));
+        chains.push(chain("rf_inwards_own", "nat", "output", "-100", dnat(vec![to_node])));
+        let services = || Condition::Destination(model.intent().cluster().service_network);
+        let onwards = || -> Result<Vec<Condition>, Diagnostic> {
+            Ok(vec![Condition::Oif(tun()?), services(), Condition::CtDnat])
+        };
+        for found in &mut table.chains {
+            match found.name {
+                // Behind the rule about what comes from the bridge itself.
+                "rf_forwards" => found.rules.insert(1, rule(onwards()?, Statement::Accept)),
+                "rf_source" => found.rules.insert(0, rule(onwards()?, Statement::Masquerade)),
+                _ => {}
+            }
+        }
+    }
+    let behind = table.chains.iter().position(|chain| chain.name == "rf_forwards");
+    let at = behind.unwrap_or(table.chains.len());
+    table.chains.splice(at..at, chains);
+    Ok(())
+}
+
+/// What is dropped before anything else looks at it.
+fn blocked<'m>(model: &'m Model, node: NodeId, table: &mut nft::Table<'m>) -> Vec<Chain<'m>> {
+    let mut interfaces: BTreeSet<(InterfaceName, Protocol, Port)> = BTreeSet::new();
+    let mut addresses: BTreeSet<(Ipv4Addr, Protocol, Port)> = BTreeSet::new();
+    for block in &model.intent()[node].blocks {
+        for port in model.node_ports().iter().filter(|p| block.covers(p.protocol, p.port)) {
+            match &block.at {
+                BlockAt::Interface(interface) => {
+                    let interface = model.seen_by_kernel(node, interface).clone();
+                    interfaces.insert((interface, port.protocol, port.port));
+                }
+                BlockAt::Address(address) => {
+                    addresses.insert((*address, port.protocol, port.port));
+                }
+            }
+        }
+    }
+    let mut rules = Vec::new();
+    let subject = model.node_subject(node);
+    let mut drop = |condition, name, elements| {
+        rules.push(Rule { conditions: vec![condition], statement: Statement::Drop, subject });
+        table.sets.push(Set { name, elements });
+    };
+    if !interfaces.is_empty() {
+        let elements = Elements::InterfacePorts(interfaces.into_iter().collect());
+        drop(Condition::IifPortIn(BLOCKED_INTERFACES), BLOCKED_INTERFACES, elements);
+    }
+    if !addresses.is_empty() {
+        let elements = Elements::AddressPorts(addresses.into_iter().collect());
+        drop(Condition::DestinationPortIn(BLOCKED_ADDRESSES), BLOCKED_ADDRESSES, elements);
+    }
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    let (hook, priority) = ("prerouting", "raw + 5");
+    let name = "rf_blocked";
+    vec![Chain { name, kind: "filter", hook, priority, policy: "accept", rules }]
+}
