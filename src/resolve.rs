@@ -8,6 +8,7 @@ mod cluster;
 mod egress_ips;
 mod egress_policies;
 mod egress_routers;
+mod mdns;
 mod nodes;
 mod projects;
 mod services;
@@ -42,6 +43,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
     let services = services::resolve(&projects, &cluster, &mut context);
+    let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
         cluster,
@@ -52,6 +54,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         routers,
         egress_ips,
         services,
+        mdns,
     };
     (complete.then_some(intent).filter(|_| !context.report.has_errors()), context.report)
 }
@@ -78,6 +81,8 @@ impl Context {
                 | Code::RouterNoNode
                 | Code::RouterDestination
                 | Code::EgressIpNoNode
+                | Code::UnknownService
+                | Code::MdnsNoNode
         );
         if self.complete || !about_absence {
             self.report.push(diagnostic);

@@ -83,11 +83,14 @@ fn check(uplink: &Uplink, database: &Database, node: &Network) -> Result<(), Dia
         }
     } else {
         match (live, holder) {
-            (Some(live), _) if live.external_ids.get(UPLINK).map(String::as_str)
-                != Some(interface.as_str()) =>
+            (Some(live), _)
+                if live.external_ids.get(UPLINK).map(String::as_str)
+                    != Some(interface.as_str()) =>
             {
                 (
-                    format!("the bridge `{bridge}` exists and is not ringfence's for `{interface}`"),
+                    format!(
+                        "the bridge `{bridge}` exists and is not ringfence's for `{interface}`"
+                    ),
                     "set `disableInit: true` to use it as it is, or choose another name",
                 )
             }

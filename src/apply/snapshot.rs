@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::links::{ALIAS, Links};
 use super::gateway::UPLINK;
+use super::links::{ALIAS, Links};
 use super::ovsdb::{self, ADOPTED, MARK};
 use super::state::Store;
 use super::{generations, may_run, status};

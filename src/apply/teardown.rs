@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::change::{Action, Change, Kind, Step};
 use super::links::{self, Links};
-use super::{gateway, may_run};
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
 use super::rulesets;
 use super::state::Store;
+use super::{gateway, may_run};
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
 

@@ -157,6 +157,11 @@ codes! {
     // Uplinks.
     UplinkMtu = 160 Error,
     GatewayBridge = 161 Error,
+    // Multicast DNS.
+    MdnsName = 162 Error,
+    MdnsTwice = 163 Error,
+    MdnsNoNode = 164 Error,
+    UnknownService = 165 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

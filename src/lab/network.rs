@@ -143,12 +143,7 @@ fn underlay(
 }
 
 /// The bridge that holds a node's address.
-fn underlay_bridge(
-    host: &Host,
-    node: &Node,
-    bridge: &str,
-    uplink: &str,
-) -> Result<(), Diagnostic> {
+fn underlay_bridge(host: &Host, node: &Node, bridge: &str, uplink: &str) -> Result<(), Diagnostic> {
     let hwaddr = format!("other-config:hwaddr={}", mac(node.address));
     host.run(
         None,

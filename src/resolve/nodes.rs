@@ -46,13 +46,12 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
             subnet_outside_networks(subnet, place, cluster, context);
             Some(Fixed { value: subnet, place })
         });
-        let uplink =
-            uplink.as_ref().and_then(|wire| {
-                let at = at.key("uplink");
-                uplink_mtu(wire, at, cluster, context);
-                gateway_bridge(wire, at, context);
-                resolve_uplink(wire, at, context)
-            });
+        let uplink = uplink.as_ref().and_then(|wire| {
+            let at = at.key("uplink");
+            uplink_mtu(wire, at, cluster, context);
+            gateway_bridge(wire, at, context);
+            resolve_uplink(wire, at, context)
+        });
         let reserved = reserved_addresses
             .iter()
             .zip(at.key("reservedAddresses").children())

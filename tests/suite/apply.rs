@@ -226,7 +226,15 @@ fn the_scripts_work_by_hand_and_leave_apply_nothing_but_to_remember_the_rulesets
 
 /// The quickstart with some of its text replaced.
 pub(crate) fn changed(pairs: &[(&str, &str)]) -> (ringfence::model::Model, Sources) {
-    let directory = root().join("examples/quickstart");
+    changed_from("quickstart", pairs)
+}
+
+/// An example with some words replaced.
+pub(crate) fn changed_from(
+    example: &str,
+    pairs: &[(&str, &str)],
+) -> (ringfence::model::Model, Sources) {
+    let directory = root().join("examples").join(example);
     let mut text = std::fs::read_to_string(directory.join("network.yaml")).unwrap();
     for (old, new) in pairs {
         assert!(text.contains(old), "{old}");

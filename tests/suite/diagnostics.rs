@@ -42,7 +42,8 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 25] = [
+const ELSEWHERE: [(Code, &str); 26] = [
+    (Code::GatewayBridge, "gateway.rs"),
     (Code::NameFails, "names.rs"),
     (Code::NameKept, "names.rs"),
     (Code::NameManyAddresses, "names.rs"),

@@ -6,7 +6,9 @@ use crate::apply::changed;
 use crate::lab::{Live, example};
 use crate::support::Run;
 use ringfence::apply::short;
+use ringfence::model::Model;
 use ringfence::schema::{Subject, of};
+use ringfence::source::Sources;
 
 /// A node with the files of two generations on it.
 pub(crate) struct Node {
@@ -21,13 +23,8 @@ pub(crate) const NEW: &str = "/run/new";
 
 impl Node {
     pub(crate) fn new() -> Self {
-        let mut live = example("quickstart");
-        let files = live.lab.files(live.node("node-1")).display().to_string();
-        let other = "ip netns add theirs; nft add table inet theirs; ovs-vsctl add-br br-theirs -- \
-                     set bridge br-theirs datapath_type=netdev";
-        live.on("node-1", &format!("cp -r {files} {OLD}; {other}"));
         // One pod goes, one comes, one moves; the router goes with the join.
-        let (model, sources) = changed(&[
+        let new = changed(&[
             ("{name: log-0, node: node-1}", "{name: log-1, node: node-1}"),
             ("{name: core-0, node: node-1}", "{name: core-0, node: node-2}"),
             ("joins:\n  - {to: shop, projects: [billing]}\n", ""),
@@ -38,6 +35,15 @@ impl Node {
                 "",
             ),
         ]);
+        Self::between(example("quickstart"), new)
+    }
+
+    /// The first node of a lab, with the files of its desired state and those of another.
+    pub(crate) fn between(mut live: Live, (model, sources): (Model, Sources)) -> Self {
+        let files = live.lab.files(live.node("node-1")).display().to_string();
+        let other = "ip netns add theirs; nft add table inet theirs; ovs-vsctl add-br br-theirs -- \
+                     set bridge br-theirs datapath_type=netdev";
+        live.on("node-1", &format!("cp -r {files} {OLD}; {other}"));
         live.lab.replace(model, &sources).unwrap();
         live.on("node-1", &format!("cp -r {files} {NEW}"));
         let generation = |directory: &str| {

@@ -6,6 +6,7 @@ mod apply;
 mod confirm;
 mod diagnostics;
 mod faults;
+mod gateway;
 mod generations;
 mod golden;
 mod interruptions;
