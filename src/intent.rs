@@ -30,6 +30,7 @@ pub struct Intent {
     pub(crate) routers: Vec<EgressRouter>,
     pub(crate) egress_ips: Vec<EgressIps>,
     pub(crate) services: Vec<Service>,
+    pub(crate) mdns: Vec<MdnsRecord>,
 }
 
 macro_rules! ids {
@@ -140,6 +141,11 @@ impl Intent {
     #[must_use]
     pub fn services(&self) -> impl ExactSizeIterator<Item = (ServiceId, &Service)> {
         self.services.iter().enumerate().map(|(index, service)| (ServiceId::new(index), service))
+    }
+
+    /// The names that a node announces by multicast DNS, sorted.
+    pub fn mdns(&self, node: NodeId) -> impl Iterator<Item = &MdnsRecord> {
+        self.mdns.iter().filter(move |record| record.node == node)
     }
 
     /// `project/service`, as comments and the lock file have it.
@@ -670,6 +676,17 @@ pub struct EgressIp {
     /// The address.
     pub address: Ipv4Addr,
     /// The node that holds it, which has an uplink.
+    pub node: NodeId,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// A name that a node announces by multicast DNS, with its own address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MdnsRecord {
+    /// The name: one label and `.local`.
+    pub name: DnsName,
+    /// The node.
     pub node: NodeId,
     /// Where it is written.
     pub place: Place,

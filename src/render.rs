@@ -13,7 +13,7 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use crate::diagnostic::{Code, Diagnostic, json};
 use crate::flow::Action;
-use crate::intent::NodeId;
+use crate::intent::{Node, NodeId};
 use crate::model::{Model, Tenant};
 use crate::nft::{self, Ruleset};
 use crate::pipeline::{self, OfPort, Table};
@@ -110,6 +110,9 @@ impl<'m> Renderer<'m> {
         files.append("flows.ofctl", &note(generation, self.model.cluster_subject()));
         files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, Some(generation))?);
         // What follows has no effect on the node.
+        if let Some(hosts) = self.avahi_hosts(node) {
+            files.add("avahi.hosts", hosts);
+        }
         files.add("sourcemap.json", self.sourcemap.render(node));
         files.add("notes.md", self.notes(node, wiring)?);
         let manifest = json::pretty(&Manifest {
@@ -251,6 +254,17 @@ impl<'m> Renderer<'m> {
         )
     }
 
+    /// The names that the node announces, in the form of `/etc/avahi/hosts`.
+    fn avahi_hosts(&self, node: NodeId) -> Option<Vec<u8>> {
+        let intent = self.model.intent();
+        let Node { name, address, .. } = &intent[node];
+        let records: Vec<String> =
+            intent.mdns(node).map(|record| format!("{address} {}\n", record.name)).collect();
+        let head =
+            format!("# What node {name} announces by multicast DNS, for /etc/avahi/hosts.\n");
+        (!records.is_empty()).then(|| (head + &records.concat()).into_bytes())
+    }
+
     /// What the notes say of a gateway bridge.
     fn gateway(&self, node: NodeId, wiring: &Wiring) -> Option<Value> {
         let uplink = wiring.uplink.as_ref()?;
@@ -314,6 +328,7 @@ impl<'m> Renderer<'m> {
                 platform,
                 gateway => self.gateway(node, wiring),
                 meters => wiring.ports.iter().any(|port| port.meter.is_some()),
+                mdns => intent.mdns(node).map(|r| r.name.to_string()).collect::<Vec<_>>(),
             },
         )
     }

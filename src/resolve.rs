@@ -8,6 +8,7 @@ mod cluster;
 mod egress_ips;
 mod egress_policies;
 mod egress_routers;
+mod mdns;
 mod node_ports;
 mod nodes;
 mod projects;
@@ -44,6 +45,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
     let services = services::resolve(&projects, &cluster, &mut context);
+    let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
         cluster,
@@ -54,6 +56,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         routers,
         egress_ips,
         services,
+        mdns,
     };
     (complete.then_some(intent).filter(|_| !context.report.has_errors()), context.report)
 }
@@ -83,6 +86,8 @@ impl Context {
                 | Code::RouterRules
                 | Code::EgressIpNoNode
                 | Code::EgressIpUnavailable
+                | Code::UnknownService
+                | Code::MdnsNoNode
         );
         if self.complete || !about_absence {
             self.report.push(diagnostic);

@@ -7,6 +7,7 @@ mod cluster;
 mod egress_ip;
 mod egress_policy;
 mod egress_router;
+mod mdns;
 mod node;
 mod project;
 mod selector;
@@ -19,6 +20,7 @@ pub use cluster::{Cluster, Dns, Mode, Platform, PodNetwork};
 pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter, ProxyRule, RouterMode};
+pub use mdns::Mdns;
 pub use node::{Datapath, Node, NodePortBlock, RpFilter, Uplink};
 pub use project::{Join, Pod, PodBandwidth, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
@@ -64,6 +66,9 @@ pub struct DesiredState {
     /// Pods that forward to a fixed outside address from a fixed source address.
     #[serde(default)]
     pub egress_routers: Vec<EgressRouter>,
+    /// Names that nodes announce on their own network by multicast DNS, for services.
+    #[serde(default)]
+    pub mdns: Vec<Mdns>,
 }
 
 /// A transport protocol with ports.

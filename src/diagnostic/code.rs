@@ -174,6 +174,11 @@ codes! {
     // Uplinks.
     UplinkMtu = 160 Error,
     GatewayBridge = 161 Error,
+    // Multicast DNS.
+    MdnsName = 162 Error,
+    MdnsTwice = 163 Error,
+    MdnsNoNode = 164 Error,
+    UnknownService = 165 Error,
     // Egress routers: where they run.
     RouterNodeTwice = 170 Error,
     RouterUnavailable = 171 Error,

@@ -42,9 +42,10 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 27] = [
+const ELSEWHERE: [(Code, &str); 28] = [
     (Code::NotSigned, "signatures.rs"),
     (Code::SignersUnusable, "signatures.rs"),
+    (Code::GatewayBridge, "gateway.rs"),
     (Code::NameFails, "names.rs"),
     (Code::NameKept, "names.rs"),
     (Code::NameManyAddresses, "names.rs"),

@@ -2,11 +2,13 @@
 
 use std::process::Output;
 
-use crate::apply::changed_example;
+use crate::apply::changed;
 use crate::lab::{Live, example};
 use crate::support::Run;
 use ringfence::apply::short;
+use ringfence::model::Model;
 use ringfence::schema::{Subject, of};
+use ringfence::source::Sources;
 
 /// A node with the files of two generations on it.
 pub(crate) struct Node {
@@ -22,30 +24,26 @@ pub(crate) const NEW: &str = "/run/new";
 impl Node {
     pub(crate) fn new() -> Self {
         // One pod goes, one comes, one moves; the router goes with the join.
-        Self::between(
-            "quickstart",
-            &[
-                ("{name: log-0, node: node-1}", "{name: log-1, node: node-1}"),
-                ("{name: core-0, node: node-1}", "{name: core-0, node: node-2}"),
-                ("joins:\n  - {to: shop, projects: [billing]}\n", ""),
-                (
-                    "egressRouters:\n  - name: supplier\n    project: shop\n    source: \
-                     192.168.12.99\n    gateway: 192.168.12.1\n    destination: \
-                     203.0.113.25\n    nodeSelector: {site: springfield-1}\n",
-                    "",
-                ),
-            ],
-        )
+        let new = changed(&[
+            ("{name: log-0, node: node-1}", "{name: log-1, node: node-1}"),
+            ("{name: core-0, node: node-1}", "{name: core-0, node: node-2}"),
+            ("joins:\n  - {to: shop, projects: [billing]}\n", ""),
+            (
+                "egressRouters:\n  - name: supplier\n    project: shop\n    source: 192.168.12.99\n    \
+                 gateway: 192.168.12.1\n    destination: 203.0.113.25\n    \
+                 nodeSelector: {site: springfield-1}\n",
+                "",
+            ),
+        ]);
+        Self::between(example("quickstart"), new)
     }
 
-    /// A node of an example, and of the same with some of its text replaced.
-    pub(crate) fn between(name: &str, pairs: &[(&str, &str)]) -> Self {
-        let mut live = example(name);
+    /// The first node of a lab, with the files of its desired state and those of another.
+    pub(crate) fn between(mut live: Live, (model, sources): (Model, Sources)) -> Self {
         let files = live.lab.files(live.node("node-1")).display().to_string();
         let other = "ip netns add theirs; nft add table inet theirs; ovs-vsctl add-br br-theirs -- \
                      set bridge br-theirs datapath_type=netdev";
         live.on("node-1", &format!("cp -r {files} {OLD}; {other}"));
-        let (model, sources) = changed_example(name, pairs);
         live.lab.replace(model, &sources).unwrap();
         live.on("node-1", &format!("cp -r {files} {NEW}"));
         let generation = |directory: &str| {

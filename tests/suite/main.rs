@@ -8,6 +8,7 @@ mod confirm;
 mod diagnostics;
 mod failover;
 mod faults;
+mod gateway;
 mod generations;
 mod golden;
 mod hostile;

@@ -1,0 +1,106 @@
+//! The `mdns` section.
+
+use std::collections::BTreeMap;
+
+use super::{Context, Nodes, Projects, Wire};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::intent::{MdnsRecord, NodeId, Service};
+use crate::source::Place;
+use crate::spec;
+use crate::value::{DnsName, Name};
+
+pub(super) fn resolve(
+    wire: &Wire<'_>,
+    nodes: &Nodes<'_>,
+    projects: &Projects<'_>,
+    services: &[Service],
+    context: &mut Context,
+) -> Vec<MdnsRecord> {
+    let mut seen: BTreeMap<&DnsName, Place> = BTreeMap::new();
+    let mut records = Vec::new();
+    for (at, wire) in wire.items("mdns", |state| &state.mdns) {
+        let spec::Mdns { name, project, service, node } = wire;
+        let place = at.key("name").place();
+        not_local(name, place, context);
+        if let Some(first) = seen.insert(name, place) {
+            let message = format!("the name `{name}` is announced twice");
+            context.push(
+                Diagnostic::new(Code::MdnsTwice, message)
+                    .at(place)
+                    .related(first, "the first")
+                    .help("remove one of the two, or choose another name"),
+            );
+            seen.insert(name, first);
+            continue;
+        }
+        let project_place = at.key("project").place();
+        let Some(id) = projects.index.get(project) else {
+            let known = projects.index.names();
+            context.unknown(Code::UnknownProject, "project", project, project_place, known);
+            continue;
+        };
+        let service_place = at.key("service").place();
+        let mut own = services.iter().filter(|service| service.project == id);
+        let Some(found) = own.clone().find(|found| found.name == *service) else {
+            let known: Vec<&Name> = own.by_ref().map(|service| &service.name).collect();
+            context.unknown(
+                Code::UnknownService,
+                "service",
+                service,
+                service_place,
+                known.into_iter(),
+            );
+            continue;
+        };
+        let node = match node {
+            Some(node) => {
+                let place = at.key("node").place();
+                let found = nodes.index.get(node);
+                if found.is_none() {
+                    let known = nodes.index.names();
+                    context.unknown(Code::UnknownNode, "node", node, place, known);
+                }
+                found
+            }
+            None => first_node(found, projects, service_place, context),
+        };
+        if let Some(node) = node {
+            records.push(MdnsRecord { name: name.clone(), node, place: at.place() });
+        }
+    }
+    records.sort_by(|a, b| a.name.cmp(&b.name));
+    records
+}
+
+/// RF162: what looks a name up by multicast DNS takes one label and `.local`.
+fn not_local(name: &DnsName, place: Place, context: &mut Context) {
+    let label = name.as_str().strip_suffix(".local");
+    if label.is_none_or(|label| label.contains('.')) {
+        let message = format!("`{name}` is not a name of one label and `.local`");
+        context.push(
+            Diagnostic::new(Code::MdnsName, message)
+                .at(place)
+                .help("write a name such as web.local; other names belong into the DNS"),
+        );
+    }
+}
+
+/// RF164: a node for the name. One announces it, since two would contradict each other.
+fn first_node(
+    service: &Service,
+    projects: &Projects<'_>,
+    place: Place,
+    context: &mut Context,
+) -> Option<NodeId> {
+    let backends = service.ports.iter().flat_map(|port| &port.backends);
+    let node = backends.map(|(pod, _)| projects.pods[pod.index()].node).min();
+    if node.is_none() {
+        let message = format!("no pod is behind the service `{}`", service.name);
+        context.push(
+            Diagnostic::new(Code::MdnsNoNode, message)
+                .at(place)
+                .help("say with `node` who announces the name"),
+        );
+    }
+    node
+}
