@@ -465,7 +465,7 @@ impl Observed {
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
         let (groups, meters) = (groups?, meters?);
-        Ok(Self { database, links, listings, flows, groups, meters, proxies })
+        Ok(Self { database, links, listings, flows, groups, proxies, meters })
     }
 }
 

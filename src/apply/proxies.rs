@@ -192,7 +192,7 @@ fn one(
     match (runs, details.is_empty()) {
         (true, true) => return Ok(()),
         (true, false) => {
-            steps.start.change(Action::Change, Kind::Proxy, object, details.join(", "))
+            steps.start.change(Action::Change, Kind::Proxy, object, details.join(", "));
         }
         (false, _) if astray => {
             steps.start.change(Action::Change, Kind::Proxy, object, details.join(", "));

@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "CMD", value_parser = words)]
     health_check: Option<Words>,
     /// Apply only what a key in this file has signed: one public key a line, as in OpenSSH's
-    /// authorized_keys. Default: /etc/ringfence/signers, if it is there
+    /// `authorized_keys`. Default: /etc/ringfence/signers, if it is there
     #[arg(long, value_name = "FILE", conflicts_with = "current")]
     signers: Option<PathBuf>,
     #[command(flatten)]
