@@ -43,7 +43,7 @@ pub struct Node {
 }
 
 /// Ports of services that a node doesn't serve to the outside: by an interface, or at one of its
-/// addresses.
+/// addresses. The node's own processes still reach them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodePortBlock {
@@ -51,9 +51,9 @@ pub struct NodePortBlock {
     pub port: Option<Port>,
     /// Its protocol. Default: all.
     pub protocol: Option<ServiceProtocol>,
-    /// What comes in by this interface is dropped.
+    /// What comes in by this interface is dropped. What pods send comes by none.
     pub interface: Option<InterfaceName>,
-    /// What comes for this address is dropped.
+    /// What comes for this address is dropped, also from pods.
     pub address: Option<Address>,
 }
 
