@@ -162,6 +162,7 @@ codes! {
     MdnsTwice = 163 Error,
     MdnsNoNode = 164 Error,
     UnknownService = 165 Error,
+    MdnsCrowded = 166 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.
