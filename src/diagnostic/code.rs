@@ -179,6 +179,7 @@ codes! {
     MdnsTwice = 163 Error,
     MdnsNoNode = 164 Error,
     UnknownService = 165 Error,
+    MdnsCrowded = 166 Error,
     // Egress routers: where they run.
     RouterNodeTwice = 170 Error,
     RouterUnavailable = 171 Error,

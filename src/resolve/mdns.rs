@@ -65,6 +65,7 @@ pub(super) fn resolve(
             None => first_node(found, projects, service_place, context),
         };
         if let Some(node) = node {
+            crowded(node, nodes, &records, place, context);
             records.push(MdnsRecord { name: name.clone(), node, place: at.place() });
         }
     }
@@ -81,6 +82,29 @@ fn not_local(name: &DnsName, place: Place, context: &mut Context) {
             Diagnostic::new(Code::MdnsName, message)
                 .at(place)
                 .help("write a name such as web.local; other names belong into the DNS"),
+        );
+    }
+}
+
+/// RF166: an address has one name, as avahi sees it.
+fn crowded(
+    node: NodeId,
+    nodes: &Nodes<'_>,
+    records: &[MdnsRecord],
+    place: Place,
+    context: &mut Context,
+) {
+    if let Some(first) = records.iter().find(|record| record.node == node) {
+        let message = format!(
+            "the node `{}` already announces {}",
+            nodes.list[node.index()].name,
+            first.name
+        );
+        context.push(
+            Diagnostic::new(Code::MdnsCrowded, message)
+                .at(place)
+                .related(first.place, "the other name")
+                .help("say with `node` which other node announces this one"),
         );
     }
 }

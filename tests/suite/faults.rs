@@ -428,7 +428,7 @@ const FORGED_WIRING: &[(&str, &str, &str)] = &[
     (
         "\"version\": 1",
         "\"version\": 1, \"run\": \"reboot\"",
-        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `egressIps`, `sysctls` at line 2 column 19",
+        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `egressIps`, `uplink`, `sysctls` at line 2 column 19",
     ),
     (
         "\"pod audit/log-0\"",
@@ -449,6 +449,12 @@ const FORGED_WIRING: &[(&str, &str, &str)] = &[
         "\"net.ipv4.ip_forward\"",
         "\"net.../kernel/core_pattern\"",
         "`net.../kernel/core_pattern=1` is no setting of the network at line 26 column 1",
+    ),
+    // As sysctl(8) has it, a slash is a dot in the name of a file.
+    (
+        "\"net.ipv4.ip_forward\"",
+        "\"net.ipv4.//.core.somaxconn\"",
+        "`net.ipv4.//.core.somaxconn=1` is no setting of the network at line 26 column 1",
     ),
     (
         "\"net.ipv4.ip_forward\":\"1\"",

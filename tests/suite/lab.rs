@@ -401,3 +401,47 @@ fn a_lab_can_be_left_up_entered_and_taken_down() {
     assert!(gone.stderr.starts_with("error[RF232]: no lab is up"), "{}", gone.stderr);
     assert!(!lab::directory_of(&name).exists());
 }
+
+#[test]
+fn packets_follow_the_addresses_of_a_name() {
+    let mut live = example("dns-names");
+    let (old, new) = ("198.51.100.8", "198.51.100.9");
+    let reached = |live: &Live| -> Vec<bool> {
+        // bank may reach api.example.com and nothing else, office everything else.
+        let pods = ["bank/teller-0", "bank/teller-1", "office/desk-0"];
+        let probes = pods.into_iter().flat_map(|pod| [old, new].map(|address| (pod, address)));
+        let probes = probes.map(|(pod, address)| {
+            let to = SocketAddrV4::new(address.parse().unwrap(), 443);
+            let from = live.tenant(pod);
+            let port = Port::new(443).unwrap();
+            let outside = To::Outside(*to.ip());
+            let packet =
+                Packet { from: From::Tenant(from), to: outside, protocol: Protocol::Tcp, port };
+            let reach = reach(live.lab.model(), &packet);
+            let want = if reach.allowed() {
+                Want::Answer { seen_as: None, at: Some(to) }
+            } else {
+                Want::Silence
+            };
+            let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
+            Probe { title, from, to, protocol: Protocol::Tcp, want, because: reach.because }
+        });
+        let summary = live.lab.probe(probes.collect()).unwrap();
+        assert_eq!(summary.counts().1, 0, "{}", summary.table());
+        summary.results.iter().map(|(_, seen)| matches!(seen, Seen::Answer { .. })).collect()
+    };
+    live.apply_all();
+    assert_eq!(reached(&live), [true, false, true, false, false, true]);
+    // As `ringfence resolve` writes it when the name has another address.
+    let directory = tempfile::tempdir().unwrap();
+    let from = root().join("examples/dns-names");
+    for file in ["network.yaml", "ringfence.lock"] {
+        let text = std::fs::read_to_string(from.join(file)).unwrap().replace(old, new);
+        std::fs::write(directory.path().join(file), text).unwrap();
+    }
+    let (model, sources) = load(directory.path());
+    live.lab.replace(model, &sources).unwrap();
+    assert_eq!(live.apply_all(), [true, true]);
+    assert_eq!(reached(&live), [false, true, false, true, true, false]);
+    assert_eq!(live.apply_all(), [false, false]);
+}
