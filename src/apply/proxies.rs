@@ -189,19 +189,15 @@ fn one(
         steps.astray.commands.extend(stop(&router.name, proxies));
         details.push("namespace");
     }
-    match (runs, details.is_empty()) {
-        (true, true) => return Ok(()),
-        (true, false) => {
-            steps.start.change(Action::Change, Kind::Proxy, object, details.join(", "));
-        }
-        (false, _) if astray => {
-            steps.start.change(Action::Change, Kind::Proxy, object, details.join(", "));
-        }
-        (false, _) => {
-            let detail = format!("{} in {}", proxy.program(), router.netns);
-            steps.start.change(Action::Add, Kind::Proxy, object, detail);
-        }
+    if runs && details.is_empty() {
+        return Ok(());
     }
+    let (action, detail) = if runs || astray {
+        (Action::Change, details.join(", "))
+    } else {
+        (Action::Add, format!("{} in {}", proxy.program(), router.netns))
+    };
+    steps.start.change(action, Kind::Proxy, object, detail);
     steps.start.commands.extend(commands);
     Ok(())
 }

@@ -203,7 +203,16 @@ fn a_changed_fail_mode_takes_the_flows_with_it_and_is_repaired() {
 
 #[test]
 fn the_scripts_work_by_hand_and_leave_apply_nothing_but_to_remember_the_rulesets() {
-    let live = example("quickstart");
+    by_hand("quickstart");
+}
+
+#[test]
+fn proxies_are_started_by_hand_as_apply_does() {
+    by_hand("egress-proxies");
+}
+
+fn by_hand(name: &str) {
+    let live = example(name);
     for id in live.nodes() {
         let files = live.lab.files(id);
         let notes = std::fs::read_to_string(files.join("notes.md")).unwrap();

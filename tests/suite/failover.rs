@@ -1,5 +1,7 @@
 //! Egress routers and egress IPs go to another node when theirs is unavailable.
 
+use std::fmt::Write as _;
+
 use crate::lab::{Live, live, load};
 use ringfence::intent::NodeId;
 use ringfence::lab::{self, Seen};
@@ -13,7 +15,8 @@ fn network(node: &str, more: &str) -> (tempfile::TempDir, Model, Sources) {
     let mut text = String::from("version: 1\nnodes:\n");
     for number in 1..=3 {
         let name = format!("node-{number}");
-        text += &format!(
+        let _ = write!(
+            text,
             "  - name: {name}\n    address: 192.168.12.1{number}\n    uplink: {{interface: eth0, \
              subnet: 192.168.12.0/24, gateway: 192.168.12.1}}\n"
         );

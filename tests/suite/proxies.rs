@@ -211,3 +211,122 @@ fn a_proxy_opens_connections_to_the_outside_only() {
         assert!(["403", "503"].contains(&status.as_str()), "{target}: {status}");
     }
 }
+
+/// Stands in for `systemctl`: does what its unit file says, with nothing but the node's own `/run`.
+/// A real systemd would take the whole machine for its own, whose files the lab shares.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+set -eu
+echo "$*" >>/run/systemctl.log
+verb=$1
+for unit; do :; done
+file=/run/systemd/system/$unit
+key() { sed -n "s|^$1=||p" "$file"; }
+pid() { cat "/run/main.$unit" 2>/dev/null || echo 0; }
+# Nobody here collects processes that have ended.
+runs() { [ "$(pid)" != 0 ] && [ -n "$(tr -d '\0' <"/proc/$(pid)/cmdline" 2>/dev/null)" ]; }
+stop() {
+	! runs || kill -TERM "$(pid)"
+	while runs; do sleep 0.1; done
+	rm -f "/run/main.$unit"
+}
+case $verb in
+	daemon-reload) ;;
+	show)
+		if runs; then echo ActiveState=active; else echo ActiveState=inactive; fi
+		if runs; then echo "MainPID=$(pid)"; else echo MainPID=0; fi ;;
+	stop) stop ;;
+	restart)
+		stop
+		netns=$(basename "$(key NetworkNamespacePath)")
+		# The words of the command are split on purpose.
+		setsid ip netns exec "$netns" $(key ExecStart) </dev/null >/dev/null 2>&1 &
+		echo $! >"/run/main.$unit"
+		sleep 1
+		runs ;;
+	reload) key ExecReload | MAINPID=$(pid) sh -e ;;
+	*) exit 1 ;;
+esac
+"#;
+
+#[test]
+fn systemd_runs_proxies_where_it_is_there() {
+    let mut live = example("egress-proxies");
+    let systemctl = shlex::try_quote(SYSTEMCTL).unwrap().into_owned();
+    live.on(
+        "node-3",
+        &format!(
+            "mkdir -p /run/systemd/system && printf %s {systemctl} >/run/systemctl && \
+             chmod +x /run/systemctl && mount --bind /run/systemctl $(readlink -f $(command -v \
+             systemctl))"
+        ),
+    );
+    let units = |live: &Live| live.on("node-3", "cat /run/main.ringfence-router-*");
+    let log =
+        |live: &Live| live.on("node-3", "grep -v ^show /run/systemctl.log; rm /run/systemctl.log");
+    live.lab.apply(live.node("node-1")).unwrap();
+    live.lab.apply(live.node("node-2")).unwrap();
+    let first = [
+        "+ proxy router browse: squid in router_browse",
+        "+ proxy router partners: haproxy in router_partners",
+    ];
+    assert_eq!(apply(&live, "node-3", &[]), first);
+    assert!(apply(&live, "node-3", &["--check"]).is_empty());
+    assert_eq!(
+        log(&live),
+        "daemon-reload\nrestart ringfence-router-browse.service\n\
+         daemon-reload\nrestart ringfence-router-partners.service\n"
+    );
+    prove(&live);
+    let before = units(&live);
+    assert_eq!(before.lines().count(), 2, "{before}");
+
+    // A change is a reload, of that one alone.
+    replace(&mut live, &[("to: db.example.com", "to: data.example.com")]);
+    assert_eq!(apply(&live, "node-3", &[]), ["~ proxy router partners: configuration"]);
+    assert!(apply(&live, "node-3", &["--check"]).is_empty());
+    assert_eq!(log(&live), "reload ringfence-router-partners.service\n");
+    assert_eq!(units(&live), before, "they still run");
+    prove(&live);
+
+    for (command, expected) in [
+        (
+            "systemctl stop ringfence-router-browse.service",
+            "+ proxy router browse: squid in router_browse",
+        ),
+        (
+            "echo '# more' >>/run/systemd/system/ringfence-router-partners.service",
+            "~ proxy router partners: unit",
+        ),
+        (
+            "sed -i /http_access/d /run/ringfence-router-browse/squid.conf",
+            "~ proxy router browse: configuration",
+        ),
+        ("ip netns del router_browse; sleep 0.2", "~ proxy router browse: namespace"),
+    ] {
+        live.on("node-3", command);
+        assert_eq!(apply(&live, "node-3", &[]), [expected], "after `{command}`");
+        assert!(apply(&live, "node-3", &["--check"]).is_empty(), "after `{command}`");
+    }
+    prove(&live);
+
+    // A unit of that name which somebody else wrote is left alone.
+    let theirs = "/run/systemd/system/ringfence-router-theirs.service";
+    live.on("node-3", &format!("echo '[Unit]' >{theirs}"));
+
+    // The routers go elsewhere.
+    replace(
+        &mut live,
+        &[
+            ("address: 192.168.12.13\n", "address: 192.168.12.13\n    unavailable: true\n"),
+            ("node: node-3", "node: node-2"),
+        ],
+    );
+    assert_eq!(
+        apply(&live, "node-3", &[]),
+        ["- proxy router browse: with its process", "- proxy router partners: with its process"]
+    );
+    let left = "ls /run /run/systemd/system | grep ringfence-router; pidof squid haproxy; true";
+    assert_eq!(live.on("node-3", left), "ringfence-router-theirs.service\n");
+    live.lab.apply(live.node("node-2")).unwrap();
+    prove(&live);
+}

@@ -70,7 +70,7 @@ fn redirect_lines(form: &str) -> String {
         });
         format!("      - {{{}}}\n", pairs.collect::<Vec<_>>().join(", "))
     };
-    list("destinations", lines(form).map(entry).collect())
+    list("destinations", &lines(form).map(entry).collect::<Vec<_>>())
 }
 
 /// `EGRESS_HTTP_PROXY_DESTINATION`: a line is a site, `!` denies it.
@@ -79,7 +79,7 @@ fn http_lines(form: &str) -> String {
         Some(site) => format!("      - deny: {}\n", quoted(site)),
         None => format!("      - allow: {}\n", quoted(line)),
     };
-    list("rules", lines(form).map(entry).collect())
+    list("rules", &lines(form).map(entry).collect::<Vec<_>>())
 }
 
 /// `EGRESS_DNS_PROXY_DESTINATION`: a line is `PORT HOST [PORT]`.
@@ -93,10 +93,10 @@ fn dns_lines(form: &str) -> String {
         });
         format!("      - {{{}}}\n", pairs.collect::<Vec<_>>().join(", "))
     };
-    list("destinations", lines(form).map(entry).collect())
+    list("destinations", &lines(form).map(entry).collect::<Vec<_>>())
 }
 
-fn list(key: &str, entries: Vec<String>) -> String {
+fn list(key: &str, entries: &[String]) -> String {
     if entries.is_empty() { String::new() } else { format!("    {key}:\n{}", entries.concat()) }
 }
 
