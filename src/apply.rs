@@ -34,7 +34,7 @@ use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::spec::Datapath;
-use crate::system::{System, Tool, both, missing};
+use crate::system::{Stage, System, Tool, both, missing};
 use crate::value::InterfaceName;
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
@@ -91,8 +91,7 @@ pub struct Outcome {
     pub waiting: bool,
     /// Why it was taken back, if it was.
     pub rolled_back: Option<RolledBack>,
-    /// The flows that differed, as lines of a diff; only in a check or with `--diff`.
-    #[serde(skip)]
+    /// The flows that differed, as lines of a diff; only with `--diff`.
     pub flow_diff: Vec<String>,
 }
 
@@ -202,6 +201,7 @@ fn bring(
     options: &Options,
     system: &dyn System,
 ) -> Result<Outcome, Diagnostic> {
+    system.at(Stage::Reading);
     let observed = Observed::read(artifacts, None, &state.half_made, system)?;
     right_node(artifacts, &observed.links)?;
     let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
@@ -315,9 +315,13 @@ fn converge(
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
     for _ in 0..ROUNDS {
-        for command in difference.steps.iter().flat_map(|step| &step.commands) {
+        let commands = || difference.steps.iter().flat_map(|step| &step.commands);
+        let of = commands().count();
+        for (number, command) in (1..).zip(commands()) {
+            system.at(Stage::Changing { number, of, command });
             system.succeed(command)?;
         }
+        system.at(Stage::ReadingBack);
         let flows = Some(&difference.flows);
         let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
         state.rulesets = remember(artifacts, &observed);

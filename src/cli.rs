@@ -6,6 +6,7 @@ mod confirm;
 mod explain;
 mod lab;
 mod lock;
+mod progress;
 mod rollback;
 mod status;
 mod teardown;

@@ -599,6 +599,15 @@ fn matches(rule: &EgressRule, address: Ipv4Addr, protocol: Protocol, port: u16) 
 impl Lab {
     /// Sends every probe at once and waits for what comes back.
     pub fn probe(&self, probes: Vec<Probe>) -> Result<Summary, Diagnostic> {
+        self.probe_telling(probes, &mut |_, _| {})
+    }
+
+    /// The same; `waiting` hears for which of the probes it waits, counted from 1.
+    pub fn probe_telling(
+        &self,
+        probes: Vec<Probe>,
+        waiting: &mut dyn FnMut(usize, &Probe),
+    ) -> Result<Summary, Diagnostic> {
         let mut agents = self.agents(&probes)?;
         self.listen(&probes, &mut agents)?;
         self.warm_up(&mut agents)?;
@@ -611,7 +620,8 @@ impl Lab {
             })?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
-        for probe in &probes {
+        for (number, probe) in (1..).zip(&probes) {
+            waiting(number, probe);
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             match agent.receive()? {
                 Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },

@@ -70,7 +70,7 @@ fn a_check_changes_nothing_and_tells_what_a_run_does() {
 }
 
 /// Everything that apply may change, as text.
-fn state_of(live: &Live, node: &str) -> String {
+pub(crate) fn state_of(live: &Live, node: &str) -> String {
     live.on(
         node,
         "ovs-vsctl show | tail -n +2; ip -br link; ip netns; ip route; nft list ruleset; \

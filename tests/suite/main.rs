@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
+mod ansible;
 mod apply;
 mod confirm;
 mod diagnostics;
@@ -12,6 +13,7 @@ mod hostile;
 mod interruptions;
 mod lab;
 mod ovs;
+mod progress;
 mod properties;
 mod readme;
 mod schema;
