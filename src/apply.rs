@@ -14,6 +14,7 @@
 mod artifacts;
 mod change;
 mod confirm;
+mod disturbance;
 mod flows;
 mod generations;
 mod groups;
@@ -25,7 +26,7 @@ mod state;
 mod status;
 mod teardown;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,7 @@ use crate::value::InterfaceName;
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
+pub use disturbance::Disturbance;
 pub use generations::{Generation, Generations, KEEP, generations};
 use links::Links;
 use ovsdb::Database;
@@ -87,6 +89,8 @@ pub struct Outcome {
     pub check: bool,
     /// What was changed, or would be.
     pub changes: Vec<Change>,
+    /// What that disturbs which is there already.
+    pub disturbs: Vec<Disturbance>,
     /// Whether it is in effect only until a time is over, unless somebody confirms it.
     pub waiting: bool,
     /// Why it was taken back, if it was.
@@ -212,6 +216,7 @@ fn bring(
         changed: !changes.is_empty(),
         check: options.check,
         changes,
+        disturbs: difference.disturbs.iter().cloned().collect(),
         waiting: false,
         rolled_back: None,
         flow_diff: difference.flows.lines(),
@@ -242,6 +247,7 @@ fn bring(
         if let Some(confirm) = confirm {
             confirm.begin(&state, store, system)?;
         }
+        system.at(Stage::Disturbing(&outcome.disturbs));
         if let Err(reason) = converge(difference, artifacts, &mut state, options.adopt, system) {
             outcome.rolled_back = Some(take_back(reason, state, store, system)?);
             return Ok(outcome);
@@ -447,6 +453,7 @@ fn listings(
 struct Difference {
     steps: Vec<Step>,
     flows: flows::Difference,
+    disturbs: BTreeSet<Disturbance>,
 }
 
 impl Difference {
@@ -469,6 +476,23 @@ impl Difference {
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
         flows.groups = groups::compare(&artifacts.groups, &observed.groups);
+        let mut disturbs = if ports.flows_lost {
+            BTreeSet::new()
+        } else {
+            disturbance::of_flows(artifacts, observed, &flows)
+        };
+        let plugs = [&ports.before, &ports.after, &links.make, &links.remove];
+        let bridge_lives = observed.database.bridges.contains_key(bridge);
+        if bridge_lives
+            && wiring.bridge.datapath == Datapath::Netdev
+            && plugs.iter().any(|step| !step.changes.is_empty())
+        {
+            disturbs.insert(Disturbance::new(
+                format!("bridge {bridge}"),
+                "its datapath is in userspace: while interfaces come and go, tunnels may lose \
+                 packets for some milliseconds",
+            ));
+        }
         let ruleset = |name: &str, place: Place<'_>| {
             let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
             let listing = observed.listings.get(name).and_then(Option::as_deref);
@@ -490,7 +514,8 @@ impl Difference {
             steps.push(ruleset(router.name.as_str(), place));
         }
         steps.extend([links.routers, links.egress_ips, ports.after, links.remove]);
-        Ok(Self { steps, flows })
+        disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
+        Ok(Self { steps, flows, disturbs })
     }
 }
 

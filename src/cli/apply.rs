@@ -88,7 +88,8 @@ impl Shared {
         settle: impl FnOnce(&mut Outcome) -> Result<(), Diagnostic>,
     ) -> Exit {
         let progress = if self.verbose { Progress::none() } else { Progress::new(None) };
-        let shown = Shown { machine: Machine, verbose: self.verbose, progress };
+        let tells = !self.json;
+        let shown = Shown { machine: Machine, verbose: self.verbose, tells, progress };
         let brought = bring(&shown);
         shown.progress.end();
         let mut outcome = match brought {
@@ -123,6 +124,10 @@ impl Shared {
     }
 
     fn human(&self, outcome: &Outcome) {
+        // A run has said so before it changed anything.
+        for disturbance in outcome.disturbs.iter().filter(|_| outcome.check) {
+            print(&format!("{disturbance}\n"));
+        }
         for change in &outcome.changes {
             print(&format!("{change}\n"));
         }
@@ -281,6 +286,8 @@ struct Shown {
     machine: Machine,
     /// Whether every command that changes something is shown before it runs.
     verbose: bool,
+    /// Whether people read what is printed.
+    tells: bool,
     progress: Progress,
 }
 
@@ -291,6 +298,10 @@ impl System for Shown {
             Stage::Changing { number, of, command } => {
                 self.progress.step(number, of, &command.to_string());
             }
+            Stage::Disturbing(disturbs) if self.tells => self.progress.aside(|| {
+                disturbs.iter().for_each(|disturbance| print(&format!("{disturbance}\n")));
+            }),
+            Stage::Disturbing(_) => {}
             Stage::ReadingBack => self.progress.busy("reading back"),
         }
     }

@@ -41,6 +41,11 @@ pub(crate) fn example(name: &str) -> Live {
 }
 
 impl Live {
+    /// A lab that is up, with its directory.
+    pub(crate) fn of(lab: Lab, directory: tempfile::TempDir) -> Self {
+        Self { lab, _directory: directory }
+    }
+
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
         self.lab.model().intent().nodes().map(|(id, _)| id).collect()
     }
@@ -72,7 +77,7 @@ impl Live {
         host.run(netns.as_deref(), &["sh", "-c", command]).unwrap()
     }
 
-    fn address(&self, tenant: &str) -> Ipv4Addr {
+    pub(crate) fn address(&self, tenant: &str) -> Ipv4Addr {
         self.lab.model().endpoint(self.tenant(tenant)).address
     }
 
@@ -99,7 +104,7 @@ impl Live {
         line.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
     }
 
-    fn prove(&self) -> Summary {
+    pub(crate) fn prove(&self) -> Summary {
         let summary = self.lab.probe(lab::plan(self.lab.model())).unwrap();
         assert_eq!(summary.counts().1, 0, "{}", summary.table());
         summary

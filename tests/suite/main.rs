@@ -19,4 +19,5 @@ mod readme;
 mod schema;
 mod stability;
 mod support;
+mod traffic;
 mod world;
