@@ -258,6 +258,7 @@ impl<'m> Renderer<'m> {
                     .map(|ip| ip.address.to_string())
                     .collect::<Vec<_>>(),
                 platform,
+                userspace => wiring.bridge.datapath == Datapath::Netdev,
             },
         )
     }
