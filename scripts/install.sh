@@ -3,8 +3,10 @@
 # The lab runs Open vSwitch of its own in network namespaces and leaves the machine's alone.
 set -eu
 
-packages='gcc libc6-dev openvswitch-switch nftables iproute2 ethtool iputils-arping procps util-linux
-	openssh-client squid haproxy'
+# Servers that the tests start themselves, in network namespaces: package and service.
+servers='squid:squid haproxy:haproxy openssh-server:ssh'
+packages="gcc libc6-dev openvswitch-switch nftables iproute2 ethtool iputils-arping procps util-linux
+	openssh-client ansible-core rsync $(echo "$servers" | sed 's/:[a-z]*//g')"
 
 lacking=
 for package in $packages; do
@@ -18,21 +20,27 @@ as_root=
 echo "installing$lacking"
 export DEBIAN_FRONTEND=noninteractive
 $as_root apt-get update -qq
+
+# Nothing that comes with this begins to serve on the machine itself, neither now nor at boot.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+	$as_root chmod 0755 $policy
+	# Expanded here on purpose: it isn't there later.
+	# shellcheck disable=SC2064
+	trap "$as_root rm -f $policy" EXIT
+fi
 # The list is split into words on purpose.
 # shellcheck disable=SC2086
 $as_root apt-get install -y -qq --no-install-recommends $lacking >/dev/null
-
-# The proxies run in namespaces of egress routers only; the distribution's own services are not
-# wanted where they have just come with the packages.
-for service in squid haproxy; do
+for server in $servers; do
 	case " $lacking " in
-		*" $service "*) ;;
-		*) continue ;;
+	*" ${server%:*} "*) ;;
+	*) continue ;;
 	esac
-	if [ -d /run/systemd/system ]; then
-		$as_root systemctl --quiet disable --now "$service.service"
-	elif [ -x "/etc/init.d/$service" ]; then
-		$as_root "/etc/init.d/$service" stop >/dev/null || true
-		$as_root update-rc.d "$service" disable
+	if command -v systemctl >/dev/null; then
+		$as_root systemctl --quiet disable "${server#*:}.service" || true
+	else
+		$as_root update-rc.d "${server#*:}" disable || true
 	fi
 done

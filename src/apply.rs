@@ -14,6 +14,7 @@
 mod artifacts;
 mod change;
 mod confirm;
+mod disturbance;
 mod flows;
 mod gateway;
 mod generations;
@@ -31,7 +32,7 @@ mod state;
 mod status;
 mod teardown;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,11 +43,12 @@ use serde::Serialize;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::plan::proxy::Proxy;
 use crate::spec::Datapath;
-use crate::system::{System, Tool, both, missing};
+use crate::system::{Stage, System, Tool, both, missing};
 use crate::value::InterfaceName;
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
+pub use disturbance::Disturbance;
 pub use generations::{Generation, Generations, KEEP, generations};
 use links::Links;
 use ovsdb::Database;
@@ -109,12 +111,13 @@ pub struct Outcome {
     pub check: bool,
     /// What was changed, or would be.
     pub changes: Vec<Change>,
+    /// What that disturbs which is there already.
+    pub disturbs: Vec<Disturbance>,
     /// Whether it is in effect only until a time is over, unless somebody confirms it.
     pub waiting: bool,
     /// Why it was taken back, if it was.
     pub rolled_back: Option<RolledBack>,
-    /// The flows that differed, as lines of a diff; only in a check or with `--diff`.
-    #[serde(skip)]
+    /// The flows that differed, as lines of a diff; only with `--diff`.
     pub flow_diff: Vec<String>,
 }
 
@@ -228,6 +231,7 @@ fn bring(
     options: &Options,
     system: &dyn System,
 ) -> Result<Outcome, Diagnostic> {
+    system.at(Stage::Reading);
     let observed = Observed::read(artifacts, None, &state.half_made, system)?;
     right_node(artifacts, &observed.links)?;
     let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
@@ -238,6 +242,7 @@ fn bring(
         changed: !changes.is_empty(),
         check: options.check,
         changes,
+        disturbs: difference.disturbs.iter().cloned().collect(),
         waiting: false,
         rolled_back: None,
         flow_diff: difference.flows.lines(),
@@ -268,6 +273,7 @@ fn bring(
         if let Some(confirm) = confirm {
             confirm.begin(&state, store, system)?;
         }
+        system.at(Stage::Disturbing(&outcome.disturbs));
         if let Err(reason) = converge(difference, artifacts, &mut state, options.adopt, system) {
             outcome.rolled_back = Some(take_back(reason, state, store, system)?);
             return Ok(outcome);
@@ -342,7 +348,10 @@ fn converge(
 ) -> Result<(), Diagnostic> {
     for _ in 0..ROUNDS {
         if difference.astray.commands.is_empty() {
-            for command in difference.steps.iter().flat_map(|step| &step.commands) {
+            let commands = || difference.steps.iter().flat_map(|step| &step.commands);
+            let of = commands().count();
+            for (number, command) in (1..).zip(commands()) {
+                system.at(Stage::Changing { number, of, command });
                 system.succeed(command)?;
             }
         } else {
@@ -352,6 +361,7 @@ fn converge(
             }
             std::thread::sleep(SETTLE);
         }
+        system.at(Stage::ReadingBack);
         let flows = Some(&difference.flows);
         let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
         state.rulesets = remember(artifacts, &observed);
@@ -489,6 +499,7 @@ struct Difference {
     astray: Step,
     steps: Vec<Step>,
     flows: flows::Difference,
+    disturbs: BTreeSet<Disturbance>,
 }
 
 impl Difference {
@@ -516,6 +527,23 @@ impl Difference {
         // Another datapath begins without.
         let live = if ports.datapath_lost { &empty } else { &observed.meters };
         let meters = meters::compare(wiring, live);
+        let mut disturbs = if ports.flows_lost {
+            BTreeSet::new()
+        } else {
+            disturbance::of_flows(artifacts, observed, &flows)
+        };
+        let plugs = [&ports.before, &ports.after, &links.make, &links.remove];
+        let bridge_lives = observed.database.bridges.contains_key(bridge);
+        if bridge_lives
+            && wiring.bridge.datapath == Datapath::Netdev
+            && plugs.iter().any(|step| !step.changes.is_empty())
+        {
+            disturbs.insert(Disturbance::new(
+                format!("bridge {bridge}"),
+                "its datapath is in userspace: while interfaces come and go, tunnels may lose \
+                 packets for some milliseconds",
+            ));
+        }
         let ruleset = |name: &str, place: Place<'_>| {
             let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
             let listing = observed.listings.get(name).and_then(Option::as_deref);
@@ -543,7 +571,8 @@ impl Difference {
         }
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
         steps.extend([proxies.remove, links.remove]);
-        Ok(Self { astray: proxies.astray, steps, flows })
+        disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
+        Ok(Self { astray: proxies.astray, steps, flows, disturbs })
     }
 }
 

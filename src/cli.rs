@@ -7,6 +7,7 @@ mod confirm;
 mod explain;
 mod lab;
 mod lock;
+mod progress;
 mod resolve;
 mod rollback;
 mod snapshot;

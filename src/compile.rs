@@ -11,13 +11,14 @@ use crate::render::Renderer;
 use crate::source::Sources;
 
 /// Makes the files of `nodes` and hands them to `output`. Holds no more than one node's files a
-/// core at a time.
+/// core at a time. `done` hears of every node that is finished, on any thread.
 pub fn compile(
     model: &Model,
     nodes: &[NodeId],
     sources: &Sources,
     output: &Output,
     check: bool,
+    done: &(dyn Fn(&str) + Sync),
 ) -> Result<(), Report> {
     let common = Common::new(model)?;
     let renderer = Renderer::new(model, sources)?;
@@ -26,7 +27,9 @@ pub fn compile(
         .map(|&node| {
             let plan = Plan::of(&common, node)?;
             let files = renderer.node(node, &plan)?;
-            output.node(model.intent()[node].name.as_str(), files, check);
+            let name = model.intent()[node].name.as_str();
+            output.node(name, files, check);
+            done(name);
             Ok(())
         })
         .collect();

@@ -329,6 +329,7 @@ impl<'m> Renderer<'m> {
                 gateway => self.gateway(node, wiring),
                 meters => wiring.ports.iter().any(|port| port.meter.is_some()),
                 mdns => intent.mdns(node).map(|r| r.name.to_string()).collect::<Vec<_>>(),
+                userspace => wiring.bridge.datapath == Datapath::Netdev,
             },
         )
     }

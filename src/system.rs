@@ -10,6 +10,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::apply::Disturbance;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::value::NetnsName;
 use netlink::Network;
@@ -172,8 +173,31 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
+/// How far a change of the node is.
+#[derive(Clone, Copy, Debug)]
+pub enum Stage<'a> {
+    /// The node is read.
+    Reading,
+    /// The node is about to be changed, and this is what notices.
+    Disturbing(&'a [Disturbance]),
+    /// One of the commands that change it is about to run.
+    Changing {
+        /// Which of them, from 1.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// The command.
+        command: &'a Command,
+    },
+    /// The node is read again.
+    ReadingBack,
+}
+
 /// The machine that a node is.
 pub trait System: Sync {
+    /// Hears how far a change is.
+    fn at(&self, _stage: Stage<'_>) {}
+
     /// Runs a command to its end, whatever its exit status.
     fn run(&self, command: &Command) -> Result<Output, Diagnostic>;
 

@@ -80,7 +80,7 @@ pub fn one(nodes: usize, directory: &Path) {
     let modelled = begin.elapsed();
     let ids: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
     let output = Output::open(&out).expect("an output");
-    compile(&model, &ids, &sources, &output, false).expect("files");
+    compile(&model, &ids, &sources, &output, false, &|_| {}).expect("files");
     let outcome = output.finish(&sources, None, false);
     let compiled = begin.elapsed();
     assert!(outcome.report.is_empty());

@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::disturbance::Disturbance;
 use crate::system::Command;
 
 /// One difference between a node and its plan.
@@ -90,6 +91,8 @@ impl fmt::Display for Change {
 pub struct Step {
     /// What changes, in words.
     pub changes: Vec<Change>,
+    /// What that disturbs.
+    pub disturbs: Vec<Disturbance>,
     /// The commands, in order.
     pub commands: Vec<Command>,
 }
@@ -105,5 +108,10 @@ impl Step {
     ) {
         let (object, detail) = (object.into(), detail.into());
         self.changes.push(Change { action, kind, object, detail });
+    }
+
+    /// Notes what a change disturbs.
+    pub fn disturb(&mut self, object: impl Into<String>, effect: &str) {
+        self.disturbs.push(Disturbance::new(object, effect));
     }
 }

@@ -36,6 +36,17 @@ impl Difference {
         self.add.is_empty() && self.delete.is_empty()
     }
 
+    /// The flows that differ, each as it is and as it is to be.
+    pub(super) fn flows(&self) -> impl Iterator<Item = (Option<&str>, Option<&str>)> {
+        let gone = self.delete.iter().filter(|(key, _)| !self.add.contains_key(*key));
+        let gone = gone.map(|(_, flow)| (Some(flow.as_str()), None));
+        let added = self
+            .add
+            .iter()
+            .map(|(key, flow)| (self.delete.get(key).map(String::as_str), Some(flow.as_str())));
+        gone.chain(added)
+    }
+
     /// The lines of a unified diff without its header, sorted.
     pub(super) fn lines(&self) -> Vec<String> {
         let deleted = self.delete.iter().map(|(key, flow)| (key, '-', flow));
@@ -67,6 +78,12 @@ pub(super) enum Live {
 }
 
 impl Live {
+    /// The groups of the cookies of all flows, as far as they were read.
+    pub(super) fn groups(&self) -> BTreeSet<Cookie> {
+        let (Self::All(flows) | Self::Touched { flows, .. }) = self;
+        normalised(flows).into_iter().filter_map(|flow| Some(cookie(flow)?.group())).collect()
+    }
+
     /// Reads all flows; `None` where there is no such bridge.
     pub(super) fn read(system: &dyn System, bridge: &str) -> Result<Option<Self>, Diagnostic> {
         // Two processes at a time: most of the work is printing.
@@ -308,7 +325,7 @@ fn group_messages(
 }
 
 /// The cookie in a flow as Open vSwitch prints it.
-fn cookie(flow: &str) -> Option<Cookie> {
+pub(super) fn cookie(flow: &str) -> Option<Cookie> {
     let text = flow.split("cookie=").nth(1)?;
     Cookie::parse(text.split([',', ' ']).next()?)
 }

@@ -209,6 +209,7 @@ fn attach<'a>(
         }
         if outside.is_some() {
             batches.node.push(format!("link del {host}"));
+            step.disturb(owner, "its interface is made anew: its connections break");
         }
         batches.node.push(format!(
             "link add {host} mtu {} type veth peer name {} address {mac} mtu {} netns {name}",
@@ -249,6 +250,9 @@ fn attach<'a>(
             .collect(),
     };
     details.extend(interface.lines(&mut lines));
+    if pair.is_some_and(|link| link.up) && details.iter().any(|d| d.ends_with("address")) {
+        step.disturb(owner, "its addresses change: connections of those that go break");
+    }
     if pair.is_none() {
         step.change(Action::Add, Kind::Link, host.as_str(), format!("of {owner}"));
     } else if !details.is_empty() {
@@ -434,6 +438,10 @@ fn macvlan(
     }
     .lines(&mut lines);
     step.commands.extend(batch(Some(netns), &lines));
+    if link.is_some() && (good.is_none() || details.contains(&"address")) {
+        let effect = "its outside interface changes: its connections break";
+        step.disturb(format!("router {name}"), effect);
+    }
     let object = format!("{interface} of router {name}");
     if link.is_none() {
         step.change(Action::Add, Kind::Link, object, format!("macvlan on {}", macvlan.parent));
@@ -507,6 +515,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
             None => continue,
         };
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
+        step.disturb(owner, "goes from this node: its connections break");
         lines.push(format!("link del {name}"));
     }
     let held = |address: &Ipv4Net| {
@@ -515,8 +524,9 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
     };
     for (label, address) in &links.node.labels {
         if label == pipeline::EGRESS_LABEL && !held(address) {
-            let detail = format!("address of egress-ip {}", address.addr());
-            step.change(Action::Remove, Kind::Link, "lo", detail);
+            let owner = format!("egress-ip {}", address.addr());
+            step.change(Action::Remove, Kind::Link, "lo", format!("address of {owner}"));
+            step.disturb(owner, "goes from this node: connections from it break");
             lines.push(format!("address del {address} dev lo"));
         }
     }

@@ -92,6 +92,11 @@ pub(super) fn compare(
         let again = have.and_then(|have| again(port, have, links));
         if again.is_some() {
             clause(&mut unplug, &["--if-exists", "del-port", name, &port.name]);
+            // One that is unplugged carries nothing anyway.
+            if !links.unplugged.contains(&port.name) {
+                let effect = "its port is made anew: packets are lost meanwhile";
+                ports.before.disturb(&port.owner, effect);
+            }
         }
         let fresh = again.is_some();
         want(name, port, have, again, &mut ports.before, &mut words);
@@ -156,6 +161,10 @@ fn bridge(wiring: &Wiring, database: &Database, ports: &mut Ports, words: &mut V
         let head = ["set", "Bridge", name].map(str::to_owned);
         extend(words, head.into_iter().chain(settings));
         if live.is_some() {
+            if ports.flows_lost {
+                let effect = "loses its flows: it forwards nothing until it has the new ones";
+                ports.before.disturb(format!("bridge {name}"), effect);
+            }
             ports.before.change(Action::Change, Kind::Bridge, name, differing.join(", "));
         }
     }
@@ -290,6 +299,10 @@ fn want(
     if have.kind != *kind {
         settings.push(format!("type={kind}"));
     }
+    let other = options.iter().any(|(key, value)| have.options.get(key) != Some(value));
+    if other && !fresh && differing.is_empty() {
+        step.disturb("tunnels", "change their settings: packets to other nodes are lost meanwhile");
+    }
     for (key, value) in options {
         if have.options.get(key) != Some(value) {
             differing.push(key.clone());
@@ -302,6 +315,9 @@ fn want(
     if let Some(mac) = mac
         && have.mac.as_ref() != Some(mac)
     {
+        if !fresh && differing.is_empty() {
+            step.disturb(name, "its Ethernet address changes: pods have to ask for it again");
+        }
         differing.push("Ethernet address".to_owned());
         settings.push(format!("mac=\"{mac}\""));
     }

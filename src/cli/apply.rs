@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::progress::Progress;
 use super::{Exit, print, show, tell};
 use crate::apply::{
     Answer, Confirm, KEEP, Options, Outcome, STATE_DIRECTORY, Verdict, apply, apply_current,
@@ -15,7 +16,7 @@ use crate::apply::{
 use crate::diagnostic::{Code, Diagnostic, Report, counted, json};
 use crate::source::Sources;
 use crate::system::netlink::Network;
-use crate::system::{Command, Machine, Output, System, Tool};
+use crate::system::{Command, Machine, Output, Stage, System, Tool};
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 #[derive(Debug, Args)]
@@ -90,12 +91,18 @@ impl Shared {
         bring: impl FnOnce(&dyn System) -> Result<Outcome, Diagnostic>,
         settle: impl FnOnce(&mut Outcome) -> Result<(), Diagnostic>,
     ) -> Exit {
-        let announced = Announced { machine: Machine };
-        let system: &dyn System = if self.verbose { &announced } else { &Machine };
-        let mut outcome = match bring(system) {
+        let progress = if self.verbose { Progress::none() } else { Progress::new(None) };
+        let tells = !self.json;
+        let shown = Shown { machine: Machine, verbose: self.verbose, tells, progress };
+        let brought = bring(&shown);
+        shown.progress.end();
+        let mut outcome = match brought {
             Ok(outcome) => outcome,
             Err(diagnostic) => return fail(diagnostic),
         };
+        if !self.diff {
+            outcome.flow_diff.clear();
+        }
         if !self.json {
             self.human(&outcome);
         }
@@ -121,13 +128,15 @@ impl Shared {
     }
 
     fn human(&self, outcome: &Outcome) {
+        // A run has said so before it changed anything.
+        for disturbance in outcome.disturbs.iter().filter(|_| outcome.check) {
+            print(&format!("{disturbance}\n"));
+        }
         for change in &outcome.changes {
             print(&format!("{change}\n"));
         }
-        if self.diff {
-            for line in &outcome.flow_diff {
-                print(&format!("{line}\n"));
-            }
+        for line in &outcome.flow_diff {
+            print(&format!("{line}\n"));
         }
         let number = counted(outcome.changes.len(), "change");
         match (outcome.changed, outcome.check) {
@@ -277,15 +286,34 @@ pub(super) fn fail(diagnostic: Diagnostic) -> Exit {
     if locked { Exit::Locked } else { Exit::Error }
 }
 
-/// The machine, with every command that changes something shown before it runs.
-struct Announced {
+/// The machine, with what is done to it shown.
+struct Shown {
     machine: Machine,
+    /// Whether every command that changes something is shown before it runs.
+    verbose: bool,
+    /// Whether people read what is printed.
+    tells: bool,
+    progress: Progress,
 }
 
-impl System for Announced {
+impl System for Shown {
+    fn at(&self, stage: Stage<'_>) {
+        match stage {
+            Stage::Reading => self.progress.busy("reading the node"),
+            Stage::Changing { number, of, command } => {
+                self.progress.step(number, of, &command.to_string());
+            }
+            Stage::Disturbing(disturbs) if self.tells => self.progress.aside(|| {
+                disturbs.iter().for_each(|disturbance| print(&format!("{disturbance}\n")));
+            }),
+            Stage::Disturbing(_) => {}
+            Stage::ReadingBack => self.progress.busy("reading back"),
+        }
+    }
+
     fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
         const SHOWN: usize = 20;
-        if command.changes {
+        if self.verbose && command.changes {
             tell(&format!("> {command}"));
             let stdin = String::from_utf8_lossy(&command.stdin);
             let mut lines = stdin.lines();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::clock::Clock;
+use super::progress::Progress;
 use super::{Exit, Input, print, show, tell};
 use crate::compile::compile;
 use crate::diagnostic::{Code, Diagnostic, counted, nearest};
@@ -74,7 +75,11 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Error;
         }
     };
-    if let Err(report) = compile(&model, &nodes, &sources, &output, arguments.check) {
+    let progress = Progress::new(Some(nodes.len()));
+    let compiled =
+        compile(&model, &nodes, &sources, &output, arguments.check, &|node| progress.done(node));
+    progress.end();
+    if let Err(report) = compiled {
         show(&report, &sources);
         return Exit::Error;
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::apply::fail;
+use super::progress::Progress;
 use super::{Exit, Input, print, show, tell};
 use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::lab::{self, Hold, Lab, Setup};
@@ -99,10 +100,12 @@ fn load(input: &Input) -> Result<(Model, Sources), Exit> {
 }
 
 /// Applies every node's files and prints what that did.
-fn apply(lab: &Lab, title: &str) -> Result<(), Diagnostic> {
-    for (id, node) in lab.model().intent().nodes() {
+fn apply(lab: &Lab, title: &str, progress: &Progress) -> Result<(), Diagnostic> {
+    let of = lab.model().intent().nodes().count();
+    for (number, (id, node)) in (1..).zip(lab.model().intent().nodes()) {
+        progress.step(number, of, &format!("{title} {}", node.name));
         let applied = lab.apply(id)?;
-        print(&format!(
+        let text = format!(
             "{title} {}: changed: {}{}\n",
             node.name,
             applied.changed,
@@ -111,7 +114,8 @@ fn apply(lab: &Lab, title: &str) -> Result<(), Diagnostic> {
             } else {
                 String::new()
             },
-        ));
+        );
+        progress.aside(|| print(&text));
     }
     Ok(())
 }
@@ -129,13 +133,20 @@ fn prove((model, sources): (Model, Sources)) -> Result<Exit, Diagnostic> {
         Diagnostic::new(Code::LabSetup, format!("no directory for the lab: {error}"))
     })?;
     tell("bringing up the lab");
+    let progress = Progress::new(None);
+    progress.busy("starting Open vSwitch for every node");
     let program = program()?;
     let setup = Setup { directory: directory.path(), hold: Hold::WithParent, program: &program };
     let lab = Lab::up(model, &sources, setup)?;
-    apply(&lab, "apply")?;
-    apply(&lab, "apply again")?;
-    tell("sending packets");
-    let summary = lab.probe(lab::plan(lab.model()))?;
+    apply(&lab, "apply", &progress)?;
+    apply(&lab, "apply again", &progress)?;
+    progress.aside(|| tell("sending packets"));
+    let probes = lab::plan(lab.model());
+    let of = probes.len();
+    let summary = lab.probe_telling(probes, &mut |number, probe| {
+        progress.step(number, of, &probe.title);
+    })?;
+    progress.end();
     print(&format!("\n{}\n", summary.table()));
     let (good, wrong) = summary.counts();
     let total = counted(good + wrong, "probe");
@@ -158,11 +169,14 @@ fn up((model, sources): (Model, Sources), name: &Name) -> Result<Exit, Diagnosti
     }
     let program = program()?;
     let setup = Setup { directory: &directory, hold: Hold::Forever, program: &program };
+    let progress = Progress::new(None);
+    progress.busy("starting Open vSwitch for every node");
     let result = Lab::up(model, &sources, setup).and_then(|lab| {
-        apply(&lab, "apply")?;
+        apply(&lab, "apply", &progress)?;
         lab.keep();
         Ok(())
     });
+    progress.end();
     if let Err(diagnostic) = result {
         let _ = lab::remove(&directory);
         return Err(diagnostic);

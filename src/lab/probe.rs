@@ -895,6 +895,15 @@ fn samples(network: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
 impl Lab {
     /// Sends every probe at once and waits for what comes back.
     pub fn probe(&self, probes: Vec<Probe>) -> Result<Summary, Diagnostic> {
+        self.probe_telling(probes, &mut |_, _| {})
+    }
+
+    /// The same; `waiting` hears for which of the probes it waits, counted from 1.
+    pub fn probe_telling(
+        &self,
+        probes: Vec<Probe>,
+        waiting: &mut dyn FnMut(usize, &Probe),
+    ) -> Result<Summary, Diagnostic> {
         let mut agents = self.agents(&probes)?;
         self.listen(&probes, &mut agents)?;
         self.warm_up(&mut agents)?;
@@ -909,7 +918,8 @@ impl Lab {
             })?;
         }
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
-        for probe in probes.iter().filter(quick) {
+        for (number, probe) in (1..).zip(probes.iter().filter(quick)) {
+            waiting(number, probe);
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
             match agent.receive()? {
                 Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },

@@ -70,7 +70,7 @@ fn a_check_changes_nothing_and_tells_what_a_run_does() {
 }
 
 /// Everything that apply may change, as text.
-fn state_of(live: &Live, node: &str) -> String {
+pub(crate) fn state_of(live: &Live, node: &str) -> String {
     live.on(
         node,
         "ovs-vsctl show | tail -n +2; ip -br link; ip netns; ip route; nft list ruleset; \
@@ -96,12 +96,19 @@ const DRIFT: &[(&str, &[&str])] = &[
     ("ovs-vsctl del-port rf-0a277568ba88", &["+ port rf-0a277568ba88: 264 of pod shop/web-0"]),
     (
         "ovs-vsctl set interface vxlan0 options:dst_port=8472",
-        &["~ port vxlan0: dst_port of node-1"],
+        &[
+            "! tunnels: change their settings: packets to other nodes are lost meanwhile",
+            "~ port vxlan0: dst_port of node-1",
+        ],
     ),
     (
         "ovs-vsctl set interface tun0 'mac=\"02:00:00:00:00:01\"'",
         // Open vSwitch takes the interface down to change it, and its routes go.
-        &["~ link tun0: route", "~ port tun0: Ethernet address of node-1"],
+        &[
+            "! tun0: its Ethernet address changes: pods have to ask for it again",
+            "~ link tun0: route",
+            "~ port tun0: Ethernet address of node-1",
+        ],
     ),
     ("ip addr flush dev tun0", &["~ link tun0: address, route"]),
     ("ip route del 10.128.0.0/14 dev tun0", &["~ link tun0: route"]),
@@ -110,12 +117,18 @@ const DRIFT: &[(&str, &[&str])] = &[
     ("nft delete table inet ringfence", &["~ ruleset node: changed by hand"]),
     (
         "ip -n shop.web-0 addr add 10.128.0.9/23 dev eth0",
-        &["~ link rf-0a277568ba88: address, route of pod shop/web-0"],
+        &[
+            "! pod shop/web-0: its addresses change: connections of those that go break",
+            "~ link rf-0a277568ba88: address, route of pod shop/web-0",
+        ],
     ),
     ("ip -n shop.web-0 route del default", &["~ link rf-0a277568ba88: route of pod shop/web-0"]),
     (
         "ip -n shop.web-0 link set eth0 mtu 1400 address 02:00:00:00:00:02",
-        &["~ link rf-0a277568ba88: Ethernet address, MTU of pod shop/web-0"],
+        &[
+            "! pod shop/web-0: its addresses change: connections of those that go break",
+            "~ link rf-0a277568ba88: Ethernet address, MTU of pod shop/web-0",
+        ],
     ),
     ("ip link set rf-0a277568ba88 down", &["~ link rf-0a277568ba88: state of pod shop/web-0"]),
     (
@@ -160,7 +173,8 @@ fn what_was_changed_by_hand_is_found_told_and_repaired() {
     for (command, expected) in DRIFT {
         live.on("node-1", command);
         let check = live.apply_on("node-1", &["--check"]);
-        let mut told: Vec<&str> = check.stdout.lines().collect();
+        let mut told: Vec<&str> =
+            check.stdout.lines().filter(|line| !line.starts_with(&format!("! {PLUGS}"))).collect();
         told.sort_unstable();
         assert_eq!((check.status, told.as_slice()), (2, *expected), "after `{command}`");
         let run = live.apply_on("node-1", &[]);
@@ -196,7 +210,9 @@ fn a_changed_fail_mode_takes_the_flows_with_it_and_is_repaired() {
     live.on("node-1", "ovs-vsctl set-fail-mode br0 standalone");
     let run = live.apply_on("node-1", &[]);
     assert_eq!(run.status, 0, "{}", run.stderr);
-    assert!(run.stdout.starts_with("~ bridge br0: fail mode\n+ flows cluster: "), "{}", run.stdout);
+    let told = "! bridge br0: loses its flows: it forwards nothing until it has the new ones\n\
+                ~ bridge br0: fail mode\n+ flows cluster: ";
+    assert!(run.stdout.contains(told), "{}", run.stdout);
     let again = live.apply_on("node-1", &["--check"]);
     assert_eq!((again.status, again.stdout.as_str()), (0, ""));
 }
@@ -272,7 +288,7 @@ fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
     );
     // One pod goes, one moves to another node, the router goes with the join.
     let (model, sources) = changed(&[
-        ("      - {name: log-0, node: node-1}\n", ""),
+        ("    pods:\n      - {name: log-0, node: node-1}\n", "    pods: []\n"),
         ("{name: core-0, node: node-1}", "{name: core-0, node: node-2}"),
         ("joins:\n  - {to: shop, projects: [billing]}\n", ""),
         (
@@ -307,6 +323,104 @@ fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
     assert!(live.on("node-1", "nft list tables").contains("table inet theirs"));
     let summary = live.lab.probe(lab::plan(live.lab.model())).unwrap();
     assert_eq!(summary.counts().1, 0, "{}", summary.table());
+}
+
+/// What a change says that it disturbs on a node, in a check and before it runs.
+fn disturbed(live: &Live, node: &str) -> Vec<String> {
+    let said = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("! "));
+        lines.map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(": ")).collect()
+    };
+    let check = live.apply_on(node, &["--check"]);
+    let json = live.apply_on(node, &["--check", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let run = live.apply_on(node, &[]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert_eq!(run.stdout, check.stdout);
+    assert_eq!(json["disturbs"].as_array().unwrap().len(), said(&check.stdout).len());
+    let begin = check.stdout.lines().take_while(|line| line.starts_with("! ")).count();
+    assert_eq!(begin, said(&check.stdout).len(), "first what it disturbs: {}", check.stdout);
+    said(&check.stdout)
+}
+
+const PLUGS: &str = "bridge br0: its datapath is in userspace";
+
+#[test]
+fn a_change_says_what_it_disturbs_before_it_happens() {
+    let mut live = example("quickstart");
+    for node in ["node-1", "node-2", "node-3"] {
+        assert_eq!(disturbed(&live, node), Vec::<String>::new(), "nothing was there on {node}");
+        assert_eq!(disturbed(&live, node), Vec::<String>::new());
+    }
+    let change = |live: &mut Live, pairs: &[(&str, &str)]| {
+        let (model, sources) = changed(pairs);
+        live.lab.replace(model, &sources).unwrap();
+        ["node-1", "node-2", "node-3"].map(|node| disturbed(live, node))
+    };
+    let none = Vec::<String>::new;
+    // A new project and a new pod of an old one: nobody notices but the datapath.
+    let more = (
+        "  - name: monitoring\n",
+        "  - name: more\n    pods: [{name: a, node: node-1}]\n  - name: monitoring\n",
+    );
+    let rule = (
+        "egressPolicies:\n",
+        "egressPolicies:\n  - project: more\n    rules: [{deny: {cidr: 192.0.2.0/24}}]\n",
+    );
+    assert_eq!(change(&mut live, &[more, rule]), [vec![PLUGS.to_owned()], none(), none()]);
+    // They go again.
+    let gone = "pod more/a: goes from this node".to_owned();
+    assert_eq!(change(&mut live, &[]), [vec![PLUGS.to_owned(), gone], none(), none()]);
+    // A permission more disturbs nobody; one less does.
+    let port = "ports: [{port: 443}]";
+    let wider = "ports: [{port: 443}, {port: 80}]";
+    assert_eq!(change(&mut live, &[(port, wider)]), [none(), none(), none()]);
+    let policy = || vec!["project bank: its egress policy changes".to_owned()];
+    assert_eq!(change(&mut live, &[]), [policy(), none(), policy()]);
+    // A pod changes its network where it is.
+    let join = "joins:\n  - {to: shop, projects: [billing]}\n";
+    let moves = vec!["pod billing/api-0: moves to another network".to_owned()];
+    assert_eq!(change(&mut live, &[(join, "")]), [none(), moves, none()]);
+    // Another bridge mode, an interface made anew, a router's address.
+    live.on("node-1", "ovs-vsctl set-fail-mode br0 standalone");
+    live.on("node-1", "ip -n router_supplier address add 192.168.12.77/32 dev net1");
+    live.on("node-1", "ip -n shop.web-0 link set eth0 address 02:00:00:00:00:02");
+    assert_eq!(
+        disturbed(&live, "node-1"),
+        [
+            PLUGS,
+            "bridge br0: loses its flows",
+            "pod shop/web-0: its addresses change",
+            "router supplier: its outside interface changes",
+        ]
+    );
+}
+
+#[test]
+fn an_egress_ip_that_moves_says_whom_it_disturbs() {
+    let mut live = example("egress-ips");
+    live.apply_all();
+    let held = "    egressCIDRs: [192.168.12.128/27]\n  - name: node-3";
+    let (model, sources) = changed_example("egress-ips", &[(held, "  - name: node-3")]);
+    live.lab.replace(model, &sources).unwrap();
+    let said = ["node-1", "node-2", "node-3"].map(|node| disturbed(&live, node)).concat();
+    assert!(said.iter().any(|line| line.starts_with("egress-ip 192.168.12.13")), "{said:?}");
+    let leaves =
+        said.iter().filter(|line| line.contains("its traffic leaves the cluster at another"));
+    assert!(leaves.count() > 0, "{said:?}");
+}
+
+#[test]
+fn a_service_that_loses_a_pod_says_so() {
+    let mut live = example("services");
+    live.apply_all();
+    let pod = "      - {name: web-1, node: node-2, labels: {app: web}, ports: [{name: http, port: 8081}]}\n";
+    let (model, sources) = changed_example("services", &[(pod, "")]);
+    live.lab.replace(model, &sources).unwrap();
+    let said = disturbed(&live, "node-1");
+    assert_eq!(said, ["service shop/web:80/tcp: has fewer pods"], "{said:?}");
+    let said = disturbed(&live, "node-2");
+    assert!(said.contains(&"pod shop/web-1: goes from this node".to_owned()), "{said:?}");
 }
 
 #[test]

@@ -41,6 +41,11 @@ pub(crate) fn example(name: &str) -> Live {
 }
 
 impl Live {
+    /// A lab that is up, with its directory.
+    pub(crate) fn of(lab: Lab, directory: tempfile::TempDir) -> Self {
+        Self { lab, _directory: directory }
+    }
+
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
         self.lab.model().intent().nodes().map(|(id, _)| id).collect()
     }
@@ -424,7 +429,15 @@ fn packets_follow_the_addresses_of_a_name() {
                 Want::Silence
             };
             let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
-            Probe { title, from, to, protocol: Protocol::Tcp, want, because: reach.because }
+            Probe {
+                title,
+                from,
+                to,
+                protocol: Protocol::Tcp,
+                want,
+                because: reach.because,
+                fetch: None,
+            }
         });
         let summary = live.lab.probe(probes.collect()).unwrap();
         assert_eq!(summary.counts().1, 0, "{}", summary.table());

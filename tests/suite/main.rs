@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
+mod ansible;
 mod apply;
 mod bandwidth;
 mod confirm;
@@ -17,6 +18,7 @@ mod lab;
 mod names;
 mod node_ports;
 mod ovs;
+mod progress;
 mod properties;
 mod proxies;
 mod readme;
@@ -27,4 +29,5 @@ mod signatures;
 mod snapshot;
 mod stability;
 mod support;
+mod traffic;
 mod world;
