@@ -32,10 +32,12 @@ pub struct EgressRouter {
     /// Where the ports that `destinations` doesn't list lead. Default: nowhere.
     pub fallback: Option<Address>,
     /// In the mode `http-proxy`: the hosts that may be reached through it. The first rule that
-    /// matches decides; what none matches is denied.
+    /// matches decides; what none matches is denied. `*.example.com` is that domain with itself,
+    /// `*` everything. A name is compared with what the client asks for, a network with the
+    /// addresses that this has.
     pub rules: Option<Vec<ProxyRule>>,
     /// In the proxy modes: the name servers, which are asked from `source`. Default: those of the
-    /// node's `/etc/resolv.conf`.
+    /// node's `/etc/resolv.conf`, which can't be loopback addresses then.
     pub dns_servers: Option<Vec<Address>>,
     /// The node that it runs on.
     pub node: Option<Name>,

@@ -79,8 +79,12 @@ const USER: Untouchable = Untouchable { root: false, lacks: None };
 
 /// A copy of the files of a node.
 fn files() -> tempfile::TempDir {
+    copy_of("golden/quickstart/node-1")
+}
+
+fn copy_of(directory: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    for (path, bytes) in tree(&root().join("golden/quickstart/node-1")) {
+    for (path, bytes) in tree(&root().join(directory)) {
         let path = copy.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
@@ -172,6 +176,16 @@ fn a_missing_program_is_found_out_before_anything_is_run() {
         "on Debian: apt-get install ethtool".to_owned(),
     );
     assert_eq!(refusal(files.path(), &lacking(Tool::Ethtool)), expected);
+    // Proxies are for nodes with a router that is one.
+    for (tool, name) in [(Tool::Squid, "squid"), (Tool::Haproxy, "haproxy")] {
+        let copy = copy_of("golden/egress-proxies/node-3");
+        let expected = (
+            Code::ToolMissing,
+            format!("`{name}` is not installed"),
+            format!("on Debian: apt-get install {name}"),
+        );
+        assert_eq!(refusal(copy.path(), &lacking(tool)), expected);
+    }
 }
 
 #[test]
