@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+
+use rustix::fs::MemfdFlags;
 
 use super::change::{Action, Kind, Step};
 use super::groups;
@@ -191,11 +195,13 @@ fn different(
     }
     // Another version of Open vSwitch may print a flow in another way: let it compare the rest.
     let unusable = |error: std::io::Error| {
-        Diagnostic::new(Code::CommandFailed, format!("could not write a temporary file: {error}"))
+        Diagnostic::new(Code::CommandFailed, format!("could not keep flows in memory: {error}"))
     };
-    let mut file = tempfile::NamedTempFile::new().map_err(unusable)?;
+    // In memory alone, so that nothing is left behind whatever ends this process.
+    let memory = rustix::fs::memfd_create("ringfence-flows", MemfdFlags::CLOEXEC);
+    let mut file = File::from(memory.map_err(|error| unusable(error.into()))?);
     file.write_all((extra.join("\n") + "\n").as_bytes()).map_err(unusable)?;
-    let path = file.path().to_string_lossy();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let compare = Command::read(
         Tool::OvsOfctl,
         VERSION.into_iter().chain(["diff-flows", &path, "/dev/stdin"]),

@@ -280,7 +280,10 @@ fn the_loop_of_the_readme_reaches_every_node() {
     let fleet = fleet(false);
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let block = readme.split("```sh\n").find(|block| block.contains("rsync")).unwrap();
-    let script = block.split("```").next().unwrap().replace("/etc/ringfence", "/run/files");
+    let script = block.split("```").next().unwrap();
+    // The nodes share the machine's files, except those in /run.
+    assert_eq!(script.matches("/srv/ringfence").count(), 2);
+    let script = script.replace("/srv/ringfence", "/run/files");
     let home = fleet.home.path();
     // The client's configuration is where a person has it.
     let ssh = format!("#!/bin/sh\nexec /usr/bin/ssh -F {}/ssh_config \"$@\"\n", home.display());
