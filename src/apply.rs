@@ -346,20 +346,22 @@ fn converge(
     adopt: bool,
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
+    if !difference.astray.commands.is_empty() {
+        for command in &difference.astray.commands {
+            system.succeed(command)?;
+        }
+        // What these processes held goes with them, a moment later. Nothing else was done, so
+        // nothing is remembered, and the node is looked at anew.
+        std::thread::sleep(SETTLE);
+        let observed = Observed::read(artifacts, None, &state.half_made, system)?;
+        difference = Difference::between(artifacts, &observed, state, adopt, system)?;
+    }
     for _ in 0..ROUNDS {
-        if difference.astray.commands.is_empty() {
-            let commands = || difference.steps.iter().flat_map(|step| &step.commands);
-            let of = commands().count();
-            for (number, command) in (1..).zip(commands()) {
-                system.at(Stage::Changing { number, of, command });
-                system.succeed(command)?;
-            }
-        } else {
-            // What these processes hold goes with them, a moment later: the next round sees it.
-            for command in &difference.astray.commands {
-                system.succeed(command)?;
-            }
-            std::thread::sleep(SETTLE);
+        let commands = || difference.steps.iter().flat_map(|step| &step.commands);
+        let of = commands().count();
+        for (number, command) in (1..).zip(commands()) {
+            system.at(Stage::Changing { number, of, command });
+            system.succeed(command)?;
         }
         system.at(Stage::ReadingBack);
         let flows = Some(&difference.flows);
