@@ -104,7 +104,7 @@ impl Shared {
             outcome.flow_diff.clear();
         }
         if !self.json {
-            self.human(&outcome);
+            Self::human(&outcome);
         }
         if outcome.waiting
             && let Err(diagnostic) = settle(&mut outcome)
@@ -127,7 +127,7 @@ impl Shared {
         if outcome.changed && detailed { Exit::Differs } else { Exit::Done }
     }
 
-    fn human(&self, outcome: &Outcome) {
+    fn human(outcome: &Outcome) {
         // A run has said so before it changed anything.
         for disturbance in outcome.disturbs.iter().filter(|_| outcome.check) {
             print(&format!("{disturbance}\n"));
@@ -304,7 +304,9 @@ impl System for Shown {
                 self.progress.step(number, of, &command.to_string());
             }
             Stage::Disturbing(disturbs) if self.tells => self.progress.aside(|| {
-                disturbs.iter().for_each(|disturbance| print(&format!("{disturbance}\n")));
+                for disturbance in disturbs {
+                    print(&format!("{disturbance}\n"));
+                }
             }),
             Stage::Disturbing(_) => {}
             Stage::ReadingBack => self.progress.busy("reading back"),

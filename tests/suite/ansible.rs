@@ -96,7 +96,7 @@ fn fleet(applied: bool) -> Fleet {
     for (_, node) in live.lab.model().intent().nodes() {
         let (name, address) = (&node.name, node.address);
         let _ = write!(client, "Host {name}\n\tHostName {address}\n");
-        let _ = write!(inventory, "    {name}:\n");
+        let _ = writeln!(inventory, "    {name}:");
         let settings = format!("KEYS='{path}' ADDRESS={address} PROGRAM='{PROGRAM}'\n");
         live.on(name.as_str(), &(settings + SERVER));
     }
@@ -213,6 +213,7 @@ fn a_check_shows_what_a_run_would_do_and_changes_nothing() {
     let quiet = fleet.playbook(&["--check", "--limit", "node-1"]);
     assert_eq!(quiet.count("node-1", "changed"), Some(1), "{}", quiet.text);
     assert!(!quiet.text.contains("no longer wanted"), "{}", quiet.text);
+    assert!(quiet.text.contains("pod audit/log-0: goes from this node"), "{}", quiet.text);
 }
 
 #[test]

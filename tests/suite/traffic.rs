@@ -315,9 +315,9 @@ impl Traffic {
         thread::sleep(Duration::from_millis(1500));
         let Self { live, directory, handles } = self;
         drop(live);
-        handles.iter().for_each(|handle| {
+        for handle in handles {
             let _ = handle.wait();
-        });
+        }
         directory
     }
 }
@@ -337,6 +337,10 @@ struct Seen {
     /// The slowest echo, in microseconds.
     slowest: u64,
     broken: bool,
+}
+
+fn milliseconds(microseconds: u64) -> f64 {
+    Duration::from_micros(microseconds).as_secs_f64() * 1000.0
 }
 
 fn seen(directory: &Path, path: usize, begin: u64, end: u64) -> Seen {
@@ -421,9 +425,9 @@ fn other_projects_come_and_go_and_no_connection_breaks() {
                 s.sent,
                 s.sent - s.lost,
                 s.lost,
-                s.gap as f64 / 1000.0,
+                milliseconds(s.gap),
                 s.echoes,
-                s.slowest as f64 / 1000.0,
+                milliseconds(s.slowest),
                 if path == 0 { format!("  {:?} ms", millis[n]) } else { String::new() },
             );
             all.push((*phase, path, s));
