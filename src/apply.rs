@@ -538,7 +538,7 @@ impl Difference {
         let bridge_lives = observed.database.bridges.contains_key(bridge);
         if bridge_lives
             && wiring.bridge.datapath == Datapath::Netdev
-            && plugs.iter().any(|step| !step.changes.is_empty())
+            && plugs.iter().flat_map(|step| &step.changes).any(|change| change.kind != Kind::Qos)
         {
             disturbs.insert(Disturbance::new(
                 format!("bridge {bridge}"),
