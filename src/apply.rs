@@ -50,7 +50,7 @@ pub use change::{Action, Change, Kind, Step};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 pub use disturbance::Disturbance;
 pub use generations::{Generation, Generations, KEEP, generations};
-use links::Links;
+use links::{Links, Namespaces};
 use ovsdb::Database;
 use rulesets::Place;
 use signature::Signers;
@@ -364,8 +364,7 @@ fn converge(
             system.succeed(command)?;
         }
         system.at(Stage::ReadingBack);
-        let flows = Some(&difference.flows);
-        let observed = Observed::read(artifacts, flows, &state.half_made, system)?;
+        let observed = Observed::read(artifacts, Some(&difference), &state.half_made, system)?;
         state.rulesets = remember(artifacts, &observed);
         difference = Difference::between(artifacts, &observed, state, adopt, system)?;
         if difference.changes().is_empty() {
@@ -448,23 +447,26 @@ struct Observed {
 }
 
 impl Observed {
-    /// Reads the node; after a change of flows, only what the change touched of them.
+    /// Reads the node; after a change, only what the change touched of flows and namespaces.
     fn read(
         artifacts: &Artifacts,
-        changed: Option<&flows::Difference>,
+        changed: Option<&Difference>,
         half_made: &[String],
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let bridge = artifacts.wiring.bridge.name.as_str();
         let flows = || match changed {
-            Some(difference) => flows::Live::touched(system, bridge, difference),
+            Some(difference) => flows::Live::touched(system, bridge, &difference.flows),
             None => flows::Live::read(system, bridge),
         };
+        let none = Namespaces::new();
+        let untouched = changed.map_or(&none, |difference| &difference.untouched);
         let rest = || -> Result<_, Diagnostic> {
-            let (database, links) =
-                both(|| Database::read(system), || Links::read(system, half_made));
+            let nodes = || both(|| Database::read(system), || rulesets::listing(system, None));
+            let ((database, listing), links) =
+                both(nodes, || Links::read(system, half_made, untouched));
             let links = links?;
-            let listings = listings(artifacts, &links, system)?;
+            let listings = listings(artifacts, listing?, &links, system)?;
             Ok((database?, links, listings, proxies::Proxies::read(system)?))
         };
         let tables = || both(|| groups::read(system, bridge), || meters::read(system, bridge));
@@ -481,12 +483,14 @@ impl Observed {
     }
 }
 
+/// What nft prints in the node's own namespace, and in those of the egress routers.
 fn listings(
     artifacts: &Artifacts,
+    own: Option<Vec<u8>>,
     links: &Links,
     system: &dyn System,
 ) -> Result<BTreeMap<String, Option<Vec<u8>>>, Diagnostic> {
-    let mut listings = BTreeMap::from([(String::new(), rulesets::listing(system, None)?)]);
+    let mut listings = BTreeMap::from([(String::new(), own)]);
     for router in &artifacts.wiring.routers {
         let exists = links.netns.contains_key(router.netns.as_str());
         let listing = if exists { rulesets::listing(system, Some(&router.netns))? } else { None };
@@ -502,6 +506,8 @@ struct Difference {
     steps: Vec<Step>,
     flows: flows::Difference,
     disturbs: BTreeSet<Disturbance>,
+    /// The namespaces that stay as they are.
+    untouched: Namespaces,
 }
 
 impl Difference {
@@ -574,7 +580,8 @@ impl Difference {
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
         steps.extend([proxies.remove, links.remove]);
         disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
-        Ok(Self { astray: proxies.astray, steps, flows, disturbs })
+        let untouched = observed.links.untouched(wiring, &steps);
+        Ok(Self { astray: proxies.astray, steps, flows, disturbs, untouched })
     }
 }
 

@@ -117,16 +117,20 @@ impl Live {
         }
         let words = [TIMEOUT, "dump-aggregate", bridge];
         let aggregate = Command::read(Tool::OvsOfctl, VERSION.into_iter().chain(words));
-        let output = system.run(&aggregate)?;
-        let Some(count) = flow_count(&String::from_utf8_lossy(&output.stdout)) else {
+        let dumps = || -> Result<String, Diagnostic> {
+            let mut flows = String::new();
+            for group in &groups {
+                let all = format!("{:#x}", Cookie::GROUP);
+                let live = system.succeed(&dump(bridge, &group.to_string(), &all))?;
+                flows.push_str(&String::from_utf8_lossy(&live));
+            }
+            Ok(flows)
+        };
+        let (output, flows) = both(|| system.run(&aggregate), dumps);
+        let Some(count) = flow_count(&String::from_utf8_lossy(&output?.stdout)) else {
             return Self::read(system, bridge);
         };
-        let mut flows = String::new();
-        for group in &groups {
-            let all = format!("{:#x}", Cookie::GROUP);
-            let live = system.succeed(&dump(bridge, &group.to_string(), &all))?;
-            flows.push_str(&String::from_utf8_lossy(&live));
-        }
+        let flows = flows?;
         Ok(Some(Self::Touched { count, groups, flows }))
     }
 }

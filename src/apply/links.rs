@@ -1,5 +1,6 @@
 //! Namespaces, veths, macvlans, addresses and routes: `ip -batch` lines for what differs.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -19,33 +20,67 @@ pub(super) const ALIAS: &str = "ringfence ";
 /// The alias of `lo` in namespaces that ringfence made.
 const NETNS_ALIAS: &str = "ringfence";
 
+/// What is in named network namespaces, by their names.
+pub(super) type Namespaces = BTreeMap<String, Network>;
+
 /// The links of a node as they are.
 #[derive(Clone, Debug)]
 pub(super) struct Links {
     /// The node's own.
     pub(super) node: Network,
     /// Those of every named namespace.
-    pub(super) netns: BTreeMap<String, Network>,
+    pub(super) netns: Namespaces,
     /// Namespaces that an interrupted run may have made without marking them.
     pub(super) half_made: BTreeSet<String>,
 }
 
 impl Links {
     /// Reads the node and its named namespaces. `half_made` are those that an interrupted run was
-    /// about to make.
-    pub(super) fn read(system: &dyn System, half_made: &[String]) -> Result<Self, Diagnostic> {
+    /// about to make; `untouched` are those that were read before and have seen no change since.
+    pub(super) fn read(
+        system: &dyn System,
+        half_made: &[String],
+        untouched: &Namespaces,
+    ) -> Result<Self, Diagnostic> {
         let node = system.network()?;
         // Names that no plan can have are other people's.
         let names: Vec<NetnsName> =
             system.netns_names()?.iter().filter_map(|name| NetnsName::parse(name).ok()).collect();
-        let names: Vec<&NetnsName> = names.iter().collect();
+        let (known, names): (Vec<&NetnsName>, Vec<&NetnsName>) =
+            names.iter().partition(|name| untouched.contains_key(name.as_str()));
         let networks = system.networks(&names)?;
-        let netns = names
+        let read = names
             .iter()
             .zip(networks)
-            .filter_map(|(name, network)| Some((name.to_string(), network?)))
-            .collect();
+            .filter_map(|(name, network)| Some((name.to_string(), network?)));
+        let known = known
+            .iter()
+            .filter_map(|name| untouched.get(name.as_str()).map(|n| (name.to_string(), n.clone())));
+        let netns = read.chain(known).collect();
         Ok(Self { node, netns, half_made: half_made.iter().cloned().collect() })
+    }
+
+    /// The namespaces of a plan that no command of `steps` is about, nor about the other end of
+    /// their veth.
+    pub(super) fn untouched(&self, wiring: &Wiring, steps: &[Step]) -> Namespaces {
+        let mut words: BTreeSet<Cow<'_, str>> = BTreeSet::new();
+        for command in steps.iter().flat_map(|step| &step.commands) {
+            words.extend(command.netns.iter().map(|netns| Cow::from(netns.as_str())));
+            if command.tool == Tool::Ip {
+                words.extend(command.arguments.iter().map(Cow::from));
+                let lines = String::from_utf8_lossy(&command.stdin).into_owned();
+                words.extend(lines.split_ascii_whitespace().map(|word| word.to_owned().into()));
+            }
+        }
+        let untouched = wiring.netns.iter().filter(|netns| {
+            !words.contains(netns.name.as_str()) && !words.contains(netns.host.as_str())
+        });
+        untouched
+            .filter_map(|netns| {
+                let network = self.netns.get(netns.name.as_str())?;
+                Some((netns.name.to_string(), network.clone()))
+            })
+            .collect()
     }
 
     /// The namespaces and links of a plan that are not there, or half made.

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::gateway::UPLINK;
-use super::links::{ALIAS, Links};
+use super::links::{ALIAS, Links, Namespaces};
 use super::ovsdb::{self, ADOPTED, MARK};
 use super::state::Store;
 use super::{generations, may_run, status};
@@ -174,7 +174,7 @@ pub fn snapshot(state: &Path, now: Moment, system: &dyn System) -> Result<String
     }
     rulesets(None, system, &mut section);
     let half_made = Store::at(state).read().map(|state| state.half_made).unwrap_or_default();
-    match Links::read(system, &half_made) {
+    match Links::read(system, &half_made, &Namespaces::new()) {
         Err(failure) => section("network namespaces", Err(failure)),
         Ok(links) => {
             let ours = links.netns.iter().filter(|(name, _)| links.is_ours(name));

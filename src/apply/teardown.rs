@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::change::{Action, Change, Kind, Step};
-use super::links::{self, Links};
+use super::links::{self, Links, Namespaces};
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
 use super::proxies::{self, Proxies};
 use super::state::Store;
@@ -21,7 +21,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
         store.lock()?;
     }
     let database = Database::read(system)?;
-    let links = Links::read(system, &store.read()?.half_made)?;
+    let links = Links::read(system, &store.read()?.half_made, &Namespaces::new())?;
     let listing = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
