@@ -180,6 +180,7 @@ codes! {
     MdnsNoNode = 164 Error,
     UnknownService = 165 Error,
     MdnsCrowded = 166 Error,
+    MdnsNotServed = 167 Warning,
     // Egress routers: where they run.
     RouterNodeTwice = 170 Error,
     RouterUnavailable = 171 Error,

@@ -52,6 +52,7 @@ pub(super) fn resolve(
             );
             continue;
         };
+        not_served(found, name, service_place, context);
         let node = match node {
             Some(node) => {
                 let place = at.key("node").place();
@@ -82,6 +83,21 @@ fn not_local(name: &DnsName, place: Place, context: &mut Context) {
             Diagnostic::new(Code::MdnsName, message)
                 .at(place)
                 .help("write a name such as web.local; other names belong into the DNS"),
+        );
+    }
+}
+
+/// RF167: the name leads to a node, so the service should be there.
+fn not_served(service: &Service, name: &DnsName, place: Place, context: &mut Context) {
+    if service.kind == spec::ServiceType::ClusterIp {
+        let message = format!(
+            "`{name}` leads to a node, and no node serves `{}` to the outside",
+            service.name
+        );
+        context.push(
+            Diagnostic::new(Code::MdnsNotServed, message)
+                .at(place)
+                .help("give the service `type: LoadBalancer` or `type: NodePort`"),
         );
     }
 }
