@@ -4,6 +4,7 @@
 //! were translated stay so. These are the rest. What somebody asked to be removed is among them,
 //! since others may still talk to it.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -45,10 +46,8 @@ pub(super) fn of_flows(
     difference: &flows::Difference,
 ) -> BTreeSet<Disturbance> {
     let mut found = BTreeSet::new();
-    let known = observed.flows.as_ref().map(flows::Live::groups).unwrap_or_default();
-    if known.is_empty() {
-        return found;
-    }
+    let Some(live) = observed.flows.as_ref().filter(|live| !live.is_empty()) else { return found };
+    let known = LazyCell::new(|| live.groups());
     for (before, after) in difference.flows() {
         let Some(flow) = before.or(after) else { continue };
         if in_table(flow, Table::FromPod) {

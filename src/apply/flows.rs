@@ -1,5 +1,6 @@
 //! Flows: compared as text, changed by one bundle that holds only the difference.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -64,11 +65,21 @@ impl Difference {
     }
 }
 
-/// Flows as Open vSwitch prints them, without comments.
-fn normalised(text: &str) -> Vec<&str> {
-    text.lines()
-        .map(|line| line.split(" # ").next().unwrap_or(line).trim())
-        .filter(|line| line.contains("actions="))
+/// Flows as Open vSwitch prints them, without comments. They are many: nothing is searched for
+/// where a look at the ends of a line will do.
+fn normalised(text: &str) -> Vec<Cow<'_, str>> {
+    let flows = text.lines().map(str::trim).filter(|line| line.starts_with("cookie="));
+    flows
+        .map(|line| {
+            let flow = line.rfind(" # ").map_or(line, |end| line[..end].trim_end());
+            // Open vSwitch doesn't print table 0.
+            match flow.split_once(", ") {
+                Some((cookie, rest)) if rest.starts_with("table=0, ") => {
+                    Cow::from(format!("{cookie}, {}", &rest["table=0, ".len()..]))
+                }
+                _ => Cow::from(flow),
+            }
+        })
         .collect()
 }
 
@@ -82,10 +93,16 @@ pub(super) enum Live {
 }
 
 impl Live {
+    /// Whether there is no flow, as far as they were read.
+    pub(super) fn is_empty(&self) -> bool {
+        let (Self::All(flows) | Self::Touched { flows, .. }) = self;
+        !flows.contains("cookie=")
+    }
+
     /// The groups of the cookies of all flows, as far as they were read.
     pub(super) fn groups(&self) -> BTreeSet<Cookie> {
         let (Self::All(flows) | Self::Touched { flows, .. }) = self;
-        normalised(flows).into_iter().filter_map(|flow| Some(cookie(flow)?.group())).collect()
+        normalised(flows).iter().filter_map(|flow| Some(cookie(flow)?.group())).collect()
     }
 
     /// Reads all flows; `None` where there is no such bridge.
@@ -155,15 +172,14 @@ pub(super) fn compare(
     text: &str,
     live: Option<&Live>,
 ) -> Result<Difference, Diagnostic> {
-    // Open vSwitch doesn't print table 0.
-    let wanted = text.replace(", table=0, ", ", ");
-    let wanted = normalised(&wanted);
+    let wanted = normalised(text);
     match live {
         None => Ok(all(&wanted)),
         Some(Live::All(live)) => different(system, &normalised(live), &wanted),
         Some(Live::Touched { count, groups, flows }) => {
-            let touched = |flow: &&str| cookie(flow).is_some_and(|c| groups.contains(&c.group()));
-            let expected: Vec<&str> = wanted.iter().copied().filter(touched).collect();
+            let touched =
+                |flow: &&Cow<'_, str>| cookie(flow).is_some_and(|c| groups.contains(&c.group()));
+            let expected: Vec<Cow<'_, str>> = wanted.iter().filter(touched).cloned().collect();
             let difference = different(system, &normalised(flows), &expected)?;
             if *count == wanted.len() && difference.same_flows() {
                 return Ok(difference);
@@ -178,19 +194,15 @@ pub(super) fn compare(
 /// Compares two lists of flows.
 fn different(
     system: &dyn System,
-    live: &[&str],
-    wanted: &[&str],
+    live: &[Cow<'_, str>],
+    wanted: &[Cow<'_, str>],
 ) -> Result<Difference, Diagnostic> {
-    let missing = |flows: &[&str], among: &[&str]| -> Vec<String> {
-        #[expect(clippy::disallowed_types, reason = "only asked, never walked")]
-        let among: std::collections::HashSet<&str> = among.iter().copied().collect();
-        let mut missing: Vec<String> =
-            flows.iter().filter(|flow| !among.contains(*flow)).map(|f| (*f).to_owned()).collect();
-        missing.sort_unstable();
-        missing
-    };
-    let extra = missing(live, wanted);
-    let lacking = missing(wanted, live);
+    #[expect(clippy::disallowed_types, reason = "walked once, and sorted then")]
+    let mut left: std::collections::HashSet<&str> = live.iter().map(AsRef::as_ref).collect();
+    let lacking: Vec<&str> =
+        wanted.iter().map(AsRef::as_ref).filter(|flow| !left.remove(flow)).collect();
+    let mut extra: Vec<&str> = left.into_iter().collect();
+    extra.sort_unstable();
     if extra.is_empty() && lacking.is_empty() {
         return Ok(Difference::default());
     }
@@ -217,9 +229,10 @@ fn different(
     }
 }
 
-fn all(wanted: &[&str]) -> Difference {
+fn all(wanted: &[Cow<'_, str>]) -> Difference {
     let flows = wanted.iter();
-    let add = flows.enumerate().map(|(n, flow)| (format!("{n:08}"), (*flow).to_owned())).collect();
+    let add =
+        flows.enumerate().map(|(n, flow)| (format!("{n:08}"), flow.clone().into_owned())).collect();
     Difference { add, ..Difference::default() }
 }
 
