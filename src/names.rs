@@ -136,7 +136,7 @@ pub fn check_age(intent: &Intent, lock: &Lock, now: Moment) -> Report {
     let max_age = intent.cluster.dns.max_age;
     for (name, rules) in intent.named_rules() {
         let (Some(seen), Some(rule)) = (resolved(lock, name), rules.first()) else { continue };
-        let message = if seen.age_at(now) > max_age.seconds() {
+        let message = if seen.is_older(max_age, now) {
             format!(
                 "{name} was resolved {} ago, and addresses last {max_age}",
                 age(seen.age_at(now))

@@ -151,6 +151,26 @@ pub struct Chain<'m> {
     pub rules: Vec<Rule<'m>>,
 }
 
+impl<'m> Chain<'m> {
+    /// A chain that lets pass what no rule decides.
+    #[must_use]
+    pub fn new(
+        name: &'static str,
+        kind: &'static str,
+        hook: &'static str,
+        priority: &'static str,
+        rules: Vec<Rule<'m>>,
+    ) -> Self {
+        Self { name, kind, hook, priority, policy: "accept", rules }
+    }
+
+    /// The same, but it drops what no rule decides.
+    #[must_use]
+    pub fn strict(self) -> Self {
+        Self { policy: "drop", ..self }
+    }
+}
+
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule<'m> {

@@ -17,9 +17,9 @@ use crate::subject::Cookie;
 use crate::system::{Command, System, Tool, both, failed};
 
 /// What ringfence speaks: the first version with bundles.
-const VERSION: [&str; 2] = ["-O", "OpenFlow14"];
+pub(super) const VERSION: [&str; 2] = ["-O", "OpenFlow14"];
 /// How long Open vSwitch may take for an answer, in seconds: without its database it gives none.
-const TIMEOUT: &str = "--timeout=20";
+pub(super) const TIMEOUT: &str = "--timeout=20";
 
 /// A difference between the flows of a bridge and those that it is to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

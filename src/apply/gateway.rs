@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 use super::change::{Action, Kind, Step};
 use super::links::batch;
 use super::ovsdb::{Bridge, Database, MARK};
+use super::ports::TIMEOUT;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::plan::{Uplink, Wiring};
 use crate::spec::Datapath;
-use crate::system::netlink::Network;
+use crate::system::netlink::{Link, Network};
 use crate::system::{Command, Tool};
 
 /// The key of `external_ids` by which a gateway bridge of ours knows its uplink.
@@ -124,20 +125,15 @@ fn make(
     let live = database.bridges.get(name);
     let have = live.cloned().unwrap_or_default();
     let datapath = wiring.bridge.datapath.as_str();
-    let same_datapath = have.datapath == datapath
-        || (live.is_some()
-            && have.datapath.is_empty()
-            && wiring.bridge.datapath == Datapath::System);
-    let whole = same_datapath
+    let whole = have.has_datapath(wiring.bridge.datapath)
         && have.fail_mode != "secure"
         && have.external_ids.contains_key(MARK)
         && have.ports.contains_key(interface);
     if !whole {
         // The bridge looks like the interface in whose place it comes.
-        let mac = node.links.get(interface).map(|link| link.mac.clone()).unwrap_or_default();
-        let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mac = node.links.get(interface).map(Link::mac_text).unwrap_or_default();
         let words = [
-            "--timeout=60",
+            TIMEOUT,
             "--",
             "--may-exist",
             "add-br",
@@ -148,7 +144,7 @@ fn make(
             name,
             &format!("datapath_type={datapath}"),
             "fail_mode=standalone",
-            &format!("other_config:hwaddr=\"{}\"", mac.join(":")),
+            &format!("other_config:hwaddr=\"{mac}\""),
             &format!("external_ids:{MARK}=\"{}\"", wiring.node),
             &format!("external_ids:{UPLINK}=\"{interface}\""),
             "--",
@@ -192,7 +188,7 @@ pub(super) fn give_back(name: &str, bridge: &Bridge, node: &Network, step: &mut 
     }
     let detail = format!("the uplink {interface} stands for itself again");
     step.change(Action::Remove, Kind::Bridge, name, detail);
-    let words = ["--timeout=60", "--if-exists", "del-br", name];
+    let words = [TIMEOUT, "--if-exists", "del-br", name];
     step.commands.push(Command::change(Tool::OvsVsctl, words));
     true
 }

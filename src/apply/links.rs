@@ -1,6 +1,5 @@
 //! Namespaces, veths, macvlans, addresses and routes: `ip -batch` lines for what differs.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -63,13 +62,13 @@ impl Links {
     /// The namespaces of a plan that no command of `steps` is about, nor about the other end of
     /// their veth.
     pub(super) fn untouched(&self, wiring: &Wiring, steps: &[Step]) -> Namespaces {
-        let mut words: BTreeSet<Cow<'_, str>> = BTreeSet::new();
+        let mut words: BTreeSet<&str> = BTreeSet::new();
         for command in steps.iter().flat_map(|step| &step.commands) {
-            words.extend(command.netns.iter().map(|netns| Cow::from(netns.as_str())));
+            words.extend(command.netns.iter().map(NetnsName::as_str));
             if command.tool == Tool::Ip {
-                words.extend(command.arguments.iter().map(Cow::from));
-                let lines = String::from_utf8_lossy(&command.stdin).into_owned();
-                words.extend(lines.split_ascii_whitespace().map(|word| word.to_owned().into()));
+                words.extend(command.arguments.iter().map(String::as_str));
+                let lines = std::str::from_utf8(&command.stdin).unwrap_or_default();
+                words.extend(lines.split_ascii_whitespace());
             }
         }
         let untouched = wiring.netns.iter().filter(|netns| {

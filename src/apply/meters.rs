@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::change::{Action, Kind, Step};
+use super::flows::{TIMEOUT, VERSION};
 use crate::diagnostic::Diagnostic;
 use crate::plan::{Meter, Wiring};
 use crate::system::{Command, System, Tool};
-
-/// The version whose meters ringfence uses.
-const VERSION: [&str; 2] = ["-O", "OpenFlow14"];
 
 /// Meters by their numbers, as `ovs-ofctl` takes them.
 pub(super) type Meters = BTreeMap<u32, String>;
@@ -24,7 +22,7 @@ pub(super) struct MeterSteps {
 
 /// Reads the meters of a bridge; none where there is no such bridge.
 pub(super) fn read(system: &dyn System, bridge: &str) -> Result<Meters, Diagnostic> {
-    let words = VERSION.into_iter().chain(["--timeout=20", "dump-meters", bridge]);
+    let words = VERSION.into_iter().chain([TIMEOUT, "dump-meters", bridge]);
     let output = system.run(&Command::read(Tool::OvsOfctl, words))?;
     let printed = if output.status == Some(0) { output.stdout } else { Vec::new() };
     Ok(parse(&String::from_utf8_lossy(&printed)))

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::diagnostic::{Code, Diagnostic};
+use crate::spec::Datapath;
 use crate::system::{Command, System, Tool, failed};
 
 /// The key of `external_ids` by which ringfence knows its own.
@@ -36,6 +37,14 @@ pub(super) struct Bridge {
     pub(super) external_ids: BTreeMap<String, String>,
     /// Its ports by name, each with its one interface.
     pub(super) ports: BTreeMap<String, Port>,
+}
+
+impl Bridge {
+    /// Whether it has this datapath.
+    pub(super) fn has_datapath(&self, datapath: Datapath) -> bool {
+        self.datapath == datapath.as_str()
+            || (self.datapath.is_empty() && datapath == Datapath::System)
+    }
 }
 
 /// A port with its one interface.

@@ -10,12 +10,11 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::{self, OfPort};
 use crate::plan::Wiring;
 use crate::render::PROTOCOLS;
-use crate::spec::Datapath;
 use crate::system::netlink::Network;
 use crate::system::{Command, Tool};
 
 /// How long ovs-vsctl waits for ovs-vswitchd, in seconds.
-const TIMEOUT: &str = "--timeout=60";
+pub(super) const TIMEOUT: &str = "--timeout=60";
 
 /// A port as it is to be.
 struct Wanted {
@@ -128,8 +127,7 @@ fn bridge(wiring: &Wiring, database: &Database, ports: &mut Ports, words: &mut V
     }
     let have = live.cloned().unwrap_or_default();
     let datapath = wiring.bridge.datapath.as_str();
-    let same_datapath = have.datapath == datapath
-        || (have.datapath.is_empty() && wiring.bridge.datapath == Datapath::System);
+    let same_datapath = have.has_datapath(wiring.bridge.datapath);
     let mut protocols: Vec<&str> = PROTOCOLS.split(',').collect();
     protocols.sort_unstable();
     let mut differing = Vec::new();

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Action, Kind, Step};
 use super::ovsdb::{Database, MARK, Port, Qos};
+use super::ports::TIMEOUT;
 use crate::system::{Command, Tool};
 
 /// The discipline that Open vSwitch sets on the interfaces of every datapath.
@@ -60,7 +61,7 @@ pub(super) fn sweep(database: &Database, bridge: Option<&str>, kept: &BTreeSet<&
         rows.filter_map(|(row, qos)| Some((row.clone(), ours(qos)?))).collect()
     };
     let mut step = Step::default();
-    let mut words = vec!["--timeout=60".to_owned()];
+    let mut words = vec![TIMEOUT.to_owned()];
     let mut owners = BTreeSet::new();
     for (table, rows) in
         [("QoS", old(&database.qos, &used)), ("Queue", old(&database.queues, &queues))]

@@ -28,15 +28,25 @@ pub(super) fn listing(
     let tables = system.succeed(&Command::read(Tool::Nft, ["list", "tables"]).within(netns))?;
     let tables = String::from_utf8_lossy(&tables);
     let mut listing = Vec::new();
-    for family in Family::ALL.map(Family::as_str) {
-        let table = format!("table {family} {TABLE}");
-        if tables.lines().any(|line| line.trim() == table) {
+    for family in Family::ALL {
+        if has_table(&tables, family) {
             // One at a time: nft 1.0.6 doesn't find tables of several families in one go.
-            let list = ["-s", "list", "table", family, TABLE];
+            let list = ["-s", "list", "table", family.as_str(), TABLE];
             listing.extend(system.succeed(&Command::read(Tool::Nft, list).within(netns))?);
         }
     }
     Ok((!listing.is_empty()).then_some(listing))
+}
+
+/// The line of `nft list tables` for the table of ours in a family.
+pub(super) fn line(family: Family) -> String {
+    format!("table {} {TABLE}", family.as_str())
+}
+
+/// Whether what `nft list tables` prints has the table of ours in a family.
+pub(super) fn has_table(tables: &str, family: Family) -> bool {
+    let line = line(family);
+    tables.lines().any(|other| other.trim() == line)
 }
 
 /// What has to be done for `file` to be in effect.

@@ -13,7 +13,7 @@ use super::gateway::UPLINK;
 use super::links::{ALIAS, Links, Namespaces};
 use super::ovsdb::{self, ADOPTED, MARK};
 use super::state::Store;
-use super::{generations, may_run, status};
+use super::{generations, may_run, rulesets, status};
 use crate::diagnostic::{Diagnostic, json as print};
 use crate::nft::{Family, TABLE};
 use crate::pipeline::ROUTER_NETNS_PREFIX;
@@ -330,15 +330,16 @@ fn rulesets(
         Ok(listed) => listed,
         Err(failure) => return section(&tables.to_string(), Err(failure)),
     };
-    let ours = Family::ALL.map(|family| format!("table {} {TABLE}", family.as_str()));
+    let ours = Family::ALL.map(rulesets::line);
     let shown = listed.lines().map(str::trim).map(|line| {
         let note = if ours.iter().any(|ours| ours == line) { "" } else { ", left out" };
         format!("{line}{note}\n")
     });
     section(&tables.to_string(), Ok(shown.collect()));
-    for family in Family::ALL.map(Family::as_str) {
-        if listed.lines().any(|line| line.trim() == format!("table {family} {TABLE}")) {
-            let command = Command::read(Tool::Nft, ["list", "table", family, TABLE]).within(netns);
+    for family in Family::ALL {
+        if rulesets::has_table(&listed, family) {
+            let words = ["list", "table", family.as_str(), TABLE];
+            let command = Command::read(Tool::Nft, words).within(netns);
             section(&command.to_string(), run(&command, system));
         }
     }
@@ -351,8 +352,7 @@ fn namespace(network: &Network) -> String {
     for (name, link) in &network.links {
         names.insert(link.index, name);
         let state = if link.up { "up" } else { "down" };
-        let mac: Vec<String> = link.mac.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mac = mac.join(":");
+        let mac = link.mac_text();
         let kind = link.kind.as_deref().unwrap_or("plain");
         let _ = write!(text, "link {name}: {kind} {state} mtu {} {mac}", link.mtu);
         for address in network.addresses(link) {

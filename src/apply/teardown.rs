@@ -6,9 +6,10 @@ use std::path::Path;
 use super::change::{Action, Change, Kind, Step};
 use super::links::{self, Links, Namespaces};
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
+use super::ports::TIMEOUT;
 use super::proxies::{self, Proxies};
 use super::state::Store;
-use super::{gateway, may_run, qos, rulesets};
+use super::{flows, gateway, groups, may_run, qos, rulesets};
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
 
@@ -50,17 +51,19 @@ fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
     let mut step = Step::default();
     if !bridge.external_ids.contains_key(ADOPTED) {
         step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");
-        step.commands.push(Command::change(Tool::OvsVsctl, ["--timeout=60", "del-br", name]));
+        step.commands.push(Command::change(Tool::OvsVsctl, [TIMEOUT, "del-br", name]));
         return step;
     }
     step.change(Action::Change, Kind::Bridge, name, "adopted: only ports and flows are removed");
-    let flows = ["-O", "OpenFlow14", "del-flows", name];
-    step.commands.push(Command::change(Tool::OvsOfctl, flows));
-    let groups = ["-O", "OpenFlow15", "del-groups", name];
-    step.commands.push(Command::change(Tool::OvsOfctl, groups));
-    let meters = ["-O", "OpenFlow14", "del-meters", name];
-    step.commands.push(Command::change(Tool::OvsOfctl, meters));
-    let mut words = vec!["--timeout=60".to_owned()];
+    for (version, verb) in [
+        (flows::VERSION, "del-flows"),
+        (groups::VERSION, "del-groups"),
+        (flows::VERSION, "del-meters"),
+    ] {
+        let words = version.into_iter().chain([verb, name]);
+        step.commands.push(Command::change(Tool::OvsOfctl, words));
+    }
+    let mut words = vec![TIMEOUT.to_owned()];
     for (port, found) in &bridge.ports {
         if found.external_ids.contains_key(MARK) {
             words.extend(["--", "--if-exists", "del-port", name, port].map(str::to_owned));

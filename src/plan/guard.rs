@@ -1,6 +1,6 @@
 //! The node's own ruleset: masquerading, and what keeps the kernel from going round the bridge.
 
-use super::node_port;
+use super::node_port::{self, Inwards};
 use super::wiring::{Wiring, interface};
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
@@ -20,13 +20,14 @@ pub(super) fn lower<'m>(
     wiring: &Wiring,
 ) -> Result<Ruleset<'m>, Diagnostic> {
     let egress_ips = super::egress_ip::map(model, node);
+    let Inwards { sets, maps, chains, onwards } = node_port::inwards(model, node)?;
     let mut inet = Table {
         family: Family::Inet,
-        chains: inet_chains(model, egress_ips.as_ref().map(|map| map.name))?,
+        chains: inet_chains(model, egress_ips.as_ref().map(|map| map.name), chains, onwards)?,
+        sets,
+        maps,
         address_maps: egress_ips.into_iter().collect(),
-        ..Table::default()
     };
-    node_port::lower(model, node, &mut inet)?;
     let mut tables = Vec::new();
     if model.datapath(node) == Datapath::Netdev {
         let uplink = model.intent()[node].uplink.as_ref().map(|uplink| &uplink.interface);
@@ -56,13 +57,16 @@ fn guard<'m>(
         statement: Statement::Drop,
         subject: model.node_subject(node),
     };
-    Chain { name: "rf_guard", kind: "filter", hook, priority, policy: "accept", rules: vec![rule] }
+    Chain::new("rf_guard", "filter", hook, priority, vec![rule])
 }
 
-/// The chains for IP; `egress_ips` is the map of pods that have one.
+/// The chains for IP; `egress_ips` is the map of pods that have one. What node ports need comes
+/// before the forwarding; what they have translated meets `onwards`.
 fn inet_chains<'m>(
     model: &'m Model,
     egress_ips: Option<&'static str>,
+    node_ports: Vec<Chain<'m>>,
+    onwards: Option<Vec<Condition>>,
 ) -> Result<Vec<Chain<'m>>, Diagnostic> {
     let subject = model.cluster_subject();
     let tun = || interface(pipeline::TUN);
@@ -70,6 +74,7 @@ fn inet_chains<'m>(
     let networks: Vec<_> = model.intent().cluster().pod_networks.iter().map(|n| n.cidr).collect();
     let mut spoofed = Vec::new();
     let mut masquerade = Vec::new();
+    masquerade.extend(onwards.clone().map(|onwards| rule(onwards, Statement::Masquerade)));
     if let Some(map) = egress_ips {
         let out = vec![Condition::NotOif(tun()?), Condition::NotOif(lo()?)];
         masquerade.push(rule(out, Statement::SnatByMap(map)));
@@ -81,25 +86,13 @@ fn inet_chains<'m>(
         let out = vec![Condition::NotOif(tun()?), Condition::NotOif(lo()?), source];
         masquerade.push(rule(out, Statement::Masquerade));
     }
-    let forward = vec![
-        // What the bridge let out to the host is not let in again: it would come as the host's.
-        rule(vec![Condition::Iif(tun()?), Condition::Oif(tun()?)], Statement::Drop),
-        rule(vec![Condition::Oif(tun()?), Condition::CtKnown], Statement::Accept),
-        rule(vec![Condition::Oif(tun()?)], Statement::Drop),
-    ];
-    let chain = |name, kind, hook, priority, rules| Chain {
-        name,
-        kind,
-        hook,
-        priority,
-        policy: "accept",
-        rules,
-    };
-    let mut chains = vec![
-        chain("rf_spoofed", "filter", "prerouting", "raw", spoofed),
-        chain("rf_forwards", "filter", "forward", "filter", forward),
-        chain("rf_source", "nat", "postrouting", "srcnat", masquerade),
-    ];
+    // What the bridge let out to the host is not let in again: it would come as the host's.
+    let again = vec![Condition::Iif(tun()?), Condition::Oif(tun()?)];
+    let mut forward = vec![rule(again, Statement::Drop)];
+    forward.extend(onwards.map(|onwards| rule(onwards, Statement::Accept)));
+    forward.push(rule(vec![Condition::Oif(tun()?), Condition::CtKnown], Statement::Accept));
+    forward.push(rule(vec![Condition::Oif(tun()?)], Statement::Drop));
+    let mut chains = vec![Chain::new("rf_spoofed", "filter", "prerouting", "raw", spoofed)];
     if model.has_services() {
         let services = Condition::Destination(model.intent().cluster().service_network);
         let mut refused = Vec::new();
@@ -109,8 +102,11 @@ fn inet_chains<'m>(
             refused.push(rule(conditions, Statement::Refuse(refusal)));
         }
         // Before routing, which would send a packet from the node to itself nowhere.
-        chains.insert(1, chain("rf_refused", "filter", "prerouting", "raw + 10", refused));
+        chains.push(Chain::new("rf_refused", "filter", "prerouting", "raw + 10", refused));
     }
+    chains.extend(node_ports);
+    chains.push(Chain::new("rf_forwards", "filter", "forward", "filter", forward));
+    chains.push(Chain::new("rf_source", "nat", "postrouting", "srcnat", masquerade));
     Ok(chains)
 }
 

@@ -17,7 +17,7 @@ use crate::diagnostic::Diagnostic;
 use crate::flow::{Action, CtState, Flow, IpMatch, L4, MaskedPort, Match, Section};
 use crate::intent::{BlockAt, NodeId};
 use crate::model::{Model, NodePort};
-use crate::nft::{self, Chain, Condition, Elements, PortMap, Rule, Set, Statement};
+use crate::nft::{Chain, Condition, Elements, PortMap, Rule, Set, Statement};
 use crate::pipeline::{self, Register, Table};
 use crate::spec::Protocol;
 use crate::value::{InterfaceName, Port};
@@ -176,33 +176,33 @@ fn chosen<'m>(model: &'m Model, port: &NodePort, from: Option<u32>) -> Flow<'m> 
     }
 }
 
-/// The sets, maps, chains and rules of a node.
-pub(super) fn lower<'m>(
-    model: &'m Model,
-    node: NodeId,
-    table: &mut nft::Table<'m>,
-) -> Result<(), Diagnostic> {
+/// What node ports add to the ruleset of a node.
+#[derive(Debug, Default)]
+pub(super) struct Inwards<'m> {
+    pub(super) sets: Vec<Set>,
+    pub(super) maps: Vec<PortMap>,
+    pub(super) chains: Vec<Chain<'m>>,
+    /// What is known by the translation, on its way to the bridge; `None` where none is made.
+    pub(super) onwards: Option<Vec<Condition>>,
+}
+
+/// The sets, maps and chains of a node.
+pub(super) fn inwards(model: &Model, node: NodeId) -> Result<Inwards<'_>, Diagnostic> {
+    let mut inwards = Inwards::default();
     if model.node_ports().is_empty() {
-        return Ok(());
+        return Ok(inwards);
     }
     let subject = model.cluster_subject();
     let rule = |conditions, statement| Rule { conditions, statement, subject };
-    let chain = |name, kind, hook, priority, rules| Chain {
-        name,
-        kind,
-        hook,
-        priority,
-        policy: "accept",
-        rules,
-    };
-    let idle: Vec<(Protocol, Port)> = model
+    let idle_ports: Vec<(Protocol, Port)> = model
         .node_ports()
         .iter()
         .filter(|port| model.behind(port).0.backends.is_empty())
         .map(|port| (port.protocol, port.port))
         .collect();
-    let mut chains = blocked(model, node, table);
-    if !idle.is_empty() {
+    blocked(model, node, &mut inwards);
+    let Inwards { sets, maps, chains, onwards } = &mut inwards;
+    if !idle_ports.is_empty() {
         let to_idle = |protocol: Option<Protocol>| {
             let mut conditions = vec![Condition::DestinationIn(ALL)];
             conditions.extend(protocol.map(Condition::Protocol));
@@ -213,15 +213,16 @@ pub(super) fn lower<'m>(
             REFUSALS.map(|(protocol, refusal)| rule(to_idle(protocol), Statement::Refuse(refusal)))
         };
         // From the outside, and from pods, for whose bridge the node refuses.
-        let hook = ("filter", "prerouting", "raw + 10");
-        chains.push(chain("rf_idle", hook.0, hook.1, hook.2, refused().into()));
-        chains.push(chain("rf_idle_own", "filter", "output", "filter", refused().into()));
+        let idle =
+            |name, hook, priority| Chain::new(name, "filter", hook, priority, refused().into());
+        chains.push(idle("rf_idle", "prerouting", "raw + 10"));
+        chains.push(idle("rf_idle_own", "output", "filter"));
         let nodes = model.intent().nodes();
         let mut all: Vec<Ipv4Addr> =
             nodes.flat_map(|(_, node)| node.node_port_addresses.iter().copied()).collect();
         all.sort_unstable();
-        table.sets.push(Set { name: ALL, elements: Elements::Addresses(all) });
-        table.sets.push(Set { name: IDLE, elements: Elements::Ports(idle) });
+        sets.push(Set { name: ALL, elements: Elements::Addresses(all) });
+        sets.push(Set { name: IDLE, elements: Elements::Ports(idle_ports) });
     }
     let elements: Vec<_> = model
         .node_ports()
@@ -236,34 +237,24 @@ pub(super) fn lower<'m>(
     if !elements.is_empty() {
         let tun = || interface(pipeline::TUN);
         let own = model.intent()[node].node_port_addresses.clone();
-        table.sets.push(Set { name: OWN, elements: Elements::Addresses(own) });
-        table.maps.push(PortMap { name: PORTS, elements });
+        sets.push(Set { name: OWN, elements: Elements::Addresses(own) });
+        maps.push(PortMap { name: PORTS, elements });
         let to_node = Condition::DestinationIn(OWN);
         let from_outside = vec![Condition::NotIif(tun()?), to_node.clone()];
-        let dnat = |conditions| vec![rule(conditions, Statement::DnatByMap(PORTS))];
-        chains.push(chain("rf_inwards", "nat", "prerouting", "dstnat", dnat(from_outside)));
-        chains.push(chain("rf_inwards_own", "nat", "output", "-100", dnat(vec![to_node])));
-        let services = || Condition::Destination(model.intent().cluster().service_network);
-        let onwards = || -> Result<Vec<Condition>, Diagnostic> {
-            Ok(vec![Condition::Oif(tun()?), services(), Condition::CtDnat])
+        let dnat = |name, hook, priority, conditions| {
+            let rules = vec![rule(conditions, Statement::DnatByMap(PORTS))];
+            Chain::new(name, "nat", hook, priority, rules)
         };
-        for found in &mut table.chains {
-            match found.name {
-                // Behind the rule about what comes from the bridge itself.
-                "rf_forwards" => found.rules.insert(1, rule(onwards()?, Statement::Accept)),
-                "rf_source" => found.rules.insert(0, rule(onwards()?, Statement::Masquerade)),
-                _ => {}
-            }
-        }
+        chains.push(dnat("rf_inwards", "prerouting", "dstnat", from_outside));
+        chains.push(dnat("rf_inwards_own", "output", "-100", vec![to_node]));
+        let services = Condition::Destination(model.intent().cluster().service_network);
+        *onwards = Some(vec![Condition::Oif(tun()?), services, Condition::CtDnat]);
     }
-    let behind = table.chains.iter().position(|chain| chain.name == "rf_forwards");
-    let at = behind.unwrap_or(table.chains.len());
-    table.chains.splice(at..at, chains);
-    Ok(())
+    Ok(inwards)
 }
 
 /// What is dropped before anything else looks at it.
-fn blocked<'m>(model: &'m Model, node: NodeId, table: &mut nft::Table<'m>) -> Vec<Chain<'m>> {
+fn blocked<'m>(model: &'m Model, node: NodeId, inwards: &mut Inwards<'m>) {
     let mut interfaces: BTreeSet<(InterfaceName, Protocol, Port)> = BTreeSet::new();
     let mut addresses: BTreeSet<(Ipv4Addr, Protocol, Port)> = BTreeSet::new();
     for block in &model.intent()[node].blocks {
@@ -283,7 +274,7 @@ fn blocked<'m>(model: &'m Model, node: NodeId, table: &mut nft::Table<'m>) -> Ve
     let subject = model.node_subject(node);
     let mut drop = |condition, name, elements| {
         rules.push(Rule { conditions: vec![condition], statement: Statement::Drop, subject });
-        table.sets.push(Set { name, elements });
+        inwards.sets.push(Set { name, elements });
     };
     if !interfaces.is_empty() {
         let elements = Elements::InterfacePorts(interfaces.into_iter().collect());
@@ -293,10 +284,8 @@ fn blocked<'m>(model: &'m Model, node: NodeId, table: &mut nft::Table<'m>) -> Ve
         let elements = Elements::AddressPorts(addresses.into_iter().collect());
         drop(Condition::DestinationPortIn(BLOCKED_ADDRESSES), BLOCKED_ADDRESSES, elements);
     }
-    if rules.is_empty() {
-        return Vec::new();
+    if !rules.is_empty() {
+        let chain = Chain::new("rf_blocked", "filter", "prerouting", "raw + 5", rules);
+        inwards.chains.push(chain);
     }
-    let (hook, priority) = ("prerouting", "raw + 5");
-    let name = "rf_blocked";
-    vec![Chain { name, kind: "filter", hook, priority, policy: "accept", rules }]
 }

@@ -49,7 +49,7 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
     let outside: InterfaceName = interface(pipeline::ROUTER_INTERFACE)?;
     let rule = |conditions, statement| Rule { conditions, statement, subject };
     let source = rule(vec![Condition::Oif(outside.clone())], Statement::Snat(router.source));
-    let source = chain("rf_source", "nat", "postrouting", "srcnat", "accept", vec![source]);
+    let source = Chain::new("rf_source", "nat", "postrouting", "srcnat", vec![source]);
     let mut maps = Vec::new();
     let chains = match &router.mode {
         RouterMode::Redirect { destinations, fallback } => {
@@ -72,10 +72,10 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             let from_outside = vec![Condition::Iif(outside), Condition::CtNew];
             let inward = vec![rule(from_outside, Statement::Drop)];
             vec![
-                chain("rf_redirect", "nat", "prerouting", "dstnat", "accept", redirect),
+                Chain::new("rf_redirect", "nat", "prerouting", "dstnat", redirect),
                 source,
-                chain("rf_forwards", "filter", "forward", "filter", "drop", forwards),
-                chain("rf_inward", "filter", "input", "filter", "accept", inward),
+                Chain::new("rf_forwards", "filter", "forward", "filter", forwards).strict(),
+                Chain::new("rf_inward", "filter", "input", "filter", inward),
             ]
         }
         RouterMode::HttpProxy { .. } | RouterMode::DnsProxy { .. } => {
@@ -93,22 +93,11 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             ];
             vec![
                 source,
-                chain("rf_forwards", "filter", "forward", "filter", "drop", Vec::new()),
-                chain("rf_inward", "filter", "input", "filter", "drop", inward),
-                chain("rf_outward", "filter", "output", "filter", "drop", outward),
+                Chain::new("rf_forwards", "filter", "forward", "filter", Vec::new()).strict(),
+                Chain::new("rf_inward", "filter", "input", "filter", inward).strict(),
+                Chain::new("rf_outward", "filter", "output", "filter", outward).strict(),
             ]
         }
     };
     Ok(Ruleset { tables: vec![Table { family: Family::Inet, maps, chains, ..Table::default() }] })
-}
-
-fn chain<'m>(
-    name: &'static str,
-    kind: &'static str,
-    hook: &'static str,
-    priority: &'static str,
-    policy: &'static str,
-    rules: Vec<Rule<'m>>,
-) -> Chain<'m> {
-    Chain { name, kind, hook, priority, policy, rules }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use super::nodes::reserved;
 use super::{Context, Nodes, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::At;
 use crate::intent::{BlockAt, Cluster, Fixed, NodePortBlock, Service, ServiceAddress};
-use crate::pipeline;
 use crate::source::Place;
 use crate::spec::{self, Datapath, Protocol, ServiceType};
 use crate::value::{Name, NodePort, Port, ipv4};
@@ -216,16 +216,8 @@ fn block_of(
     let place = at.place();
     let block_at = match (interface, address) {
         (Some(interface), None) => {
-            if pipeline::is_reserved_interface(interface.as_str()) {
-                context.push(
-                    Diagnostic::new(
-                        Code::InterfaceReserved,
-                        format!("the interface `{interface}` is reserved on every node"),
-                    )
-                    .at(at.key("interface").place())
-                    .help("name an interface by which the outside comes in"),
-                );
-            }
+            let help = "name an interface by which the outside comes in";
+            reserved(interface, at.key("interface").place(), help, context);
             BlockAt::Interface(interface.clone())
         }
         (None, Some(address)) => {

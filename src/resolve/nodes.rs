@@ -14,7 +14,7 @@ use crate::intent::{Cluster, Fixed, Node, NodeId, Uplink};
 use crate::pipeline;
 use crate::source::Place;
 use crate::spec;
-use crate::value::ipv4;
+use crate::value::{InterfaceName, ipv4};
 
 pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Context) -> Nodes<'a> {
     let items = wire.items("nodes", |state| &state.nodes);
@@ -126,16 +126,7 @@ fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Opt
             .help("a node reaches its gateway directly: both are in one subnet"),
         );
     }
-    if pipeline::is_reserved_interface(interface.as_str()) {
-        context.push(
-            Diagnostic::new(
-                Code::InterfaceReserved,
-                format!("the interface `{interface}` is reserved on every node"),
-            )
-            .at(at.key("interface").place())
-            .help("name the node's physical interface"),
-        );
-    }
+    reserved(interface, at.key("interface").place(), "name the node's physical interface", context);
     Some(Uplink {
         interface: interface.clone(),
         subnet,
@@ -191,6 +182,14 @@ fn gateway_bridge(wire: &spec::Uplink, at: At<'_>, context: &mut Context) {
         .at(at.key("bridge").place())
         .help("choose another name, such as br-ex"),
     );
+}
+
+/// RF052: the interface is none that ringfence makes on every node.
+pub(super) fn reserved(interface: &InterfaceName, place: Place, help: &str, context: &mut Context) {
+    if pipeline::is_reserved_interface(interface.as_str()) {
+        let message = format!("the interface `{interface}` is reserved on every node");
+        context.push(Diagnostic::new(Code::InterfaceReserved, message).at(place).help(help));
+    }
 }
 
 /// Whether a host of the network can have the address: neither the network's nor the broadcast

@@ -63,6 +63,15 @@ pub struct Link {
     pub promiscuous: bool,
 }
 
+impl Link {
+    /// Its Ethernet address in the usual form; empty where it has none.
+    #[must_use]
+    pub fn mac_text(&self) -> String {
+        let bytes: Vec<String> = self.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        bytes.join(":")
+    }
+}
+
 /// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {

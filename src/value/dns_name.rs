@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::host::{is_host_name, is_label};
 use super::{Invalid, StringValue, string_value};
 use crate::diagnostic::{Code, quoted};
 
@@ -25,24 +26,9 @@ impl fmt::Display for DnsName {
     }
 }
 
-/// Whether a text is a label of a host's name.
-fn is_label(label: &str) -> bool {
-    let inside = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    (1..=63).contains(&label.len())
-        && label.bytes().all(inside)
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-}
-
-/// The form that a name has here, if it has one.
+/// Whether a text is a name in the one form that it has here.
 fn good(text: &str) -> bool {
-    let mut labels = text.split('.');
-    let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    text.len() <= 253
-        && text.contains('.')
-        && labels.all(is_label)
-        // Else `1.2.3.4` and `10.1` would be names (RFC 1123, section 2.1).
-        && !text.rsplit('.').next().is_some_and(numeric)
+    is_host_name(text) && text.contains('.') && !text.bytes().any(|b| b.is_ascii_uppercase())
 }
 
 impl StringValue for DnsName {

@@ -38,21 +38,29 @@ impl fmt::Display for HostName {
     }
 }
 
+/// Whether a text is a label of a host's name.
+pub(super) fn is_label(label: &str) -> bool {
+    let inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=63).contains(&label.len())
+        && label.bytes().all(inside)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// Whether a text is the name of a host, in capitals or not.
+pub(super) fn is_host_name(text: &str) -> bool {
+    const MOST: usize = 253;
+    let last = text.rsplit('.').next().unwrap_or_default();
+    // Else `1.2.3.4` and `10.1` would be names (RFC 1123, section 2.1).
+    let number = last.bytes().all(|byte| byte.is_ascii_digit());
+    text.len() <= MOST && text.split('.').all(is_label) && !number
+}
+
 impl StringValue for HostName {
     const FORMAT: &'static str = "host-name";
 
     fn parse(text: &str) -> Result<Self, Invalid> {
-        const MOST: usize = 253;
-        let label = |label: &str| {
-            let inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-            (1..=63).contains(&label.len())
-                && label.bytes().all(inside)
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        let last = text.rsplit('.').next().unwrap_or_default();
-        let number = last.bytes().all(|byte| byte.is_ascii_digit());
-        if text.len() <= MOST && text.split('.').all(label) && !number {
+        if is_host_name(text) {
             return Ok(Self(text.to_ascii_lowercase().into()));
         }
         let invalid = Invalid::new(Code::BadHost, format!("{} is not a host name", quoted(text)));

@@ -104,6 +104,19 @@ impl Live {
         line.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
     }
 
+    /// A connection from a pod to the outside, as the intent has it.
+    fn probe_outside(&self, pod: &str, to: SocketAddrV4, seen_as: Option<Ipv4Addr>) -> Probe {
+        let from = self.tenant(pod);
+        let port = Port::new(to.port().into()).unwrap();
+        let (protocol, outside) = (Protocol::Tcp, To::Outside(*to.ip()));
+        let packet = Packet { from: From::Tenant(from), to: outside, protocol, port };
+        let reach = reach(self.lab.model(), &packet);
+        let want =
+            if reach.allowed() { Want::Answer { seen_as, at: Some(to) } } else { Want::Silence };
+        let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
+        Probe { title, from, to, protocol, fetch: None, want, because: reach.because }
+    }
+
     pub(crate) fn prove(&self) -> Summary {
         let summary = self.lab.probe(lab::plan(self.lab.model())).unwrap();
         assert_eq!(summary.counts().1, 0, "{}", summary.table());
@@ -335,28 +348,8 @@ fn reversed_rules_block() {
         let live = example(name);
         live.apply_all();
         let probe = |(pod, node): (&str, &str)| {
-            let from = live.tenant(pod);
-            let port = Port::new(to.port().into()).unwrap();
-            let outside = To::Outside(*to.ip());
-            let packet =
-                Packet { from: From::Tenant(from), to: outside, protocol: Protocol::Tcp, port };
-            let reach = reach(live.lab.model(), &packet);
             let address = live.lab.model().intent()[live.node(node)].address;
-            let want = if reach.allowed() {
-                Want::Answer { seen_as: Some(address), at: Some(to) }
-            } else {
-                Want::Silence
-            };
-            let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
-            Probe {
-                title,
-                from,
-                to,
-                protocol: Protocol::Tcp,
-                fetch: None,
-                want,
-                because: reach.because,
-            }
+            live.probe_outside(pod, to, Some(address))
         };
         // The pods of tools have no policy: they show that 1.2.3.4 is there all the while.
         let pods = [
@@ -416,28 +409,7 @@ fn packets_follow_the_addresses_of_a_name() {
         let pods = ["bank/teller-0", "bank/teller-1", "office/desk-0"];
         let probes = pods.into_iter().flat_map(|pod| [old, new].map(|address| (pod, address)));
         let probes = probes.map(|(pod, address)| {
-            let to = SocketAddrV4::new(address.parse().unwrap(), 443);
-            let from = live.tenant(pod);
-            let port = Port::new(443).unwrap();
-            let outside = To::Outside(*to.ip());
-            let packet =
-                Packet { from: From::Tenant(from), to: outside, protocol: Protocol::Tcp, port };
-            let reach = reach(live.lab.model(), &packet);
-            let want = if reach.allowed() {
-                Want::Answer { seen_as: None, at: Some(to) }
-            } else {
-                Want::Silence
-            };
-            let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
-            Probe {
-                title,
-                from,
-                to,
-                protocol: Protocol::Tcp,
-                want,
-                because: reach.because,
-                fetch: None,
-            }
+            live.probe_outside(pod, SocketAddrV4::new(address.parse().unwrap(), 443), None)
         });
         let summary = live.lab.probe(probes.collect()).unwrap();
         assert_eq!(summary.counts().1, 0, "{}", summary.table());

@@ -425,10 +425,7 @@ fn without_a_name_server_there_is_nobody_to_ask() {
     let path = state.directory.path().join("network.yaml");
     let text = fs::read_to_string(&path).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with("cluster"));
-    let text = lines.collect::<Vec<_>>().join(
-        "
-",
-    );
+    let text = lines.collect::<Vec<_>>().join("\n");
     fs::write(&path, text).unwrap();
     // An empty file of its own in place of the machine's.
     let script = "mount --bind /dev/null /etc/resolv.conf && exec \"$0\" resolve .";

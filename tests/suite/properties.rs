@@ -340,7 +340,7 @@ fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
 }
 
 /// The bytes of every file that has an effect.
-fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Vec<u8>> {
     let common = Common::new(model).unwrap();
     let renderer = Renderer::new(model, sources).unwrap();
     let mut all = BTreeMap::new();

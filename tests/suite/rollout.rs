@@ -116,16 +116,18 @@ proptest! {
 
     #[test]
     fn nothing_separate_meets_in_a_mixture_of_generations((before, after) in changes()) {
-        let (first, _) = locked(vec![before.yaml()], &fresh());
+        let (first, _) = locked(vec![before.yaml()], &fresh(), false);
         let (first, lock) = first.unwrap();
-        let (second, _) = locked(vec![after.yaml()], &lock);
+        // As if the names that only the second has had been resolved in between.
+        let lock = Lock { names: fresh().names, ..lock };
+        let (second, _) = locked(vec![after.yaml()], &lock, false);
         match second {
             Ok((second, _)) => check(&first, &second)?,
             Err(report) => {
                 prop_assert!(report.sorted().iter().all(|d| d.code == Code::NetworkLeft));
                 // The numbers that it would have had without the lock file's memory.
                 let forgetful = Lock { joined: BTreeMap::new(), ..lock };
-                let (second, _) = locked(vec![after.yaml()], &forgetful);
+                let (second, _) = locked(vec![after.yaml()], &forgetful, false);
                 let (second, _) = second.unwrap();
                 prop_assert!(swaps(&networks(&first), &networks(&second)));
             }
@@ -145,13 +147,13 @@ fn without_the_memory_of_the_lock_file_two_would_meet() {
              [{join}]}}\n"
         )
     };
-    let (first, _) = locked(vec![text("bank")], &fresh());
+    let (first, _) = locked(vec![text("bank")], &fresh(), false);
     let (first, lock) = first.unwrap();
-    let (refused, _) = locked(vec![text("stock")], &lock);
+    let (refused, _) = locked(vec![text("stock")], &lock, false);
     let codes: Vec<Code> = refused.unwrap_err().sorted().iter().map(|d| d.code).collect();
     assert_eq!(codes, [Code::NetworkLeft]);
     let forgetful = Lock { joined: BTreeMap::new(), ..lock };
-    let (second, _) = locked(vec![text("stock")], &forgetful);
+    let (second, _) = locked(vec![text("stock")], &forgetful, false);
     let (second, _) = second.unwrap();
     let met = check(&first, &second).unwrap_err().to_string();
     assert!(met.contains("reached"), "{met}");

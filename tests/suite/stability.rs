@@ -6,14 +6,12 @@ use std::fmt::Write as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use ringfence::allocate::allocate;
-use ringfence::document;
 use ringfence::lockfile::{Lock, parse};
 use ringfence::model::Model;
-use ringfence::plan::{Common, Plan};
-use ringfence::render::Renderer;
-use ringfence::resolve::resolve;
-use ringfence::source::{Source, Sources};
+use ringfence::source::Sources;
+
+use crate::properties::effective;
+use crate::world::locked;
 
 /// A network of projects that have nothing to do with each other.
 #[derive(Clone, Debug)]
@@ -85,14 +83,9 @@ impl World {
 
 /// The model of a text with what a lock file says, and the lock file after it.
 fn lock(text: &str, before: &Lock, prune: bool) -> (Model, Lock, Sources) {
-    let source = Source::new("network.yaml", "network.yaml", text.to_owned());
-    let sources = Sources::from_texts(vec![source]);
-    let (documents, report) = document::parse(&sources);
-    assert!(report.is_empty(), "{report:?}\n{text}");
-    let (intent, report) = resolve(&documents, true);
-    let intent = intent.unwrap_or_else(|| panic!("{report:#?}\n{text}"));
-    let (numbers, lock) = allocate(&intent, before, prune, None, &sources).unwrap();
-    (Model::new(intent, numbers), lock, sources)
+    let (locked, sources) = locked(vec![text.to_owned()], before, prune);
+    let (model, lock) = locked.unwrap();
+    (model, lock, sources)
 }
 
 /// The lines of `new` that `old` doesn't have, and those of `old` that are gone.
@@ -111,20 +104,12 @@ fn is_of(line: &str, number: usize) -> bool {
     names.iter().any(|name| words.contains(&name.as_str()))
 }
 
-/// The lines of every file of every node, but for digests, places in the input and prose.
-fn lines(model: &Model, sources: &Sources) -> BTreeMap<String, String> {
-    let common = Common::new(model).unwrap();
-    let renderer = Renderer::new(model, sources).unwrap();
-    let mut all = BTreeMap::new();
-    for (id, node) in model.intent().nodes() {
-        for (path, bytes) in renderer.node(id, &Plan::of(&common, id).unwrap()).unwrap().files {
-            if !["sourcemap.json", "manifest.json", "notes.md"].contains(&path.as_str()) {
-                let text = String::from_utf8(bytes).unwrap();
-                all.insert(format!("{}/{path}", node.name), text);
-            }
-        }
-    }
-    all
+/// The text of every file that has an effect.
+fn texts(model: &Model, sources: &Sources) -> BTreeMap<String, String> {
+    let mut files = effective(model, sources);
+    // Prose has no lines of its own for each object.
+    files.retain(|path, _| !path.ends_with("/notes.md"));
+    files.into_iter().map(|(path, bytes)| (path, String::from_utf8(bytes).unwrap())).collect()
 }
 
 const ORDERS: [&[usize]; 3] = [&[0], &[5, 1, 4, 2, 3], &[2, 9, 4, 7, 0, 1, 8]];
@@ -200,10 +185,7 @@ proptest! {
         merged.services.extend(theirs.services);
         // A number that both took is the one thing that may clash, and is said so; then one of
         // the two is given another, and nothing else moves.
-        let source = Source::new("network.yaml", "network.yaml", world.yaml(ORDERS[1]));
-        let sources = Sources::from_texts(vec![source]);
-        let (intent, _) = resolve(&document::parse(&sources).0, true);
-        if let Ok((_, after)) = allocate(&intent.unwrap(), &merged, false, None, &sources) {
+        if let Ok((_, after)) = locked(vec![world.yaml(ORDERS[1])], &merged, false).0 {
             prop_assert_eq!(after.render(), merged.render());
         } else {
             let mut taken = merged.clone();
@@ -226,11 +208,11 @@ proptest! {
     ) {
         let numbers: Vec<usize> = world.projects.keys().copied().collect();
         let number = numbers[pick.index(numbers.len())];
-        let (large, locked, sources) = lock(&world.yaml(ORDERS[0]), &Lock::default(), false);
+        let (large, after, sources) = lock(&world.yaml(ORDERS[0]), &Lock::default(), false);
         let cookies = cookies(&large, number);
-        let large = lines(&large, &sources);
-        let (small, _, sources) = lock(&world.without(number).yaml(ORDERS[1]), &locked, false);
-        let small = lines(&small, &sources);
+        let large = texts(&large, &sources);
+        let (small, _, sources) = lock(&world.without(number).yaml(ORDERS[1]), &after, false);
+        let small = texts(&small, &sources);
         for (path, new) in &large {
             // A file of its own router may come with it.
             if is_of(path, number) {

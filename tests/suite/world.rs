@@ -278,7 +278,7 @@ fn write_section(text: &mut String, section: &str, entries: &[String]) {
 
 /// The model of some texts, which have to be without errors.
 pub(crate) fn model(texts: Vec<String>) -> (Model, Sources) {
-    let (locked, sources) = locked(texts, &fresh());
+    let (locked, sources) = locked(texts, &fresh(), false);
     (locked.unwrap().0, sources)
 }
 
@@ -291,6 +291,7 @@ pub(crate) fn fresh() -> Lock {
 pub(crate) fn locked(
     texts: Vec<String>,
     before: &Lock,
+    prune: bool,
 ) -> (Result<(Model, Lock), Report>, Sources) {
     let sources = texts.into_iter().enumerate().map(|(number, text)| {
         Source::new(format!("{number}.yaml"), format!("{number}.yaml"), text)
@@ -300,6 +301,6 @@ pub(crate) fn locked(
     assert!(report.is_empty(), "{report:?}");
     let (intent, report) = resolve(&documents, true);
     let intent = intent.unwrap_or_else(|| panic!("{report:#?}"));
-    let allocated = allocate(&intent, before, false, None, &sources);
+    let allocated = allocate(&intent, before, prune, None, &sources);
     (allocated.map(|(numbers, lock)| (Model::new(intent, numbers), lock)), sources)
 }
