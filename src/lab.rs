@@ -1,8 +1,7 @@
 //! The whole desired state as a live network on one machine.
 //!
 //! Every node is a process with its own network, mount and process namespaces and its own Open
-//! vSwitch (userspace datapath); `apply` runs inside as it would on a real node, with the paths
-//! of a real node. An outside network with routers and hosts connects the nodes' uplinks. When
+//! vSwitch; `apply` runs inside as it would on a real node, with the paths of a real node. An outside network with routers and hosts connects the nodes' uplinks. When
 //! the first process of a node ends, everything on it is gone: nothing is left behind, however
 //! the lab ends.
 
@@ -41,6 +40,7 @@ pub struct Lab {
     /// The machines of the nodes, by the node's name.
     nodes: BTreeMap<String, Host>,
     outside: Host,
+    datapath: Datapath,
     directory: PathBuf,
     program: String,
 }
@@ -52,9 +52,14 @@ pub struct Setup<'a> {
     pub directory: &'a Path,
     /// How long it is to last.
     pub hold: Hold,
+    /// The datapath of every bridge, whatever the desired state has.
+    pub datapath: Datapath,
     /// The `ringfence` program, which runs inside.
     pub program: &'a Path,
 }
+
+/// Where the kernel shows its datapath, once it is loaded.
+const MODULE: &str = "/sys/module/openvswitch";
 
 /// Programs that the lab needs beside those of `apply`, with their Debian packages.
 const PROGRAMS: [(&str, &str); 11] = [
@@ -71,8 +76,8 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("ovs-vswitchd", "openvswitch-switch"),
 ];
 
-/// Whether this machine can hold a lab, or what is missing.
-pub fn check_machine() -> Result<(), Diagnostic> {
+/// Whether this machine can hold a lab with this datapath, or what is missing.
+pub fn check_machine(datapath: Datapath) -> Result<(), Diagnostic> {
     if !rustix::process::geteuid().is_root() {
         return Err(Diagnostic::new(Code::NotRoot, "a lab takes the rights of root")
             .help("run it as root, or with sudo"));
@@ -84,6 +89,11 @@ pub fn check_machine() -> Result<(), Diagnostic> {
     };
     let missing: Vec<_> = PROGRAMS.iter().filter(|(name, _)| !there(name)).collect();
     if missing.is_empty() {
+        if datapath == Datapath::System && !Path::new(MODULE).is_dir() {
+            let message = "the lab needs the kernel module `openvswitch` for `--datapath system`";
+            return Err(Diagnostic::new(Code::LabSetup, message)
+                .help("load it with `modprobe openvswitch`, or leave out `--datapath`"));
+        }
         return Ok(());
     }
     let names: Vec<String> = missing.iter().map(|(name, _)| format!("`{name}`")).collect();
@@ -98,9 +108,9 @@ impl Lab {
     /// Brings up the machines and the network between them, and compiles every node. Nothing is
     /// applied yet.
     pub fn up(model: Model, sources: &Sources, setup: Setup<'_>) -> Result<Self, Diagnostic> {
-        check_machine()?;
-        let Setup { directory, hold, program } = setup;
-        let model = as_lab(model)?;
+        check_machine(setup.datapath)?;
+        let Setup { directory, hold, datapath, program } = setup;
+        let model = as_lab(model, datapath)?;
         fs::create_dir_all(directory).map_err(|error| failed(&error.to_string()))?;
         let names = model.intent().nodes().map(|(_, node)| (node.name.as_str(), Role::Node));
         let mut starting = Vec::new();
@@ -113,7 +123,8 @@ impl Lab {
         }
         let outside = nodes.remove(OUTSIDE).ok_or_else(|| failed("the outside is missing"))?;
         let program = program.to_string_lossy().into_owned();
-        let lab = Self { model, nodes, outside, directory: directory.to_owned(), program };
+        let directory = directory.to_owned();
+        let lab = Self { model, nodes, outside, datapath, directory, program };
         lab.compile(sources)?;
         network::connect(&lab)?;
         if hold == Hold::Forever {
@@ -163,7 +174,7 @@ impl Lab {
 
     /// Replaces the desired state: compiles every node anew. Nodes must be the same.
     pub fn replace(&mut self, model: Model, sources: &Sources) -> Result<(), Diagnostic> {
-        self.model = as_lab(model)?;
+        self.model = as_lab(model, self.datapath)?;
         for (id, _) in self.model.intent().nodes() {
             let _ = fs::remove_dir_all(self.files(id));
         }
@@ -203,10 +214,14 @@ impl Lab {
     }
 }
 
-/// The network as the lab can show it: on userspace datapaths, which take the uplinks.
-fn as_lab(model: Model) -> Result<Model, Diagnostic> {
+/// The network as the lab can show it: on one kind of datapath. One in userspace takes the uplinks.
+fn as_lab(model: Model, datapath: Datapath) -> Result<Model, Diagnostic> {
+    let model = model.with_datapath(datapath);
+    if datapath == Datapath::System {
+        return Ok(model);
+    }
     let underlay = InterfaceName::parse(network::UNDERLAY).map_err(|e| failed(&e.message))?;
-    Ok(model.with_datapath(Datapath::Netdev).with_underlay(underlay))
+    Ok(model.with_underlay(underlay))
 }
 
 /// What `apply --json` tells.

@@ -11,6 +11,7 @@ use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::lab::{self, Hold, Lab, Setup};
 use crate::model::Model;
 use crate::source::Sources;
+use crate::spec::Datapath;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -28,12 +29,16 @@ pub(super) enum Command {
 pub(super) struct Run {
     #[command(flatten)]
     input: Input,
+    #[command(flatten)]
+    bridges: Bridges,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Up {
     #[command(flatten)]
     input: Input,
+    #[command(flatten)]
+    bridges: Bridges,
     #[command(flatten)]
     name: Name,
 }
@@ -56,6 +61,19 @@ pub(super) struct Down {
 }
 
 #[derive(Debug, Args)]
+struct Bridges {
+    /// The datapath of all bridges: in userspace (netdev), or the kernel's module (system)
+    #[arg(long, default_value = "netdev", value_parser = datapath)]
+    #[arg(env = "RINGFENCE_LAB_DATAPATH", hide_env_values = true)]
+    datapath: Datapath,
+}
+
+fn datapath(text: &str) -> Result<Datapath, String> {
+    let named = [Datapath::Netdev, Datapath::System].into_iter().find(|d| d.as_str() == text);
+    named.ok_or_else(|| "netdev or system".to_owned())
+}
+
+#[derive(Debug, Args)]
 struct Name {
     /// Which lab, where several are up
     #[arg(long = "name", default_value = "default", value_parser = label)]
@@ -75,8 +93,10 @@ fn label(text: &str) -> Result<String, String> {
 
 pub(super) fn run(command: &Command) -> Exit {
     let result = match command {
-        Command::Run(arguments) => load(&arguments.input).map(prove),
-        Command::Up(arguments) => load(&arguments.input).map(|loaded| up(loaded, &arguments.name)),
+        Command::Run(arguments) => {
+            load(&arguments.input).map(|loaded| prove(loaded, &arguments.bridges))
+        }
+        Command::Up(arguments) => load(&arguments.input).map(|loaded| up(loaded, arguments)),
         Command::Exec(arguments) => return exec(arguments),
         Command::Down(arguments) => Ok(lab::down(&arguments.name.directory()).map(|()| Exit::Done)),
     };
@@ -127,7 +147,7 @@ fn program() -> Result<PathBuf, Diagnostic> {
     })
 }
 
-fn prove((model, sources): (Model, Sources)) -> Result<Exit, Diagnostic> {
+fn prove((model, sources): (Model, Sources), bridges: &Bridges) -> Result<Exit, Diagnostic> {
     let directory = tempfile::Builder::new().prefix("ringfence-lab-").tempdir();
     let directory = directory.map_err(|error| {
         Diagnostic::new(Code::LabSetup, format!("no directory for the lab: {error}"))
@@ -136,7 +156,12 @@ fn prove((model, sources): (Model, Sources)) -> Result<Exit, Diagnostic> {
     let progress = Progress::new(None);
     progress.busy("starting Open vSwitch for every node");
     let program = program()?;
-    let setup = Setup { directory: directory.path(), hold: Hold::WithParent, program: &program };
+    let setup = Setup {
+        directory: directory.path(),
+        hold: Hold::WithParent,
+        datapath: bridges.datapath,
+        program: &program,
+    };
     let lab = Lab::up(model, &sources, setup)?;
     apply(&lab, "apply", &progress)?;
     apply(&lab, "apply again", &progress)?;
@@ -160,7 +185,8 @@ fn prove((model, sources): (Model, Sources)) -> Result<Exit, Diagnostic> {
     Ok(Exit::Done)
 }
 
-fn up((model, sources): (Model, Sources), name: &Name) -> Result<Exit, Diagnostic> {
+fn up((model, sources): (Model, Sources), arguments: &Up) -> Result<Exit, Diagnostic> {
+    let Up { input: _, bridges, name } = arguments;
     let directory = name.directory();
     if lab::is_up(&directory) {
         let message = format!("the lab `{}` is up already", name.name);
@@ -168,7 +194,12 @@ fn up((model, sources): (Model, Sources), name: &Name) -> Result<Exit, Diagnosti
             .help("take it down with `ringfence lab down`, or give this one another --name"));
     }
     let program = program()?;
-    let setup = Setup { directory: &directory, hold: Hold::Forever, program: &program };
+    let setup = Setup {
+        directory: &directory,
+        hold: Hold::Forever,
+        datapath: bridges.datapath,
+        program: &program,
+    };
     let progress = Progress::new(None);
     progress.busy("starting Open vSwitch for every node");
     let result = Lab::up(model, &sources, setup).and_then(|lab| {

@@ -12,7 +12,7 @@ use crate::diagnostic::Diagnostic;
 use crate::intent::{Attachment, BlockAt, Node, NodeId};
 use crate::model::Tenant;
 use crate::pipeline;
-use crate::value::InterfaceName;
+use crate::spec::Datapath;
 
 /// The bridge that holds a node's address: a userspace datapath takes tunnels only there.
 pub(super) const UNDERLAY: &str = "br-phy";
@@ -50,12 +50,11 @@ pub(super) fn connect(lab: &Lab) -> Result<(), Diagnostic> {
     }
     lab.outside.run(None, &["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
     lab.outside.feed(None, &["ip", "-batch", "-"], outside)?;
-    // What the outside sends is read by userspace datapaths: its checksums must be complete.
     for segment in 0..segments.len() {
-        lab.outside.run(None, &["ethtool", "-K", &format!("lan{segment}"), "tx", "off"])?;
+        checksums(lab, &lab.outside, None, &format!("lan{segment}"))?;
     }
     for (port, _) in segments.values().flatten() {
-        lab.outside.run(None, &["ethtool", "-K", &format!("w{port}"), "tx", "off"])?;
+        checksums(lab, &lab.outside, None, &format!("w{port}"))?;
     }
     for ((subnet, gateway), members) in &segments {
         for (_, id) in members {
@@ -64,6 +63,19 @@ pub(super) fn connect(lab: &Lab) -> Result<(), Diagnostic> {
     }
     other_addresses(lab)?;
     plug(lab)
+}
+
+/// A userspace datapath takes frames as they are: their checksums must be complete.
+fn checksums(
+    lab: &Lab,
+    host: &Host,
+    netns: Option<&str>,
+    interface: &str,
+) -> Result<(), Diagnostic> {
+    if lab.datapath == Datapath::Netdev {
+        host.run(netns, &["ethtool", "-K", interface, "tx", "off"])?;
+    }
+    Ok(())
 }
 
 fn segment(lab: &Lab, node: &Node) -> Segment {
@@ -139,7 +151,7 @@ fn mac(address: Ipv4Addr) -> String {
     format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// What the owner of a real machine with a userspace datapath prepares.
+/// What the owner of a real machine prepares: with a userspace datapath, a bridge for the uplink.
 fn underlay(
     lab: &Lab,
     id: NodeId,
@@ -148,17 +160,14 @@ fn underlay(
 ) -> Result<(), Diagnostic> {
     let node = &lab.model.intent()[id];
     let host = lab.node(id)?;
-    let declared = node.uplink.as_ref();
-    let bridge = declared.and_then(|uplink| uplink.bridge.as_ref()).map(InterfaceName::as_str);
-    // A gateway bridge that ringfence makes comes with the first apply.
-    let makes = bridge.is_some() && declared.is_some_and(|uplink| !uplink.disable_init);
     let uplink = uplink(node);
-    host.run(None, &["ethtool", "-K", uplink, "tx", "off"])?;
+    checksums(lab, host, None, uplink)?;
     host.run(None, &["ip", "link", "set", uplink, "up"])?;
-    let holder = if makes { uplink } else { bridge.unwrap_or(UNDERLAY) };
-    if !makes {
-        underlay_bridge(host, node, holder, uplink)?;
+    let bridge = owners_bridge(lab, node);
+    if let Some(bridge) = bridge {
+        underlay_bridge(lab, host, node, bridge)?;
     }
+    let holder = bridge.unwrap_or(uplink);
     let length =
         subnet.filter(|subnet| subnet.contains(&node.address)).map_or(32, |s| s.prefix_len());
     let mut lines = format!("address add {}/{length} dev {holder}\n", node.address);
@@ -170,8 +179,15 @@ fn underlay(
     host.feed(None, &["ip", "-batch", "-"], lines)
 }
 
-/// The bridge that holds a node's address.
-fn underlay_bridge(host: &Host, node: &Node, bridge: &str, uplink: &str) -> Result<(), Diagnostic> {
+/// The bridge that takes the uplink before the first apply, if any: ringfence makes its own.
+fn owners_bridge<'n>(lab: &Lab, node: &'n Node) -> Option<&'n str> {
+    match node.uplink.as_ref().and_then(|uplink| Some((uplink, uplink.bridge.as_ref()?))) {
+        Some((uplink, bridge)) => uplink.disable_init.then_some(bridge.as_str()),
+        None => (lab.datapath == Datapath::Netdev).then_some(UNDERLAY),
+    }
+}
+
+fn underlay_bridge(lab: &Lab, host: &Host, node: &Node, bridge: &str) -> Result<(), Diagnostic> {
     let hwaddr = format!("other-config:hwaddr={}", mac(node.address));
     host.run(
         None,
@@ -184,13 +200,13 @@ fn underlay_bridge(host: &Host, node: &Node, bridge: &str, uplink: &str) -> Resu
             "set",
             "Bridge",
             bridge,
-            "datapath_type=netdev",
+            &format!("datapath_type={}", lab.datapath.as_str()),
             "fail_mode=standalone",
             &hwaddr,
             "--",
             "add-port",
             bridge,
-            uplink,
+            uplink(node),
         ],
     )?;
     Ok(())
@@ -244,7 +260,8 @@ fn other_addresses(lab: &Lab) -> Result<(), Diagnostic> {
         for address in node.node_port_addresses.iter().filter(|other| **other != node.address) {
             let by = comes_by(node, *address);
             if by == uplink(node) {
-                let _ = writeln!(inside, "address add {address}/32 dev {UNDERLAY}");
+                let holder = owners_bridge(lab, node).unwrap_or(by);
+                let _ = writeln!(inside, "address add {address}/32 dev {holder}");
                 let _ = writeln!(outside, "route replace {address}/32 via {}", node.address);
             } else {
                 let _ = writeln!(inside, "address add {address}/32 dev {by}");
@@ -289,8 +306,8 @@ pub(super) fn plug(lab: &Lab) -> Result<(), Diagnostic> {
         }
         let _ = writeln!(lines, "route add default via {} dev {eth}", model.gateway(pod.node));
         host.feed(None, &["ip", "-n", &netns, "-batch", "-"], lines)?;
-        host.run(None, &["ethtool", "-K", interface.as_str(), "tx", "off"])?;
-        host.run(Some(&netns), &["ethtool", "-K", eth, "tx", "off"])?;
+        checksums(lab, host, None, interface.as_str())?;
+        checksums(lab, host, Some(&netns), eth)?;
     }
     Ok(())
 }

@@ -10,13 +10,22 @@ use ringfence::load::Loaded;
 use ringfence::model::{Model, Tenant};
 use ringfence::reach::{From, Packet, To, reach};
 use ringfence::source::Sources;
-use ringfence::spec::Protocol;
+use ringfence::spec::{Datapath, Protocol};
 use ringfence::value::Port;
 
 /// A lab with the directory of its files, which goes with it.
 pub(crate) struct Live {
     pub(crate) lab: Lab,
     _directory: tempfile::TempDir,
+}
+
+/// The datapath of every lab: in userspace, unless the caller of the tests says otherwise.
+pub(crate) fn datapath() -> Datapath {
+    match std::env::var("RINGFENCE_LAB_DATAPATH").as_deref() {
+        Err(_) | Ok("netdev") => Datapath::Netdev,
+        Ok("system") => Datapath::System,
+        Ok(other) => panic!("no datapath {other}"),
+    }
 }
 
 pub(crate) fn load(path: &Path) -> (Model, Sources) {
@@ -29,11 +38,7 @@ pub(crate) fn load(path: &Path) -> (Model, Sources) {
 
 pub(crate) fn live(path: &Path) -> Live {
     let (model, sources) = load(path);
-    let directory = tempfile::tempdir().unwrap();
-    let setup =
-        Setup { directory: directory.path(), hold: Hold::WithParent, program: Path::new(PROGRAM) };
-    let lab = Lab::up(model, &sources, setup).unwrap();
-    Live { lab, _directory: directory }
+    Live::up(model, &sources)
 }
 
 pub(crate) fn example(name: &str) -> Live {
@@ -41,8 +46,11 @@ pub(crate) fn example(name: &str) -> Live {
 }
 
 impl Live {
-    /// A lab that is up, with its directory.
-    pub(crate) fn of(lab: Lab, directory: tempfile::TempDir) -> Self {
+    pub(crate) fn up(model: Model, sources: &Sources) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (hold, program) = (Hold::WithParent, Path::new(PROGRAM));
+        let setup = Setup { directory: directory.path(), hold, datapath: datapath(), program };
+        let lab = Lab::up(model, sources, setup).unwrap();
         Self { lab, _directory: directory }
     }
 

@@ -15,8 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::lab::Live;
-use crate::support::PROGRAM;
-use ringfence::lab::{Hold, Lab, Place, Setup};
+use ringfence::lab::Place;
 use ringfence::load::Loaded;
 use ringfence::model::Model;
 use ringfence::source::{Source, Sources};
@@ -368,11 +367,7 @@ fn other_projects_come_and_go_and_no_connection_breaks() {
     };
     let mut world = World { rules: number("RINGFENCE_TRAFFIC_RULES", 100), extra: BTreeSet::new() };
     let (model, sources) = world.draft();
-    let directory = tempfile::tempdir().unwrap();
-    let setup =
-        Setup { directory: directory.path(), hold: Hold::WithParent, program: Path::new(PROGRAM) };
-    let lab = Lab::up(model, &sources, setup).unwrap();
-    let live = Live::of(lab, directory);
+    let live = Live::up(model, &sources);
     live.apply_all();
     live.prove();
     let files = tempfile::tempdir().unwrap();
