@@ -132,13 +132,16 @@ fn veth(
     address: &[&str],
     peer: &str,
 ) -> Result<(), Diagnostic> {
-    let (inside, outside) = (lab.node(id)?.pid().to_string(), lab.outside.pid().to_string());
+    // Asked for in the network of the outside, but among the processes of this machine: Linux 6.1
+    // refuses a name that exists where whoever asks is, such as eth0.
+    let network = format!("--net=/proc/{}/ns/net", lab.outside.pid());
+    let inside = lab.node(id)?.pid().to_string();
     let words = [
-        &["link", "add", interface],
+        &[&network, "ip", "link", "add", peer, "type", "veth", "peer", "name", interface],
         address,
-        &["netns", &inside, "type", "veth", "peer", "name", peer, "netns", &outside],
+        &["netns", &inside],
     ];
-    let output = duct::cmd("ip", words.concat()).stderr_capture().unchecked().run();
+    let output = duct::cmd("nsenter", words.concat()).stderr_capture().unchecked().run();
     let output = output.map_err(|error| failed(&error.to_string()))?;
     if output.status.success() {
         return Ok(());

@@ -648,11 +648,12 @@ const OBSTACLES: &[(&str, &str, &str, &str)] = &[
          remove it with `ovs-vsctl del-port brx tun0`, if nothing else needs it",
     ),
     (
-        "ovs-vsctl add-port br-phy vxlan0 -- set interface vxlan0 type=vxlan options:remote_ip=flow",
-        "ovs-vsctl del-port vxlan0",
+        "ovs-vsctl add-br brx -- set bridge brx datapath_type=netdev -- \
+         add-port brx vxlan0 -- set interface vxlan0 type=vxlan options:remote_ip=flow",
+        "ovs-vsctl del-br brx",
         "node-1",
-        "RF206]: the port `vxlan0` of node-1 is on the bridge `br-phy`\n\
-         remove it with `ovs-vsctl del-port br-phy vxlan0`, if nothing else needs it",
+        "RF206]: the port `vxlan0` of node-1 is on the bridge `brx`\n\
+         remove it with `ovs-vsctl del-port brx vxlan0`, if nothing else needs it",
     ),
     (
         // As OpenVPN has it.

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
-use crate::support::{PROGRAM, directories, ringfence, root};
+use crate::support::{PROGRAM, Run, directories, ringfence, root};
 use ringfence::intent::NodeId;
 use ringfence::lab::{self, Hold, Lab, Place, Probe, Seen, Setup, Summary, Want};
 use ringfence::load::Loaded;
@@ -406,6 +406,16 @@ fn a_lab_can_be_left_up_entered_and_taken_down() {
     let gone = lab(&["lab", "exec", "--name", &name, "node-1", "true"]);
     assert!(gone.stderr.starts_with("error[RF232]: no lab is up"), "{}", gone.stderr);
     assert!(!lab::directory_of(&name).exists());
+}
+
+#[test]
+fn the_machine_may_have_interfaces_of_the_same_names() {
+    let script = "for name in eth0 w0 lan0 br0 tun0; do ip link add $name type bridge; done; \
+                  exec \"$0\" lab run examples/flat";
+    let run = duct::cmd!("unshare", "--net", "--", "sh", "-ec", script, PROGRAM);
+    let run: Run =
+        run.dir(root()).stdout_capture().stderr_capture().unchecked().run().unwrap().into();
+    assert_eq!(run.status, 0, "{}", run.stderr);
 }
 
 #[test]
