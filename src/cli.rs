@@ -13,6 +13,7 @@ mod rollback;
 mod snapshot;
 mod status;
 mod teardown;
+mod trial;
 mod validate;
 
 use std::io::{self, IsTerminal as _, Write as _};

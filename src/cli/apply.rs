@@ -1,18 +1,13 @@
 //! `ringfence apply`.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, TryRecvError};
-use std::time::Duration;
 
 use clap::Args;
 
 use super::progress::Progress;
+use super::trial::Trial;
 use super::{Exit, print, show, tell};
-use crate::apply::{
-    Answer, Confirm, KEEP, Options, Outcome, STATE_DIRECTORY, Verdict, apply, apply_current,
-    check_health, reject, short, wait,
-};
+use crate::apply::{KEEP, Options, Outcome, STATE_DIRECTORY, apply, apply_current, short};
 use crate::diagnostic::{Code, Diagnostic, Report, counted, json};
 use crate::source::Sources;
 use crate::system::netlink::Network;
@@ -33,20 +28,12 @@ pub(super) struct Arguments {
     /// Use another bridge than br0
     #[arg(long, value_name = "BRIDGE", value_parser = bridge)]
     bridge: Option<InterfaceName>,
-    /// Take the change back unless `ringfence confirm`, or Enter on a terminal, says within this
-    /// time, such as 90s or 5m, that it is to stay. It comes back even if this command, its shell
-    /// or its session ends
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    confirm: Option<Duration>,
-    /// Run this program after the change and confirm if it succeeds; else take the change back at
-    /// once. It is split into words as by a shell, but runs without one, once, and has the time
-    /// of --confirm, by default 60s
-    #[arg(long, value_name = "CMD", value_parser = words)]
-    health_check: Option<Words>,
     /// Apply only what a key in this file has signed: one public key a line, as in OpenSSH's
     /// `authorized_keys`. Default: /etc/ringfence/signers, if it is there
     #[arg(long, value_name = "FILE", conflicts_with = "current")]
     signers: Option<PathBuf>,
+    #[command(flatten)]
+    trial: Trial,
     #[command(flatten)]
     shared: Shared,
 }
@@ -85,16 +72,21 @@ impl Shared {
         Options { check: self.check, keep, state: self.state.clone(), ..Options::default() }
     }
 
-    /// Runs what brings a generation into effect, and shows how it went.
+    /// Runs what brings a generation into effect, waits until it is to stay, and shows how it went.
     pub(super) fn run(
         &self,
-        bring: impl FnOnce(&dyn System) -> Result<Outcome, Diagnostic>,
-        settle: impl FnOnce(&mut Outcome) -> Result<(), Diagnostic>,
+        trial: &Trial,
+        mut options: Options,
+        bring: impl FnOnce(&Options, &dyn System) -> Result<Outcome, Diagnostic>,
     ) -> Exit {
+        options.confirm = match trial.begin() {
+            Ok(confirm) => confirm,
+            Err(diagnostic) => return fail(diagnostic),
+        };
         let progress = if self.verbose { Progress::none() } else { Progress::new(None) };
         let tells = !self.json;
         let shown = Shown { machine: Machine, verbose: self.verbose, tells, progress };
-        let brought = bring(&shown);
+        let brought = bring(&options, &shown);
         shown.progress.end();
         let mut outcome = match brought {
             Ok(outcome) => outcome,
@@ -107,7 +99,7 @@ impl Shared {
             Self::human(&outcome);
         }
         if outcome.waiting
-            && let Err(diagnostic) = settle(&mut outcome)
+            && let Err(diagnostic) = trial.settle(&mut outcome, &options.state)
         {
             return fail(diagnostic);
         }
@@ -152,131 +144,15 @@ fn bridge(text: &str) -> Result<InterfaceName, String> {
     InterfaceName::parse(text).map_err(|invalid| invalid.message)
 }
 
-/// A time such as 60s or 5m; a number alone is of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    const LONGEST: u64 = 24 * 60 * 60;
-    let (digits, unit) = match text.strip_suffix('m') {
-        Some(digits) => (digits, 60),
-        None => (text.strip_suffix('s').unwrap_or(text), 1),
-    };
-    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    match seconds {
-        Some(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
-        _ => Err("give seconds or minutes such as 60s or 5m, up to a day".to_owned()),
-    }
-}
-
-/// The words of a command line.
-#[derive(Clone, Debug)]
-struct Words(Vec<String>);
-
-fn words(text: &str) -> Result<Words, String> {
-    match shlex::split(text) {
-        Some(words) if !words.is_empty() => Ok(Words(words)),
-        _ => Err("name a program with its arguments; quotes have to be closed".to_owned()),
-    }
-}
-
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    const WITHIN: Duration = Duration::from_mins(1);
     let mut options = arguments.shared.options();
     options.adopt = arguments.adopt;
     options.bridge.clone_from(&arguments.bridge);
     options.signers.clone_from(&arguments.signers);
-    let health = arguments.health_check.as_ref();
-    let within = arguments.confirm.or(health.map(|_| WITHIN));
-    if let Some(within) = within {
-        let program = match std::env::current_exe() {
-            Ok(program) => program,
-            Err(error) => {
-                let message = format!("the program can't find itself: {error}");
-                return fail(Diagnostic::new(Code::CommandFailed, message));
-            }
-        };
-        options.confirm = Some(Confirm { within, program });
-    }
-    let bring = |system: &dyn System| match &arguments.directory {
-        Some(directory) => apply(directory, &options, system),
-        None => apply_current(&options, system),
-    };
-    arguments.shared.run(bring, |outcome| {
-        let (state, generation) = (&options.state, outcome.generation.as_str());
-        let found = health.map(|health| check_health(&health.0, within.unwrap_or(WITHIN)));
-        let verdict = match found {
-            Some(Err(reason)) => reject(state, generation, reason, &Machine)?,
-            Some(Ok(())) => wait(state, generation, &Machine, &mut |_| Answer::Confirm)?,
-            None => {
-                let mut terminal = Terminal::new(&outcome.node, generation);
-                let verdict = wait(state, generation, &Machine, &mut |left| terminal.ask(left));
-                terminal.end();
-                verdict?
-            }
-        };
-        outcome.waiting = false;
-        match verdict {
-            Verdict::Confirmed => tell(&format!("{}: confirmed", outcome.node)),
-            Verdict::RolledBack(back) => outcome.rolled_back = Some(back),
-        }
-        Ok(())
+    arguments.shared.run(&arguments.trial, options, |options, system| match &arguments.directory {
+        Some(directory) => apply(directory, options, system),
+        None => apply_current(options, system),
     })
-}
-
-/// Asks whoever sits at the terminal, if anybody does.
-struct Terminal {
-    node: String,
-    generation: String,
-    /// Lines that were entered; `None` without a terminal.
-    entered: Option<Receiver<()>>,
-    /// What was shown last.
-    shown: Option<u64>,
-}
-
-impl Terminal {
-    fn new(node: &str, generation: &str) -> Self {
-        let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
-        let entered = interactive.then(|| {
-            let (sender, receiver) = mpsc::channel();
-            // What was typed before the change says nothing about it.
-            let _ = rustix::termios::tcflush(io::stdin(), rustix::termios::QueueSelector::IFlush);
-            std::thread::spawn(move || {
-                let mut line = String::new();
-                if io::stdin().lock().read_line(&mut line).is_ok_and(|read| read > 0) {
-                    let _ = sender.send(());
-                }
-            });
-            receiver
-        });
-        let (node, generation) = (node.to_owned(), short(generation).to_owned());
-        Self { node, generation, entered, shown: None }
-    }
-
-    fn ask(&mut self, left: u64) -> Answer {
-        let Self { node, generation, entered, shown } = self;
-        let Some(entered) = entered else {
-            if shown.replace(left).is_none() {
-                tell(&format!(
-                    "{node}: {generation} stays if `ringfence confirm` is run within {left} s"
-                ));
-            }
-            return Answer::Silence;
-        };
-        if *shown != Some(left) {
-            *shown = Some(left);
-            let text = format!("\r{node}: press Enter to confirm {generation} within {left} s ");
-            let _ = io::stderr().write_all(text.as_bytes());
-        }
-        match entered.try_recv() {
-            Ok(()) => Answer::Confirm,
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Answer::Silence,
-        }
-    }
-
-    /// Leaves the line of the countdown.
-    fn end(&self) {
-        if self.entered.is_some() && self.shown.is_some() {
-            tell("");
-        }
-    }
 }
 
 /// Shows why a node could not be changed.

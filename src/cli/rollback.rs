@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::Exit;
 use super::apply::Shared;
+use super::trial::Trial;
 use crate::apply::rollback;
 
 #[derive(Debug, Args)]
@@ -13,10 +14,12 @@ pub(super) struct Arguments {
     #[arg(value_name = "N")]
     number: Option<usize>,
     #[command(flatten)]
+    trial: Trial,
+    #[command(flatten)]
     shared: Shared,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    let options = arguments.shared.options();
-    arguments.shared.run(|system| rollback(arguments.number, &options, system), |_| Ok(()))
+    let Arguments { number, trial, shared } = arguments;
+    shared.run(trial, shared.options(), |options, system| rollback(*number, options, system))
 }

@@ -921,12 +921,17 @@ impl Lab {
         for (number, probe) in (1..).zip(probes.iter().filter(quick)) {
             waiting(number, probe);
             let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
-            match agent.receive()? {
-                Reply::Answered { id, from, at } => seen[id] = Seen::Answer { seen_as: from, at },
-                Reply::Refused { id } => seen[id] = Seen::Refusal,
-                Reply::Cast { id } => seen[id] = Seen::Copies(BTreeSet::new()),
-                Reply::Silent { id, .. } => seen[id] = Seen::Silence,
-                other => return Err(failed(&format!("an agent answers out of turn: {other:?}"))),
+            let (id, what) = taken(agent)?;
+            seen[id] = what;
+        }
+        // A machine that is slow loses some of so many: these once more, one after the other.
+        let answered = |want: &Want| matches!(want, Want::Answer { .. } | Want::Refusal);
+        for (id, probe) in probes.iter().enumerate().filter(|(_, probe)| answered(&probe.want)) {
+            if seen[id] == Seen::Silence {
+                let agent =
+                    agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
+                agent.send(&asking(id, probe, PATIENCE))?;
+                seen[id] = taken(agent)?.1;
             }
         }
         self.hear(&probes, &mut agents, &mut seen)?;
@@ -1203,6 +1208,17 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// What became of the probe that an agent tells about next.
+fn taken(agent: &mut Agent) -> Result<(usize, Seen), Diagnostic> {
+    Ok(match agent.receive()? {
+        Reply::Answered { id, from, at } => (id, Seen::Answer { seen_as: from, at }),
+        Reply::Refused { id } => (id, Seen::Refusal),
+        Reply::Cast { id } => (id, Seen::Copies(BTreeSet::new())),
+        Reply::Silent { id, .. } => (id, Seen::Silence),
+        other => return Err(failed(&format!("an agent answers out of turn: {other:?}"))),
+    })
 }
 
 /// A probe as an agent is asked to send it.

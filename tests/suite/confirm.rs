@@ -112,6 +112,25 @@ fn a_confirmed_change_stays_and_an_unconfirmed_one_comes_back() {
 }
 
 #[test]
+fn a_rollback_can_be_on_trial_too() {
+    let node = Node::on_old();
+    node.done(&["apply", NEW]);
+    let (old, new) = (short(&node.old), short(&node.new));
+    let run = node.run(&["rollback", "--confirm", "1s"]);
+    let expected = format!("the generation {old} was taken back; {new} is in effect again");
+    assert_eq!((run.status, run.stderr.contains(&expected)), (3, true), "{}", run.stderr);
+    node.is_in(NEW);
+    node.done(&["rollback", "--health-check", "true"]);
+    node.is_in(OLD);
+    // What takes a change on trial back at once is not on trial itself.
+    node.in_a_session(&format!("apply {NEW} --confirm 60s"));
+    node.until_pending();
+    node.done(&["rollback", "--confirm", "1s"]);
+    node.is_in(OLD);
+    node.until("the watch is still there", |node| node.watches().is_empty());
+}
+
+#[test]
 fn the_way_back_survives_the_shell_and_the_session() {
     let node = Node::on_old();
     for signal in ["HUP", "KILL"] {
