@@ -10,6 +10,7 @@ mod host;
 mod names;
 mod network;
 mod probe;
+mod sctp;
 mod state;
 
 use std::collections::BTreeMap;

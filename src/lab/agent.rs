@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::failed;
 use super::host::Host;
+use super::{failed, sctp};
 use crate::diagnostic::Diagnostic;
 
 /// What an agent is asked to do.
@@ -65,6 +65,7 @@ pub(super) const CASTS: u32 = 4;
 pub(super) enum Transport {
     Tcp,
     Udp,
+    Sctp,
     /// TCP, where requests of HTTP are answered as such.
     Http,
 }
@@ -189,6 +190,7 @@ fn listen(transport: Transport, at: SocketAddrV4) -> io::Result<()> {
                 }
             });
         }
+        Transport::Sctp => sctp::listen(at)?,
         Transport::Udp => {
             let socket = UdpSocket::bind(at)?;
             thread::spawn(move || {
@@ -331,6 +333,7 @@ fn probe(
     let answer = match transport {
         Transport::Tcp | Transport::Http => probe_tcp(to, timeout),
         Transport::Udp => probe_udp(to, timeout, source),
+        Transport::Sctp => sctp::probe(to, timeout),
     };
     match answer {
         Ok(answer) => match answer.trim().split_once(' ') {

@@ -234,7 +234,7 @@ impl Summary {
 /// every service, every node port, every limit of what pods send and receive.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
-    let mut planner = Planner { model, probes: Vec::new() };
+    let mut planner = Planner { model, probes: Vec::new(), associations: BTreeMap::new() };
     planner.projects();
     planner.egress();
     for (id, _) in model.intent().routers() {
@@ -252,6 +252,9 @@ pub fn plan(model: &Model) -> Vec<Probe> {
 struct Planner<'m> {
     model: &'m Model,
     probes: Vec<Probe>,
+    /// Of each client as the bridge knows it: the addresses that it opens SCTP associations to, and
+    /// the pods behind them.
+    associations: BTreeMap<Ipv4Addr, Vec<(SocketAddrV4, BTreeSet<PodId>)>>,
 }
 
 impl Planner<'_> {
@@ -420,7 +423,6 @@ impl Planner<'_> {
         let mut ports: Vec<(Protocol, u16)> = rule
             .ports
             .iter()
-            .filter(|ports| ports.protocol != Protocol::Sctp)
             .map(|ports| {
                 let first = ports.range.as_ref().map_or(port(OUTSIDE_PORT), |range| *range.start());
                 (ports.protocol, first)
@@ -547,8 +549,7 @@ impl Planner<'_> {
         };
         match &router.mode {
             RouterMode::Redirect { destinations, fallback } => {
-                let listed = destinations.iter().filter(|d| d.protocol != Protocol::Sctp);
-                let listed = listed.map(|d| {
+                let listed = destinations.iter().map(|d| {
                     let want = through(d.to, d.to_port.get());
                     entry(d.protocol, d.port.get(), want, "listed port")
                 });
@@ -559,7 +560,11 @@ impl Planner<'_> {
                     }),
                     None => odd(Want::Refusal),
                 };
-                listed.chain(others).collect()
+                // The fallback is for TCP and UDP.
+                let sctp = destinations.iter().any(|d| d.protocol == Protocol::Sctp);
+                let sctp = sctp
+                    .then(|| entry(Protocol::Sctp, port(ODD_PORT), Want::Refusal, "unlisted port"));
+                listed.chain(others).chain(sctp).collect()
             }
             RouterMode::HttpProxy { rules, .. } => {
                 let hosts = rules.iter().map(|rule| host(&rule.site)).chain([host(&Site::Any)]);
@@ -649,8 +654,6 @@ impl Planner<'_> {
         let clients: Vec<Place> = clients.into_values().chain(nodes).collect();
         let mut ports: Vec<(Protocol, u16)> =
             intent[id].ports.iter().map(|port| (port.protocol, port.port.get())).collect();
-        // What the lab can't speak is left to other tests.
-        ports.retain(|(protocol, _)| *protocol != Protocol::Sctp);
         ports.push((Protocol::Tcp, port(ODD_PORT)));
         for client in clients {
             for (protocol, port) in &ports {
@@ -689,7 +692,7 @@ impl Planner<'_> {
                 },
                 // Who answers datagrams can't tell the address that they came to.
                 at: only
-                    .filter(|_| protocol == Protocol::Tcp)
+                    .filter(|_| protocol != Protocol::Udp)
                     .map(|(pod, port)| SocketAddrV4::new(at(pod), port.get())),
             }
         } else if reach.refused {
@@ -697,9 +700,18 @@ impl Planner<'_> {
         } else {
             Want::Silence
         };
-        if matches!((client, protocol, &want), (Place::Node(_), Protocol::Udp, Want::Refusal)) {
+        if matches!((client, &want), (Place::Node(_), Want::Refusal)) && protocol != Protocol::Tcp {
             // A kernel sends no error to itself in the name of another.
             return;
+        }
+        if protocol == Protocol::Sctp && want != Want::Silence {
+            // The way by a node port has more to show, and a pod can't take both.
+            let mut outer = self.model.node_ports().iter();
+            let is_outer = outer.any(|p| (p.service, p.protocol, p.port) == (id, protocol, port));
+            let is_pod = matches!(client, Place::Tenant(_));
+            if (is_outer && is_pod && reach.allowed()) || !self.associates(source, to, backends) {
+                return;
+            }
         }
         let service = intent.service_name(id);
         self.probes.push(Probe {
@@ -711,6 +723,32 @@ impl Planner<'_> {
             want,
             because: reach.because,
         });
+    }
+
+    /// Whether an SCTP association to a service, which is refused where it has no pods, can be shown
+    /// beside those of the plan so far; then it is one of them.
+    ///
+    /// A conntrack that knows no ports of SCTP, such as that of Open vSwitch 3.1 in userspace, tells
+    /// associations apart by their two addresses alone. So a client has one at a time with a pod,
+    /// and what it sends to another port of the same address goes where the first went.
+    fn associates(
+        &mut self,
+        client: Ipv4Addr,
+        to: SocketAddrV4,
+        backends: &[(PodId, Port)],
+    ) -> bool {
+        let pods: BTreeSet<PodId> = backends.iter().map(|(pod, _)| *pod).collect();
+        let others = self.associations.entry(client).or_default();
+        let is_in_the_way = |(other, behind): &(SocketAddrV4, BTreeSet<PodId>)| {
+            let both_refuse = behind.is_empty() && pods.is_empty();
+            let same_address = other.ip() == to.ip() && !both_refuse;
+            *other != to && (same_address || !behind.is_disjoint(&pods))
+        };
+        let alone = !others.iter().any(is_in_the_way);
+        if alone {
+            others.push((to, pods));
+        }
+        alone
     }
 }
 
@@ -788,7 +826,7 @@ impl Planner<'_> {
             pods.entry((found.project.index(), found.node)).or_insert(Tenant::Pod(pod));
         }
         let nodes: Vec<NodeId> = intent.nodes().map(|(id, _)| id).collect();
-        for port in model.node_ports().iter().filter(|port| port.protocol != Protocol::Sctp) {
+        for port in model.node_ports() {
             for (index, node) in nodes.iter().enumerate() {
                 let addresses = &intent[*node].node_port_addresses;
                 for address in addresses {
@@ -853,13 +891,26 @@ impl Planner<'_> {
             Place::Node(_) | Place::Outside => Some(model.gateway(node)),
         };
         let want = if reach.allowed() {
-            let to = only.filter(|_| protocol == Protocol::Tcp);
+            let to = only.filter(|_| protocol != Protocol::Udp);
             Want::Answer { seen_as, at: to.map(|(pod, p)| SocketAddrV4::new(at(pod), p.get())) }
         } else if reach.refused {
             Want::Refusal
         } else {
             Want::Silence
         };
+        if protocol == Protocol::Sctp && want != Want::Silence {
+            let (client, to) = match client {
+                Place::Tenant(tenant) => (model.endpoint(tenant).address, Some((address, port))),
+                Place::Node(_) | Place::Outside => {
+                    let service = model.service_address(found.service);
+                    (model.gateway(node), service.map(|address| (address, behind.port)))
+                }
+            };
+            let to = to.map(|(address, port)| SocketAddrV4::new(address, port.get()));
+            if !to.is_some_and(|to| self.associates(client, to, backends)) {
+                return;
+            }
+        }
         let service = intent.service_name(found.service);
         let to_node = &intent[node].name;
         self.probes.push(Probe {
@@ -1240,6 +1291,7 @@ fn request(id: usize, transport: Transport, to: SocketAddrV4, patience: Duration
 fn transport(protocol: Protocol) -> Transport {
     match protocol {
         Protocol::Udp => Transport::Udp,
-        Protocol::Tcp | Protocol::Sctp => Transport::Tcp,
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Sctp => Transport::Sctp,
     }
 }

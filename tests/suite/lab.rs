@@ -302,12 +302,16 @@ fn each_destination_of_a_router_sees_its_source() {
         ("8080/tcp", "203.0.113.26:80"),
         ("8443/tcp", "203.0.113.26:443"),
         ("514/udp", "198.51.100.14:514"),
+        ("3868/sctp", "198.51.100.15:3868"),
         ("40007/tcp", "203.0.113.27:40007"),
         ("40007/udp", "203.0.113.27:40007"),
     ];
     for pod in ["api-0", "api-1"] {
         let title = format!("billing/{pod} to router partners");
-        assert_eq!(arrivals(&title), expected("192.168.12.98", &listed), "{title}");
+        let mut all = expected("192.168.12.98", &listed);
+        // The fallback takes TCP and UDP.
+        all.push(("40007/sctp".to_owned(), Seen::Refusal));
+        assert_eq!(arrivals(&title), all, "{title}");
     }
     // The router of another project is out of reach.
     for title in ["shop/web-0 to router partners", "billing/api-0 to router supplier"] {

@@ -25,6 +25,7 @@ mod readme;
 mod rollout;
 mod router_cases;
 mod schema;
+mod sctp;
 mod signatures;
 mod snapshot;
 mod stability;

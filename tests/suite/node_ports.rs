@@ -64,6 +64,7 @@ fn a_service_that_the_cluster_keeps_to_itself_again_is_closed() {
         (", nodePort: 30080", ""),
         (", nodePort: 30443", ""),
         (", nodePort: 30090", ""),
+        (", nodePort: 30700", ""),
     ];
     let (model, sources) = changed_example("node-ports", &pairs);
     live.lab.replace(model, &sources).unwrap();
