@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 repository=$PWD work=$PWD/target/kernel accel=${ACCEL:-tcg}
-[ "$(id -u)" = 0 ] || exec sudo --preserve-env=ACCEL,PATH "$0" "$@"
+[ "$(id -u)" = 0 ] || exec sudo --preserve-env "$0" "$@"
 
 command -v qemu-system-x86_64 debootstrap mke2fs >/dev/null || {
 	apt-get update -qq
@@ -43,6 +43,7 @@ strip -o "$work/share/ringfence" target/release/ringfence
 cp scripts/kernel/guest.sh "$work/share/"
 printf '%s\n' "$repository" >"$work/share/where"
 printf '%s\n' "$@" >"$work/share/tests"
+env | sed -n 's/^\(RINGFENCE_[A-Z_]*\)=\([0-9A-Za-z]*\)$/export \1=\2/p' >"$work/share/environment"
 
 rm -f "$work/disk"
 truncate -s 12G "$work/disk"

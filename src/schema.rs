@@ -6,6 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use crate::apply::{Generations, Outcome, Status};
+use crate::diagnostic::json::Findings;
 use crate::spec::DesiredState;
 
 /// A document that has a schema.
@@ -19,6 +20,8 @@ pub enum Subject {
     Status,
     /// What `generations` prints with --json
     Generations,
+    /// What `validate --format json` prints, and every command with --json that fails
+    Report,
 }
 
 /// The schema of a document, JSON Schema draft 2020-12, as `schemas` holds it.
@@ -29,6 +32,7 @@ pub fn of(subject: Subject) -> Value {
         Subject::Apply => printed::<Outcome>(),
         Subject::Status => printed::<Status>(),
         Subject::Generations => printed::<Generations>(),
+        Subject::Report => printed::<Findings>(),
     }
 }
 

@@ -32,6 +32,8 @@ cp /share/ringfence /usr/local/sbin/
 cp /share/suite /tmp/
 cd "$repository"
 
+# shellcheck disable=SC1091
+. /share/environment
 # The list of tests is split into words on purpose.
 # shellcheck disable=SC2046
 RINGFENCE_LAB_DATAPATH=system /tmp/suite --test-threads=1 $(cat /share/tests)

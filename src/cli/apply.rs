@@ -81,7 +81,7 @@ impl Shared {
     ) -> Exit {
         options.confirm = match trial.begin() {
             Ok(confirm) => confirm,
-            Err(diagnostic) => return fail(diagnostic),
+            Err(diagnostic) => return fail_as(diagnostic, self.json),
         };
         let progress = if self.verbose { Progress::none() } else { Progress::new(None) };
         let tells = !self.json;
@@ -90,7 +90,7 @@ impl Shared {
         shown.progress.end();
         let mut outcome = match brought {
             Ok(outcome) => outcome,
-            Err(diagnostic) => return fail(diagnostic),
+            Err(diagnostic) => return fail_as(diagnostic, self.json),
         };
         if !self.diff {
             outcome.flow_diff.clear();
@@ -101,7 +101,7 @@ impl Shared {
         if outcome.waiting
             && let Err(diagnostic) = trial.settle(&mut outcome, &options.state)
         {
-            return fail(diagnostic);
+            return fail_as(diagnostic, self.json);
         }
         if self.json {
             print(&json::pretty(&outcome));
@@ -155,10 +155,19 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     })
 }
 
-/// Shows why a node could not be changed.
+/// Shows why a command failed.
 pub(super) fn fail(diagnostic: Diagnostic) -> Exit {
+    fail_as(diagnostic, false)
+}
+
+/// The same, also as JSON where the command was to print that.
+pub(super) fn fail_as(diagnostic: Diagnostic, as_json: bool) -> Exit {
     let locked = diagnostic.code == Code::Locked;
-    show(&diagnostic.into(), &Sources::default());
+    let report = diagnostic.into();
+    if as_json {
+        print(&json::render(&report, &Sources::default()));
+    }
+    show(&report, &Sources::default());
     if locked { Exit::Locked } else { Exit::Error }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::apply::fail;
+use super::apply::fail_as;
 use super::{Exit, print};
 use crate::apply::{Generations, STATE_DIRECTORY, Status, generations, short, status};
 use crate::diagnostic::{counted, json};
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let status = match status(&arguments.state, &Machine) {
         Ok(status) => status,
-        Err(diagnostic) => return fail(diagnostic),
+        Err(diagnostic) => return fail_as(diagnostic, arguments.json),
     };
     print(&if arguments.json { json::pretty(&status) } else { human(&status) });
     if status.is_settled() { Exit::Done } else { Exit::Differs }
@@ -73,7 +73,7 @@ fn human(status: &Status) -> String {
 pub(super) fn run_generations(arguments: &Arguments) -> Exit {
     let kept = match generations(&arguments.state, &Machine) {
         Ok(kept) => kept,
-        Err(diagnostic) => return fail(diagnostic),
+        Err(diagnostic) => return fail_as(diagnostic, arguments.json),
     };
     print(&if arguments.json { json::pretty(&kept) } else { list(&kept) });
     Exit::Done

@@ -5,7 +5,7 @@ use crate::support::{assert_none, compare, ringfence, root};
 #[test]
 fn the_committed_schemas_are_fresh() {
     let mut wrong = Vec::new();
-    for subject in ["desired-state", "apply", "status", "generations"] {
+    for subject in ["desired-state", "apply", "status", "generations", "report"] {
         let run = ringfence(root(), &["schema", subject]);
         let path = root().join(format!("schemas/{subject}.schema.json"));
         wrong.extend(compare(&path, run.stdout.as_bytes()));
@@ -13,6 +13,25 @@ fn the_committed_schemas_are_fresh() {
     assert_none(&wrong);
     let default = ringfence(root(), &["schema"]);
     assert_eq!(default.stdout, ringfence(root(), &["schema", "desired-state"]).stdout);
+}
+
+#[test]
+fn a_report_is_as_its_schema_says() {
+    let schema = ringfence::schema::of(ringfence::schema::Subject::Report);
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let member = "tests/diagnostics/RF071-member/network.yaml";
+    for (words, code) in [
+        (["validate", "--format", "json", member], "RF071"),
+        (["apply", "--check", "--json", "no-such-directory"], "RF202"),
+        (["status", "--json", "--state", "no-such-directory"], "RF215"),
+    ] {
+        let run = ringfence(root(), &words);
+        let document: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+        let errors: Vec<String> =
+            validator.iter_errors(&document).map(|error| error.to_string()).collect();
+        assert_eq!((run.status, errors), (1, Vec::new()), "{words:?}");
+        assert_eq!(document["diagnostics"][0]["code"], code, "{document}");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ use ringfence::source::{Source, Sources};
 const JOB: &str = "RINGFENCE_TRAFFIC_JOB";
 /// Its port.
 const PORT_OF: &str = "RINGFENCE_TRAFFIC_PORT";
-/// Datagrams a second on each path.
+/// Datagrams a second on each path, unless the environment says otherwise.
 const RATE: u64 = 2500;
 const PORT: u16 = 9000;
 const ROUTED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 25);
@@ -256,7 +256,7 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn start(live: Live, directory: &Path) -> Self {
+    fn start(live: Live, rate: u64, directory: &Path) -> Self {
         let mut traffic = Self { live, directory: directory.to_owned(), handles: Vec::new() };
         let routes = format!(
             "ip route replace local {ROUTED}/32 dev lo; \
@@ -281,7 +281,7 @@ impl Traffic {
             let sender = Place::Tenant(traffic.live.tenant(from));
             traffic.run(sender, port, &format!("ping {address} {} {stop}", file("echoes")));
             thread::sleep(Duration::from_millis(500));
-            let job = format!("send {address} {RATE} {} {stop}", file("sent"));
+            let job = format!("send {address} {rate} {} {stop}", file("sent"));
             traffic.run(sender, port, &job);
         }
         traffic
@@ -363,15 +363,17 @@ fn seen(directory: &Path, path: usize, begin: u64, end: u64) -> Seen {
 #[test]
 fn other_projects_come_and_go_and_no_connection_breaks() {
     let number = |name: &str, default| {
-        std::env::var(name).ok().map_or(default, |text| text.parse::<usize>().unwrap())
+        std::env::var(name).ok().map_or(default, |text| text.parse::<u64>().unwrap())
     };
-    let mut world = World { rules: number("RINGFENCE_TRAFFIC_RULES", 100), extra: BTreeSet::new() };
+    let rules = usize::try_from(number("RINGFENCE_TRAFFIC_RULES", 100)).unwrap();
+    let rate = number("RINGFENCE_TRAFFIC_RATE", RATE);
+    let mut world = World { rules, extra: BTreeSet::new() };
     let (model, sources) = world.draft();
     let live = Live::up(model, &sources);
     live.apply_all();
     live.prove();
     let files = tempfile::tempdir().unwrap();
-    let mut traffic = Traffic::start(live, files.path());
+    let mut traffic = Traffic::start(live, rate, files.path());
     thread::sleep(Duration::from_secs(2));
     let mut phases: Vec<Phase> = Vec::new();
     let mut millis: Vec<Vec<u128>> = Vec::new();
@@ -435,7 +437,7 @@ fn other_projects_come_and_go_and_no_connection_breaks() {
         // What Open vSwitch loses in userspace while it reads interfaces and routes anew, or is
         // kept from its processor for longer than its socket buffers last; ARCHITECTURE.md has
         // figures.
-        let most = RATE / 4;
+        let most = rate / 4;
         assert!(u64::try_from(seen.lost).unwrap() <= most, "{place}");
     }
 }
