@@ -447,7 +447,8 @@ struct Observed {
 }
 
 impl Observed {
-    /// Reads the node; after a change, only what the change touched of flows and namespaces.
+    /// Reads the node; after a change, only what the change touched of flows and namespaces, and
+    /// no groups and meters where there are none and never were.
     fn read(
         artifacts: &Artifacts,
         changed: Option<&Difference>,
@@ -469,7 +470,15 @@ impl Observed {
             let listings = listings(artifacts, listing?, &links, system)?;
             Ok((database?, links, listings, proxies::Proxies::read(system)?))
         };
-        let tables = || both(|| groups::read(system, bridge), || meters::read(system, bridge));
+        let groups = || match changed {
+            Some(difference) if !difference.has_groups => Ok(groups::Groups::new()),
+            _ => groups::read(system, bridge),
+        };
+        let meters = || match changed {
+            Some(difference) if !difference.has_meters => Ok(meters::Meters::new()),
+            _ => meters::read(system, bridge),
+        };
+        let tables = || both(groups, meters);
         let (rest, (flows, (groups, meters))) = both(rest, || both(flows, tables));
         let (database, links, listings, proxies) = rest?;
         let flows = flows?;
@@ -508,6 +517,10 @@ struct Difference {
     disturbs: BTreeSet<Disturbance>,
     /// The namespaces that stay as they are.
     untouched: Namespaces,
+    /// Whether there are groups, or were before.
+    has_groups: bool,
+    /// Whether there are meters, or were before.
+    has_meters: bool,
 }
 
 impl Difference {
@@ -535,6 +548,8 @@ impl Difference {
         // Another datapath begins without.
         let live = if ports.datapath_lost { &empty } else { &observed.meters };
         let meters = meters::compare(wiring, live);
+        let has_groups = !(observed.groups.is_empty() && flows.groups.is_empty());
+        let has_meters = !(observed.meters.is_empty() && meters.before.changes.is_empty());
         let mut disturbs = if ports.flows_lost {
             BTreeSet::new()
         } else {
@@ -581,7 +596,8 @@ impl Difference {
         steps.extend([proxies.remove, links.remove]);
         disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
         let untouched = observed.links.untouched(wiring, &steps);
-        Ok(Self { astray: proxies.astray, steps, flows, disturbs, untouched })
+        let astray = proxies.astray;
+        Ok(Self { astray, steps, flows, disturbs, untouched, has_groups, has_meters })
     }
 }
 

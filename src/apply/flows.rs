@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 
+use rayon::prelude::*;
 use rustix::fs::MemfdFlags;
 
 use super::change::{Action, Kind, Step};
@@ -134,15 +135,12 @@ impl Live {
         }
         let words = [TIMEOUT, "dump-aggregate", bridge];
         let aggregate = Command::read(Tool::OvsOfctl, VERSION.into_iter().chain(words));
-        let dumps = || -> Result<String, Diagnostic> {
-            let mut flows = String::new();
-            for group in &groups {
-                let all = format!("{:#x}", Cookie::GROUP);
-                let live = system.succeed(&dump(bridge, &group.to_string(), &all))?;
-                flows.push_str(&String::from_utf8_lossy(&live));
-            }
-            Ok(flows)
+        let all = format!("{:#x}", Cookie::GROUP);
+        let of_group = |group: &Cookie| -> Result<String, Diagnostic> {
+            let live = system.succeed(&dump(bridge, &group.to_string(), &all))?;
+            Ok(String::from_utf8_lossy(&live).into_owned())
         };
+        let dumps = || groups.par_iter().map(of_group).collect::<Result<String, _>>();
         let (output, flows) = both(|| system.run(&aggregate), dumps);
         let Some(count) = flow_count(&String::from_utf8_lossy(&output?.stdout)) else {
             return Self::read(system, bridge);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::flows::TIMEOUT;
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
 
@@ -30,7 +31,7 @@ impl Difference {
 
 /// Reads the groups of a bridge; none where there is no such bridge.
 pub(super) fn read(system: &dyn System, bridge: &str) -> Result<Groups, Diagnostic> {
-    let words = VERSION.into_iter().chain(["dump-groups", bridge]);
+    let words = VERSION.into_iter().chain([TIMEOUT, "dump-groups", bridge]);
     let output = system.run(&Command::read(Tool::OvsOfctl, words))?;
     let printed = if output.status == Some(0) { output.stdout } else { Vec::new() };
     Ok(parse(&String::from_utf8_lossy(&printed)))

@@ -16,6 +16,8 @@ use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 /// Begins the aliases of links that are ringfence's.
 pub(super) const ALIAS: &str = "ringfence ";
+/// The least MTU of a link with IPv6 (RFC 8200, 5).
+const IPV6_MTU: u32 = 1280;
 /// The alias of `lo` in namespaces that ringfence made.
 const NETNS_ALIAS: &str = "ringfence";
 
@@ -31,6 +33,8 @@ pub(super) struct Links {
     pub(super) netns: Namespaces,
     /// Namespaces that an interrupted run may have made without marking them.
     pub(super) half_made: BTreeSet<String>,
+    /// Whether this kernel has IPv6.
+    ipv6: bool,
 }
 
 impl Links {
@@ -56,7 +60,9 @@ impl Links {
             .iter()
             .filter_map(|name| untouched.get(name.as_str()).map(|n| (name.to_string(), n.clone())));
         let netns = read.chain(known).collect();
-        Ok(Self { node, netns, half_made: half_made.iter().cloned().collect() })
+        let half_made = half_made.iter().cloned().collect();
+        let ipv6 = system.sysctl("net.ipv6.conf.all.disable_ipv6").is_some();
+        Ok(Self { node, netns, half_made, ipv6 })
     }
 
     /// The namespaces of a plan that no command of `steps` is about, nor about the other end of
@@ -251,6 +257,11 @@ fn attach<'a>(
             pipeline::POD_INTERFACE,
             wiring.mtu
         ));
+        if links.ipv6 && wiring.mtu >= IPV6_MTU {
+            // Nobody speaks to this end, and Open vSwitch would read two routes more for it, each
+            // with all interfaces, whenever one comes or goes: a stall for 200 pods.
+            batches.node.push(format!("link set dev {host} addrgenmode none"));
+        }
         batches.new.push(netns);
     }
     let wanted_alias = format!("{ALIAS}{owner}");

@@ -13,6 +13,7 @@ attach() {
 	if ! ip link show dev "$host" >/dev/null 2>&1; then
 		ip link add "$host" type veth peer name eth0 netns "$netns"
 	fi
+	[ ! -e /proc/sys/net/ipv6 ] || ip link set dev "$host" addrgenmode none
 	ip link set dev "$host" mtu 1450 alias "ringfence $1" up
 	ip -n "$netns" link set dev eth0 address "$4" mtu 1450 up
 	ip -n "$netns" address replace "$5" dev eth0
