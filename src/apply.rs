@@ -67,6 +67,8 @@ pub use state::DIRECTORY as STATE_DIRECTORY;
 pub struct Options {
     /// Only tell what differs.
     pub check: bool,
+    /// Tell the flows that differ one by one.
+    pub diff: bool,
     /// Take over a bridge that is not ringfence's.
     pub adopt: bool,
     /// Another bridge than the plan's.
@@ -87,6 +89,7 @@ impl Default for Options {
         let state = PathBuf::from(STATE_DIRECTORY);
         Self {
             check: false,
+            diff: false,
             adopt: false,
             bridge: None,
             state,
@@ -245,7 +248,7 @@ fn bring(
         disturbs: difference.disturbs.iter().cloned().collect(),
         waiting: false,
         rolled_back: None,
-        flow_diff: difference.flows.lines(),
+        flow_diff: if options.diff { difference.flows.lines() } else { Vec::new() },
     };
     if options.check {
         return Ok(outcome);

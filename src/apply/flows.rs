@@ -94,16 +94,20 @@ pub(super) enum Live {
 }
 
 impl Live {
+    /// The flows that were read, as Open vSwitch prints them.
+    fn text(&self) -> &str {
+        let (Self::All(flows) | Self::Touched { flows, .. }) = self;
+        flows
+    }
+
     /// Whether there is no flow, as far as they were read.
     pub(super) fn is_empty(&self) -> bool {
-        let (Self::All(flows) | Self::Touched { flows, .. }) = self;
-        !flows.contains("cookie=")
+        !self.text().contains("cookie=")
     }
 
     /// The groups of the cookies of all flows, as far as they were read.
     pub(super) fn groups(&self) -> BTreeSet<Cookie> {
-        let (Self::All(flows) | Self::Touched { flows, .. }) = self;
-        normalised(flows).iter().filter_map(|flow| Some(cookie(flow)?.group())).collect()
+        normalised(self.text()).iter().filter_map(|flow| Some(cookie(flow)?.group())).collect()
     }
 
     /// Reads all flows; `None` where there is no such bridge.
@@ -170,15 +174,16 @@ pub(super) fn compare(
     text: &str,
     live: Option<&Live>,
 ) -> Result<Difference, Diagnostic> {
-    let wanted = normalised(text);
+    let printed = live.map_or("", Live::text);
+    let (wanted, have) = rayon::join(|| normalised(text), || normalised(printed));
     match live {
         None => Ok(all(&wanted)),
-        Some(Live::All(live)) => different(system, &normalised(live), &wanted),
-        Some(Live::Touched { count, groups, flows }) => {
+        Some(Live::All(_)) => different(system, &have, &wanted),
+        Some(Live::Touched { count, groups, .. }) => {
             let touched =
                 |flow: &&Cow<'_, str>| cookie(flow).is_some_and(|c| groups.contains(&c.group()));
             let expected: Vec<Cow<'_, str>> = wanted.iter().filter(touched).cloned().collect();
-            let difference = different(system, &normalised(flows), &expected)?;
+            let difference = different(system, &have, &expected)?;
             if *count == wanted.len() && difference.same_flows() {
                 return Ok(difference);
             }

@@ -69,7 +69,13 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn options(&self) -> Options {
         let keep = usize::try_from(self.keep).unwrap_or(KEEP);
-        Options { check: self.check, keep, state: self.state.clone(), ..Options::default() }
+        Options {
+            check: self.check,
+            diff: self.diff,
+            keep,
+            state: self.state.clone(),
+            ..Options::default()
+        }
     }
 
     /// Runs what brings a generation into effect, waits until it is to stay, and shows how it went.
@@ -92,9 +98,6 @@ impl Shared {
             Ok(outcome) => outcome,
             Err(diagnostic) => return fail_as(diagnostic, self.json),
         };
-        if !self.diff {
-            outcome.flow_diff.clear();
-        }
         if !self.json {
             Self::human(&outcome);
         }
