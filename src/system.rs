@@ -291,16 +291,14 @@ impl System for Machine {
             .unchecked()
             .start()
             .map_err(broken)?;
-        let Some(output) = handle.wait_timeout(TIMEOUT).map_err(broken)? else {
+        if handle.wait_timeout(TIMEOUT).map_err(broken)?.is_none() {
             handle.kill().map_err(broken)?;
             let message = format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
             return Err(Diagnostic::new(Code::CommandFailed, message));
-        };
-        Ok(Output {
-            status: output.status.code(),
-            stdout: output.stdout.clone(),
-            stderr: output.stderr.clone(),
-        })
+        }
+        let std::process::Output { status, stdout, stderr } =
+            handle.into_output().map_err(broken)?;
+        Ok(Output { status: status.code(), stdout, stderr })
     }
 
     fn has(&self, tool: Tool) -> bool {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
+use std::string::FromUtf8Error;
 
 use rayon::prelude::*;
 use rustix::fs::MemfdFlags;
@@ -120,8 +121,10 @@ impl Live {
         if one.status != Some(0) || other.status != Some(0) {
             return Ok(None);
         }
-        let bytes = [one.stdout, other.stdout].concat();
-        Ok(Some(Self::All(String::from_utf8_lossy(&bytes).into_owned())))
+        let mut bytes = one.stdout;
+        bytes.extend(other.stdout);
+        let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+        Ok(Some(Self::All(String::from_utf8(bytes).unwrap_or_else(lossy))))
     }
 
     /// Reads back what a change touched, where that is less work than all.

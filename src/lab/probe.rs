@@ -33,6 +33,8 @@ const ODD_PORT: u64 = 40_007;
 const ADDRESSES_SHOWN: usize = 4;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
+/// How many probes are sent again at most.
+const MOST_AGAIN: usize = 12;
 /// How long a flood lasts, how many a run has, and the ports that they go to.
 const FLOOD: Duration = Duration::from_secs(3);
 const MOST_FLOODS: usize = 8;
@@ -975,15 +977,15 @@ impl Lab {
             let (id, what) = taken(agent)?;
             seen[id] = what;
         }
-        // A machine that is slow loses some of so many: these once more, one after the other.
+        // A machine that is slow loses a few of so many: these once more, one after the other.
         let answered = |want: &Want| matches!(want, Want::Answer { .. } | Want::Refusal);
-        for (id, probe) in probes.iter().enumerate().filter(|(_, probe)| answered(&probe.want)) {
-            if seen[id] == Seen::Silence {
-                let agent =
-                    agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
-                agent.send(&asking(id, probe, PATIENCE))?;
-                seen[id] = taken(agent)?.1;
-            }
+        let silent =
+            |(id, probe): &(usize, &Probe)| answered(&probe.want) && seen[*id] == Seen::Silence;
+        let again: Vec<(usize, &Probe)> = probes.iter().enumerate().filter(silent).collect();
+        for (id, probe) in again.into_iter().take(MOST_AGAIN) {
+            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
+            agent.send(&asking(id, probe, PATIENCE))?;
+            seen[id] = taken(agent)?.1;
         }
         self.hear(&probes, &mut agents, &mut seen)?;
         self.flood(&probes, &mut agents, &mut seen)?;

@@ -187,6 +187,31 @@ fn what_was_changed_by_hand_is_found_told_and_repaired() {
 }
 
 #[test]
+fn groups_that_were_changed_by_hand_are_found_and_repaired() {
+    const OFCTL: &str = "ovs-ofctl -O OpenFlow15";
+    let live = example("services");
+    live.apply_all();
+    let group = live.on("node-1", &format!("{OFCTL} dump-groups br0 | grep -o 'group_id=[0-9]*'"));
+    let group = group.lines().next().unwrap();
+    for command in [
+        // The flows that name them go too.
+        format!("{OFCTL} del-groups br0"),
+        format!("{OFCTL} mod-group br0 {group},type=select,bucket=actions=drop"),
+        format!("{OFCTL} add-group br0 group_id=77,type=all,bucket=actions=drop"),
+    ] {
+        live.on("node-1", &command);
+        let check = live.apply_on("node-1", &["--check"]);
+        assert_eq!(check.status, 2, "after `{command}`: {}", check.stderr);
+        let groups = check.stdout.lines().filter(|line| line[2..].starts_with("group "));
+        assert!(groups.count() > 0, "after `{command}`: {}", check.stdout);
+        assert_eq!(live.apply_on("node-1", &[]).status, 0, "after `{command}`");
+        let again = live.apply_on("node-1", &["--check"]);
+        assert_eq!((again.status, again.stdout.as_str()), (0, ""), "after `{command}`");
+    }
+    live.prove();
+}
+
+#[test]
 fn a_restart_of_open_vswitch_is_repaired() {
     let live = example("quickstart");
     live.apply_all();

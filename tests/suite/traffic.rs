@@ -230,13 +230,17 @@ impl World {
     }
 
     fn draft(&self) -> (Model, Sources) {
-        let text = self.yaml();
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("network.yaml"), &text).unwrap();
-        let loaded = Loaded::read(&[directory.path().to_owned()], None, &mut std::io::empty());
-        let (model, _, _) = loaded.draft().unwrap_or_else(|(_, report)| panic!("{report:?}"));
-        (model, Sources::from_texts(vec![Source::new("network.yaml", "network.yaml", text)]))
+        drafted(self.yaml())
     }
+}
+
+/// The model of a text without a lock file.
+fn drafted(text: String) -> (Model, Sources) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("network.yaml"), &text).unwrap();
+    let loaded = Loaded::read(&[directory.path().to_owned()], None, &mut std::io::empty());
+    let (model, _, _) = loaded.draft().unwrap_or_else(|(_, report)| panic!("{report:?}"));
+    (model, Sources::from_texts(vec![Source::new("network.yaml", "network.yaml", text)]))
 }
 
 /// The paths: a name, who sends, who takes, and the address that is sent to.
@@ -324,6 +328,42 @@ impl Traffic {
 
 fn file_of(directory: &Path, name: &str) -> String {
     directory.join(name).display().to_string()
+}
+
+#[test]
+fn a_connection_to_a_service_outlives_the_pods_that_come_to_it() {
+    let text = |labels: &str| {
+        format!(
+            "version: 1\nnodes:\n  - {{name: node-1, address: 192.168.12.11}}\n  - {{name: node-2, \
+             address: 192.168.12.12}}\nprojects:\n  - name: shop\n    pods:\n      - {{name: client, \
+             node: node-1}}\n      - {{name: first, node: node-2, labels: {{app: x}}}}\n      - {{name: \
+             second, node: node-1{labels}}}\n    services: [{{name: web, selector: {{app: x}}, \
+             clusterIP: 172.30.0.10, ports: [{{port: {PORT}}}]}}]\n"
+        )
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (model, sources) = drafted(text(""));
+    let live = Live::up(model, &sources);
+    live.apply_all();
+    let tenant = |live: &Live, name| Place::Tenant(live.tenant(name));
+    let mut traffic = Traffic { live, directory: directory.path().to_owned(), handles: Vec::new() };
+    for pod in ["shop/first", "shop/second"] {
+        let place = tenant(&traffic.live, pod);
+        traffic.run(place, PORT, "echo");
+    }
+    let (out, stop) = (file_of(directory.path(), "echoes"), file_of(directory.path(), "stop"));
+    let client = tenant(&traffic.live, "shop/client");
+    traffic.run(client, PORT, &format!("ping 172.30.0.10:{PORT} {out} {stop}"));
+    thread::sleep(Duration::from_secs(2));
+    let (model, sources) = drafted(text(", labels: {app: x}"));
+    traffic.live.lab.replace(model, &sources).unwrap();
+    assert_eq!(traffic.live.apply_all(), [true, true]);
+    let changed = now();
+    thread::sleep(Duration::from_secs(2));
+    traffic.stop();
+    let echoes = read_numbers(Path::new(&out));
+    let after = echoes.iter().filter(|[at, _]| *at > changed).count();
+    assert!(!echoes.contains(&[0, 0]) && after > 50, "{after} of {} echoes", echoes.len());
 }
 
 /// What happened on one path in one phase.
