@@ -577,6 +577,7 @@ impl Difference {
         };
         let proxies = proxies::compare(artifacts, &observed.proxies)?;
         let mut steps = vec![
+            links.astray,
             gateway.remove,
             gateway.make,
             sysctls(artifacts, system),

@@ -138,6 +138,7 @@ impl<'f, 'm> Walk<'f, 'm> {
                         registers.tracked = true;
                         table = Some(*next);
                     }
+                    Action::ForgetConnection => registers.tracked = false,
                     Action::Group(id) => {
                         let groups = flows.groups();
                         let group = groups.binary_search_by_key(id, |group| group.id).ok();

@@ -119,6 +119,9 @@ pub(super) struct LinkSteps {
     pub(super) tun: Step,
     /// After the flows: the node's side of new veths comes up.
     pub(super) up: Step,
+    /// Before all: second interfaces of egress routers that lie on another than they are to. The
+    /// kernel has them go with a bridge, and no room for a bridge beside them.
+    pub(super) astray: Step,
     /// Then: the second interfaces of egress routers.
     pub(super) routers: Step,
     /// Then: the egress IPs, which attract packets that all else must be ready for.
@@ -157,7 +160,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, &mut steps.tun);
     for router in &wiring.routers {
-        macvlan(wiring, router, links, &mut steps.routers)?;
+        macvlan(wiring, router, links, &mut steps)?;
     }
     egress_ips(wiring, links, &mut steps.egress_ips);
     steps.remove = remove(Some(wiring), links);
@@ -438,8 +441,9 @@ fn macvlan(
     wiring: &Wiring,
     router: &Router,
     links: &Links,
-    step: &mut Step,
+    steps: &mut LinkSteps,
 ) -> Result<(), Diagnostic> {
+    let step = &mut steps.routers;
     let Router { name, netns, macvlan, proxy: _, cookie: _ } = router;
     let interface = pipeline::ROUTER_INTERFACE;
     let parent = links.node.links.get(macvlan.parent.as_str());
@@ -463,7 +467,7 @@ fn macvlan(
     let mut lines = Vec::new();
     if good.is_none() {
         if link.is_some() {
-            step.commands.extend(batch(Some(netns), &[format!("link del {interface}")]));
+            steps.astray.commands.extend(batch(Some(netns), &[format!("link del {interface}")]));
         }
         let line = format!(
             "link add link {} name {interface} address {} netns {netns} type macvlan mode private",

@@ -35,6 +35,9 @@ pub enum Action {
     /// Tracks the packet among the connections to services, translates it as its connection was
     /// committed, and goes on in any table.
     Track(Table),
+    /// Forgets what tracking found, so that a changed packet can be tracked anew: the kernel's
+    /// datapath looks for no other connection in a zone that it has just been through.
+    ForgetConnection,
     /// Drops the packet where a meter has had too many.
     Meter(u32),
     /// Chooses a bucket of a group.
@@ -100,6 +103,7 @@ impl Action {
                 write_number(out, SERVICE_ZONE.into());
                 out.extend_from_slice(b",nat)");
             }
+            Self::ForgetConnection => out.extend_from_slice(b"ct_clear"),
             Self::Meter(id) => {
                 out.extend_from_slice(b"meter:");
                 write_number(out, (*id).into());

@@ -52,8 +52,8 @@ pub(super) enum Request {
 /// Groups with the sources that were heard in them.
 pub(super) type Heard = BTreeSet<(SocketAddrV4, Ipv4Addr)>;
 
-/// The bytes that came to ports.
-type Counts = BTreeMap<u16, u64>;
+/// The bytes that came to ports, with the times of the first and the last.
+type Counts = BTreeMap<u16, (u64, Instant, Instant)>;
 
 /// What a datagram of a flood holds, in bytes, and what carries it: Ethernet, IP and UDP.
 const FLOOD: (usize, usize) = (1200, 42);
@@ -141,8 +141,12 @@ pub fn run() {
                     Err(error) => Reply::CannotListen(format!("{port}: {error}")),
                 }),
                 Ok(Request::Counted(port, milliseconds)) => {
-                    let bytes = counts.lock().ok().and_then(|mut counts| counts.remove(&port));
-                    let bits = bytes.unwrap_or_default() * 8 * 1000 / milliseconds.max(1);
+                    let count = counts.lock().ok().and_then(|mut counts| counts.remove(&port));
+                    let bits = count.map_or(0, |(bytes, first, last)| {
+                        // What waits in a queue may come for longer than it was sent.
+                        let took = u64::try_from((last - first).as_millis()).unwrap_or(u64::MAX);
+                        bytes * 8 * 1000 / milliseconds.max(took).max(1)
+                    });
                     reply(&Reply::Counted(bits));
                 }
                 Ok(Request::Flood { id, to, bits, milliseconds }) => {
@@ -296,8 +300,11 @@ fn count(port: u16, counts: Arc<Mutex<Counts>>) -> io::Result<()> {
         let mut buffer = [0; 2048];
         while let Ok((length, _)) = socket.recv_from(&mut buffer) {
             if let Ok(mut counts) = counts.lock() {
+                let now = Instant::now();
+                let (bytes, _, last) = counts.entry(port).or_insert((0, now, now));
                 // As the network counts them.
-                *counts.entry(port).or_default() += (length + FLOOD.1) as u64;
+                *bytes += (length + FLOOD.1) as u64;
+                *last = now;
             }
         }
     });

@@ -58,7 +58,14 @@ fn onwards(builder: &mut Builder<'_>) {
         builder.flow(cluster, table, 100, arp_to(network.cidr), actions);
     }
     let service = intent.cluster().service_network;
-    builder.flow(cluster, table, 150, ip_to(service), vec![Action::Goto(Table::Service)]);
+    // Tracked here, whatever it was before: what the node's own processes send comes with the
+    // state of the node's own conntrack on the kernel's datapath.
+    let to_services = if builder.model.has_services() {
+        vec![Action::KeepDestination, Action::Track(Table::Service)]
+    } else {
+        vec![Action::Goto(Table::Service)]
+    };
+    builder.flow(cluster, table, 150, ip_to(service), to_services);
     for network in &intent.cluster().pod_networks {
         let actions = vec![Action::Goto(Table::RemotePod)];
         builder.flow(cluster, table, 100, ip_to(network.cidr), actions);

@@ -122,9 +122,6 @@ fn to_services(builder: &mut Builder<'_>) {
     let model = builder.model;
     let cluster = model.cluster_subject();
     let table = Table::Service;
-    let untracked = Match { ct: Some(CtState::Untracked), ..ip(IpMatch::default()) };
-    let track = vec![Action::KeepDestination, Action::Track(table)];
-    builder.flow(cluster, table, 300, untracked, track);
     // Conntrack has translated what belongs to a connection, or repeats its first packet.
     for network in &model.intent().cluster().pod_networks {
         let onwards = vec![Action::Goto(Table::ServicePod)];
@@ -144,7 +141,11 @@ fn to_services(builder: &mut Builder<'_>) {
         let address = model.endpoint(Tenant::Pod(pod)).address;
         let to = model.service_address(service).map(host);
         let matches = ip(IpMatch { src: Some(host(address)), dst: to, ..IpMatch::default() });
-        let back = vec![Action::DestinationTo(address), Action::Track(Table::ServiceLoop)];
+        let back = vec![
+            Action::DestinationTo(address),
+            Action::ForgetConnection,
+            Action::Track(Table::ServiceLoop),
+        ];
         builder.flow(model.service_subject(service), table, 60, matches, back);
     }
     // Whoever reaches everything may know what isn't there.

@@ -191,10 +191,13 @@ fn trace_copies(live: &Live, node: NodeId, packet: &str) -> Vec<Traced> {
     }
     let mut copies = Vec::new();
     let mut lines = text.lines().map(str::trim).peekable();
+    let mut towards = "";
     while let Some(line) = lines.next() {
-        if let Some(rest) = line.strip_prefix("-> tunneling to ") {
-            let address = rest.split(' ').next().unwrap();
-            copies.push(Traced::Tunnel(address.parse().unwrap()));
+        let tunnel = line.strip_prefix("set_field:").and_then(|set| set.strip_suffix("->tun_dst"));
+        towards = tunnel.unwrap_or(towards);
+        // In userspace with more about the next hop.
+        if line.starts_with("-> tunneling to ") || line == "-> output to kernel tunnel" {
+            copies.push(Traced::Tunnel(towards.parse().unwrap()));
         }
         let port = line.strip_prefix("-> output port is ").or(line.strip_prefix("output:"));
         let skipped = lines.peek().is_some_and(|next| next.contains("skipping output to input"));
