@@ -34,7 +34,7 @@ const ADDRESSES_SHOWN: usize = 4;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
 /// How many probes are sent again at most.
-const MOST_AGAIN: usize = 12;
+const MOST_AGAIN: usize = 50;
 /// How long a flood lasts, how many a run has, and the ports that they go to.
 const FLOOD: Duration = Duration::from_secs(3);
 const MOST_FLOODS: usize = 8;
