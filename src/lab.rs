@@ -1,9 +1,9 @@
 //! The whole desired state as a live network on one machine.
 //!
 //! Every node is a process with its own network, mount and process namespaces and its own Open
-//! vSwitch; `apply` runs inside as it would on a real node, with the paths of a real node. An outside network with routers and hosts connects the nodes' uplinks. When
-//! the first process of a node ends, everything on it is gone: nothing is left behind, however
-//! the lab ends.
+//! vSwitch; `apply` runs inside as it would on a real node, with the paths of a real node. An
+//! outside network with routers and hosts connects the nodes' uplinks. When the first process of a
+//! node ends, everything on it is gone: nothing is left behind, however the lab ends.
 
 mod agent;
 mod host;

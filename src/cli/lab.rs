@@ -63,14 +63,9 @@ pub(super) struct Down {
 #[derive(Debug, Args)]
 struct Bridges {
     /// The datapath of all bridges: in userspace (netdev), or the kernel's module (system)
-    #[arg(long, default_value = "netdev", value_parser = datapath)]
+    #[arg(long, default_value = "netdev")]
     #[arg(env = "RINGFENCE_LAB_DATAPATH", hide_env_values = true)]
     datapath: Datapath,
-}
-
-fn datapath(text: &str) -> Result<Datapath, String> {
-    let named = [Datapath::Netdev, Datapath::System].into_iter().find(|d| d.as_str() == text);
-    named.ok_or_else(|| "netdev or system".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -190,6 +190,7 @@ fn owners_bridge<'n>(lab: &Lab, node: &'n Node) -> Option<&'n str> {
     }
 }
 
+/// Makes that bridge, with the uplink as its port.
 fn underlay_bridge(lab: &Lab, host: &Host, node: &Node, bridge: &str) -> Result<(), Diagnostic> {
     let hwaddr = format!("other-config:hwaddr={}", mac(node.address));
     host.run(

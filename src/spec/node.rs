@@ -1,5 +1,7 @@
 //! The `nodes` section.
 
+use std::str::FromStr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +68,15 @@ pub enum Datapath {
     System,
     /// Userspace: the uplink must be a port of an Open vSwitch bridge that holds its address.
     Netdev,
+}
+
+impl FromStr for Datapath {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = [Self::Netdev, Self::System].into_iter().find(|d| d.as_str() == text);
+        named.ok_or("netdev or system")
+    }
 }
 
 impl Datapath {

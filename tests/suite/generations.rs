@@ -196,7 +196,7 @@ fn a_generation_keeps_the_newest_places_of_its_objects() {
     assert_eq!(node.on("ls -A /run/ringfence/generations"), format!("{}\n", node.old));
 }
 
-fn assert_valid(subject: Subject, document: &serde_json::Value) {
+pub(crate) fn assert_valid(subject: Subject, document: &serde_json::Value) {
     let validator = jsonschema::validator_for(&of(subject)).unwrap();
     let errors: Vec<String> =
         validator.iter_errors(document).map(|error| error.to_string()).collect();
