@@ -21,7 +21,7 @@ use crate::diagnostic::{Code, Diagnostic, Report, counted};
 use crate::intent::{
     Addresses, Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId,
 };
-use crate::lockfile::{self, Entry, Lock};
+use crate::lockfile::{self, Entry, Lock, OutsidePort};
 use crate::names;
 use crate::pipeline::OfPort;
 use crate::resolve::outside_subnet;
@@ -58,6 +58,8 @@ pub struct Endpoint {
     pub mac: Mac,
     /// The port number.
     pub port: OfPort,
+    /// That of the outside interface of an egress router, where it is a port of the same bridge.
+    pub outside: Option<OfPort>,
 }
 
 /// Allocates what `lock` doesn't have. Returns the numbers and the lock file that holds them, or
@@ -115,6 +117,15 @@ fn to_lock(
         subnets: subnets.map(|((_, node), subnet)| (node.name.to_string(), *subnet)).collect(),
         pods: pods.map(|((id, pod), e)| (intent.pod_name(id), entry(pod.node, e))).collect(),
         routers: routers.map(|((_, r), e)| (r.name.to_string(), entry(r.node, e))).collect(),
+        outside_ports: intent
+            .routers()
+            .zip(&numbers.routers)
+            .filter_map(|((_, router), endpoint)| {
+                let node = intent[router.node].name.clone();
+                let ofport = endpoint.outside?.get();
+                Some((router.name.to_string(), OutsidePort { node, ofport }))
+            })
+            .collect(),
         services: intent
             .services()
             .zip(&numbers.services)
@@ -151,6 +162,10 @@ struct Request<'a> {
     locked: Option<&'a Entry>,
     fixed_address: Option<Fixed<Ipv4Addr>>,
     fixed_mac: Option<Fixed<Mac>>,
+    /// Whether there is an outside interface on the same bridge.
+    has_outside: bool,
+    /// Its port, where it has one.
+    outside: Option<&'a OutsidePort>,
 }
 
 impl Request<'_> {
@@ -342,6 +357,8 @@ impl Allocator<'_> {
                 section: "pods",
                 fixed_address: pod.fixed_address,
                 fixed_mac: pod.fixed_mac,
+                has_outside: false,
+                outside: None,
             };
             by_node[pod.node.index()].push((id.index(), request));
         }
@@ -352,6 +369,8 @@ impl Allocator<'_> {
                 section: "routers",
                 fixed_address: None,
                 fixed_mac: None,
+                has_outside: router.at_bridge(intent),
+                outside: self.lock.outside_ports.get(router.name.as_str()),
             };
             by_node[router.node.index()].push((pods + id.index(), request));
         }
@@ -423,6 +442,15 @@ impl Allocator<'_> {
                 .filter(|port| OfPort::pod(*port).is_some() && ports.insert(*port));
             kept.push((address, port));
         }
+        let outside: Vec<Option<u16>> = requests
+            .iter()
+            .map(|(_, request)| {
+                let locked =
+                    request.outside.filter(|port| request.has_outside && port.node == *name);
+                let port = locked.map(|port| port.ofport);
+                port.filter(|port| OfPort::pod(*port).is_some() && ports.insert(*port))
+            })
+            .collect();
         for (n, (index, request)) in requests.iter().enumerate() {
             let free = |address| !addresses.contains_key(&address);
             let address = kept[n].0.or_else(|| by_name(&request.key, first, last, free));
@@ -434,7 +462,21 @@ impl Allocator<'_> {
             ports.insert(port.get());
             let address = Ipv4Addr::from(address);
             let mac = request.fixed_mac.map_or_else(|| Mac::of_ipv4(address), |fixed| fixed.value);
-            endpoints.push((*index, Endpoint { address, mac, port }));
+            endpoints.push((*index, Endpoint { address, mac, port, outside: None }));
+        }
+        // By the hash of the name, far from the places of addresses: two branches that each add one
+        // and a pod seldom choose the same.
+        let requests = requests.iter().zip(outside).filter(|((_, request), _)| request.has_outside);
+        for ((index, request), port) in requests {
+            let Some((_, endpoint)) = endpoints.iter_mut().find(|(other, _)| other == index) else {
+                continue;
+            };
+            let free = |port| u16::try_from(port).is_ok_and(|port| !ports.contains(&port));
+            let (first, last) = (OfPort::FIRST_POD.into(), OfPort::LAST.into());
+            let new = || by_name(&format!("outside/{}", request.key), first, last, free);
+            let port = port.or_else(|| new().and_then(|port| u16::try_from(port).ok()));
+            endpoint.outside = port.and_then(OfPort::pod);
+            ports.extend(port);
         }
         (endpoints, report)
     }

@@ -592,7 +592,7 @@ impl Difference {
             links.up,
         ];
         for router in &wiring.routers {
-            let object = format!("router {}", router.name);
+            let object = router.owner();
             let place = Place { object: &object, netns: Some(&router.netns) };
             steps.push(ruleset(router.name.as_str(), place));
         }

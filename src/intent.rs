@@ -532,6 +532,15 @@ pub struct EgressRouter {
     pub place: Place,
 }
 
+impl EgressRouter {
+    /// Whether its outside interface is a port of the node's bridge, since the uplink is one of a
+    /// gateway bridge, to which patch ports lead.
+    #[must_use]
+    pub fn at_bridge(&self, intent: &Intent) -> bool {
+        intent[self.node].uplink.as_ref().is_some_and(|uplink| uplink.bridge.is_some())
+    }
+}
+
 /// How an egress router leads outside.
 #[derive(Debug)]
 pub enum RouterMode {

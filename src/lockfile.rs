@@ -45,6 +45,8 @@ pub struct Lock {
     pub pods: BTreeMap<String, Entry>,
     /// Each egress router.
     pub routers: BTreeMap<String, Entry>,
+    /// The port of the outside interface of each egress router that has one on the node's bridge.
+    pub outside_ports: BTreeMap<String, OutsidePort>,
     /// The address of each service, as `project/service`.
     pub services: BTreeMap<String, Ipv4Addr>,
     /// The addresses of names in egress policies.
@@ -147,9 +149,41 @@ impl FromStr for Entry {
             node: Name::parse(node).map_err(|invalid| invalid.message)?,
             address: address.parse().map_err(|_| format!("`{address}` is not an IPv4 address"))?,
             mac: Mac::parse(mac).map_err(|invalid| invalid.message)?,
-            ofport: ofport.parse().map_err(|_| format!("`{ofport}` is not a port number"))?,
+            ofport: port_number(ofport)?,
         })
     }
+}
+
+/// The port of an egress router's outside interface on a node's bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutsidePort {
+    /// The node that it is valid for.
+    pub node: Name,
+    /// The port number.
+    pub ofport: u16,
+}
+
+impl fmt::Display for OutsidePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.node, self.ofport)
+    }
+}
+
+impl FromStr for OutsidePort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (node, ofport) =
+            text.split_once(' ').ok_or_else(|| "expected `node ofport`".to_owned())?;
+        Ok(Self {
+            node: Name::parse(node).map_err(|invalid| invalid.message)?,
+            ofport: port_number(ofport)?,
+        })
+    }
+}
+
+fn port_number(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("`{text}` is not a port number"))
 }
 
 /// The text of a lock file, with the lock in it or what is wrong with it.
@@ -263,6 +297,7 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
         subnets: wire.subnets.0,
         pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
+        outside_ports: wire.outside_ports.0.into_iter().map(|(key, port)| (key, port.0)).collect(),
         services: wire.services.0,
         node_ports: wire.node_ports.0,
         names: wire.names.0.into_iter().map(|(key, seen)| (key.0, seen.0)).collect(),
@@ -301,6 +336,7 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     differing("node", &old.subnets, &new.subnets, &mut out);
     differing("pod", &old.pods, &new.pods, &mut out);
     differing("router", &old.routers, &new.routers, &mut out);
+    differing("outside port of", &old.outside_ports, &new.outside_ports, &mut out);
     differing("service", &old.services, &new.services, &mut out);
     differing("node port of", &old.node_ports, &new.node_ports, &mut out);
     differing("address", &old.names, &new.names, &mut out);
@@ -343,6 +379,8 @@ impl Lock {
         section(&mut out, "subnets", "node: pod subnet", &self.subnets);
         section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
         section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
+        let comment = "egress router at a gateway bridge: node ofport";
+        section(&mut out, "outsidePorts", comment, &self.outside_ports);
         section(&mut out, "services", "project/service: cluster IP", &self.services);
         let comment = "project/service/port/protocol: node port";
         section(&mut out, "nodePorts", comment, &self.node_ports);
@@ -385,6 +423,8 @@ struct Wire {
     pods: Entries<String, Words<Entry>>,
     #[serde(default)]
     routers: Entries<String, Words<Entry>>,
+    #[serde(default, rename = "outsidePorts")]
+    outside_ports: Entries<String, Words<OutsidePort>>,
     #[serde(default)]
     services: Entries<String, Ipv4Addr>,
     #[serde(default, rename = "nodePorts")]

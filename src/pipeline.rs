@@ -7,8 +7,13 @@
 //! `reg2`, and table 80 compares. So isolation is checked exactly once, where the destination is,
 //! for IP and for ARP alike.
 //!
+//! Where the uplink is a port of a gateway bridge, a pair of patch ports leads there, for the outside
+//! interfaces of egress routers and nothing else: what such an interface sends leaves in table 20 with
+//! the router's source, and what comes in goes through table 15 to that source only.
+//!
 //! ```text
-//!            ┌ vxlan0 ─→ 10 known node? reg0 := VNI ─→ 31 to a local pod or tun0, else drop
+//!            ┌ patch ──→ 15 to the source of an egress router: its outside interface, else drop
+//!            ├ vxlan0 ─→ 10 known node? reg0 := VNI ─→ 31 to a local pod or tun0, else drop
 //!            │                                         └→ 120 multicast to its members here
 //! 0 classify ┤ tun0 ───→ 25 from the host, reg0 = 0 ┐
 //!            └ pod ────→ 20 port, MAC, IP agree?     ├→ 30 route
@@ -46,9 +51,13 @@ pub const BRIDGE: &str = "br0";
 pub const TUN: &str = "tun0";
 /// The tunnels' port.
 pub const VXLAN: &str = "vxlan0";
+/// The port that leads to the gateway bridge, where there is one.
+pub const PATCH: &str = "patch-uplink";
+/// The other end of it, a port of the gateway bridge.
+pub const UPLINK_PATCH: &str = "patch-br0";
 /// The name of the interface that a pod sees.
 pub const POD_INTERFACE: &str = "eth0";
-/// The name of the macvlan interface that an egress router sees.
+/// The name of the outside interface that an egress router sees.
 pub const ROUTER_INTERFACE: &str = "net1";
 /// The conntrack zone that multicast packets pass on their way to table 121. Nothing is ever
 /// committed to it.
@@ -74,7 +83,7 @@ pub const ROUTER_SERVICE_PREFIX: &str = "ringfence-router-";
 /// Whether a node has, or may get, an interface of this name from ringfence or the kernel.
 #[must_use]
 pub fn is_reserved_interface(name: &str) -> bool {
-    [BRIDGE, TUN, VXLAN, "lo"].contains(&name) || name.starts_with(VETH_PREFIX)
+    [BRIDGE, TUN, VXLAN, PATCH, UPLINK_PATCH, "lo"].contains(&name) || name.starts_with(VETH_PREFIX)
 }
 
 /// The conntrack zone of the connections to services.
@@ -90,6 +99,8 @@ impl OfPort {
     pub const VXLAN: Self = Self(1);
     /// `tun0`.
     pub const TUN: Self = Self(2);
+    /// `patch-uplink`.
+    pub const PATCH: Self = Self(3);
     /// The first of a pod; those before are kept for ports of the bridge itself.
     pub const FIRST_POD: u16 = 10;
     /// The last that OpenFlow leaves for real ports (`OFPP_MAX` is 0xff00).
@@ -133,6 +144,8 @@ tables! {
     Classify = 0,
     /// From the tunnels: takes only known nodes and loads the VNI into reg0.
     FromVxlan = 10,
+    /// From the gateway bridge: only to the sources of this node's egress routers.
+    FromUplink = 15,
     /// From a pod: port, Ethernet and IP address must agree; loads the project's VNID into reg0.
     FromPod = 20,
     /// From the host by tun0: replies from outside and the node's own traffic, reg0 = 0.

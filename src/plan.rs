@@ -18,7 +18,9 @@ mod service;
 mod wiring;
 
 pub use common::Common;
-pub use wiring::{Bridge, EgressIp, Macvlan, Meter, Netns, Port, Router, Tun, Uplink, Wiring};
+pub use wiring::{
+    Bridge, EgressIp, Meter, Netns, Outside, Port, Router, Tun, Uplink, Veth, Via, Wiring,
+};
 
 use std::net::Ipv4Addr;
 
@@ -51,6 +53,7 @@ impl<'m> Plan<'m> {
         let model = common.model();
         let mut builder = Builder { model, common, node, flows: FlowTable::default() };
         entry::lower(&mut builder);
+        router::lower(&mut builder);
         route::lower(&mut builder);
         node_port::flows(&mut builder);
         service::lower(&mut builder);

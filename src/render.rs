@@ -17,7 +17,7 @@ use crate::intent::{Node, NodeId};
 use crate::model::{Model, Tenant};
 use crate::nft::{self, Ruleset};
 use crate::pipeline::{self, OfPort, Table};
-use crate::plan::{Plan, Wiring, proxy};
+use crate::plan::{Plan, Router, Via, Wiring, proxy};
 use crate::source::Sources;
 use crate::spec::{Datapath, Platform};
 use crate::subject::Subject;
@@ -61,7 +61,7 @@ impl<'m> Renderer<'m> {
             ("links.sh", include_str!("render/templates/links.sh.j2")),
             ("ports.sh", include_str!("render/templates/ports.sh.j2")),
             ("meters.sh", include_str!("render/templates/meters.sh.j2")),
-            ("macvlan.sh", include_str!("render/templates/macvlan.sh.j2")),
+            ("outside.sh", include_str!("render/templates/outside.sh.j2")),
             ("ruleset.nft", include_str!("render/templates/ruleset.nft.j2")),
             ("squid.conf", include_str!("render/templates/squid.conf.j2")),
             ("haproxy.cfg", include_str!("render/templates/haproxy.cfg.j2")),
@@ -96,7 +96,7 @@ impl<'m> Renderer<'m> {
         for ((router, ruleset), id) in routers.zip(self.model.routers(node)) {
             let title = format!("Egress router {}.", router.name);
             let directory = format!("routers/{}", router.name);
-            files.add(format!("{directory}/macvlan.sh"), self.macvlan(router)?);
+            files.add(format!("{directory}/{}", outside_script(router)), self.outside(router)?);
             let rendered = self.ruleset(ruleset, &title, None)?;
             files.add(format!("{directory}/ruleset.nft"), rendered);
             if let Some((proxy, config)) = router.proxy.zip(proxy::config(self.model, *id)) {
@@ -147,6 +147,11 @@ impl<'m> Renderer<'m> {
                 ],
             )?);
         }
+        let outside = wiring.routers.iter().filter_map(Router::outside_veth).map(|veth| {
+            let mac = veth.mac.to_string();
+            command("outside", &[&veth.owner, veth.netns.as_str(), veth.host.as_str(), &mac])
+        });
+        let outside = outside.collect::<Result<Vec<_>, _>>()?;
         self.render(
             "links.sh",
             context! {
@@ -155,6 +160,9 @@ impl<'m> Renderer<'m> {
                 mtu => wiring.mtu,
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
                 pod_networks => strings(&wiring.pod_networks),
+                uplink => wiring.gateway().map(|(_, uplink)| uplink.interface.as_str()),
+                router_interface => pipeline::ROUTER_INTERFACE,
+                outside => outside.join("\n"),
                 lines => lines.join("\n"),
                 egress_label => pipeline::EGRESS_LABEL,
                 egress_ips => wiring
@@ -191,6 +199,10 @@ impl<'m> Renderer<'m> {
                 tun => pipeline::TUN,
                 tun_mac => wiring.tun.mac.to_string(),
                 tun_ofport => OfPort::TUN.get(),
+                gateway => wiring.gateway().map(|(bridge, _)| bridge.as_str()),
+                patch => pipeline::PATCH,
+                patch_ofport => OfPort::PATCH.get(),
+                uplink_patch => pipeline::UPLINK_PATCH,
                 tun_address => wiring.tun.address.to_string(),
                 mtu => wiring.mtu,
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
@@ -213,17 +225,20 @@ impl<'m> Renderer<'m> {
         self.render("meters.sh", context! { node, bridge, lines => lines.join("\n") })
     }
 
-    fn macvlan(&self, router: &crate::plan::Router) -> Result<Vec<u8>, Diagnostic> {
+    fn outside(&self, router: &Router) -> Result<Vec<u8>, Diagnostic> {
         self.render(
-            "macvlan.sh",
+            "outside.sh",
             context! {
                 name => router.name.as_str(),
                 netns => router.netns.as_str(),
                 interface => pipeline::ROUTER_INTERFACE,
-                parent => router.macvlan.parent.as_str(),
-                mac => router.macvlan.mac.to_string(),
-                source => router.macvlan.source.to_string(),
-                gateway => router.macvlan.gateway.to_string(),
+                parent => match &router.outside.via {
+                    Via::Macvlan { parent } => Some(parent.as_str()),
+                    Via::Veth { .. } => None,
+                },
+                mac => router.outside.mac.to_string(),
+                source => router.outside.source.to_string(),
+                gateway => router.outside.gateway.to_string(),
             },
         )
     }
@@ -275,6 +290,7 @@ impl<'m> Renderer<'m> {
             bridge => bridge.as_str(),
             interface => uplink.interface.as_str(),
             disable_init => uplink.disable_init,
+            patch => pipeline::UPLINK_PATCH,
             datapath => wiring.bridge.datapath.as_str(),
             address => format!("{}/{}", node.address, declared.subnet.prefix_len()),
             gateway => declared.gateway.map(|gateway| gateway.to_string()),
@@ -293,9 +309,12 @@ impl<'m> Renderer<'m> {
                     name => router.name.as_str(),
                     project => intent[intent[*id].project].name.as_str(),
                     address => self.model.endpoint(Tenant::Router(*id)).address.to_string(),
-                    source => router.macvlan.source.to_string(),
-                    mac => router.macvlan.mac.to_string(),
-                    parent => router.macvlan.parent.as_str(),
+                    source => router.outside.source.to_string(),
+                    mac => router.outside.mac.to_string(),
+                    script => outside_script(router),
+                    uplink => match &router.outside.via {
+                        Via::Macvlan { parent: uplink } | Via::Veth { uplink, .. } => uplink.as_str(),
+                    },
                     ports => proxy::ports(&intent[*id].mode).iter().map(|p| p.get()).collect::<Vec<_>>(),
                     proxy => router.proxy.map(proxy::Proxy::program),
                 }
@@ -415,6 +434,14 @@ fn flows(plan: &Plan<'_>) -> Vec<u8> {
     );
     plan.flows.write(&mut out, table_comment);
     out
+}
+
+/// The name of the script that makes a router's outside interface.
+fn outside_script(router: &Router) -> &'static str {
+    match router.outside.via {
+        Via::Macvlan { .. } => "macvlan.sh",
+        Via::Veth { .. } => "outside.sh",
+    }
 }
 
 /// The text of the groups.

@@ -10,13 +10,15 @@ use std::collections::BTreeSet;
 
 use super::change::{Action, Kind, Step};
 use super::links::batch;
-use super::ovsdb::{Bridge, Database, MARK};
+use super::ovsdb::{Bridge, Database, MARK, Port};
 use super::ports::TIMEOUT;
 use crate::diagnostic::{Code, Diagnostic};
+use crate::pipeline;
 use crate::plan::{Uplink, Wiring};
 use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, Tool};
+use crate::value::InterfaceName;
 
 /// The key of `external_ids` by which a gateway bridge of ours knows its uplink.
 pub(super) const UPLINK: &str = "ringfence-uplink";
@@ -39,19 +41,27 @@ pub(super) fn compare(
     let mut gateway = Gateway::default();
     let wanted = wiring.uplink.as_ref();
     if let Some(uplink) = wanted {
-        check(uplink, database, node)?;
+        check(uplink, wiring.bridge.datapath, database, node)?;
     }
     let managed = wanted.filter(|uplink| !uplink.disable_init);
-    gateway.remove = remove(managed, database, node);
+    gateway.remove = remove(wanted, database, node);
     if let Some(uplink) = managed
         && let Some(name) = &uplink.bridge
     {
         make(wiring, uplink, name.as_str(), database, node, &mut gateway.make);
     }
+    if let Some((bridge, _)) = wiring.gateway() {
+        patch(wiring, bridge.as_str(), database, &mut gateway.make)?;
+    }
     Ok(gateway)
 }
 
-fn check(uplink: &Uplink, database: &Database, node: &Network) -> Result<(), Diagnostic> {
+fn check(
+    uplink: &Uplink,
+    datapath: Datapath,
+    database: &Database,
+    node: &Network,
+) -> Result<(), Diagnostic> {
     let Uplink { interface, bridge, disable_init, least_mtu, pod_mtu } = uplink;
     let Some(link) = node.links.get(interface.as_str()) else {
         let message = format!("the uplink `{interface}` is not an interface of this node");
@@ -72,7 +82,15 @@ fn check(uplink: &Uplink, database: &Database, node: &Network) -> Result<(), Dia
     let holder = database.bridges.iter().find(|(_, b)| b.ports.contains_key(interface.as_str()));
     let (message, help) = if *disable_init {
         match (live, holder) {
-            (Some(_), Some((holder, _))) if holder == bridge.as_str() => return Ok(()),
+            (Some(live), Some((holder, _))) if holder == bridge.as_str() => {
+                if live.has_datapath(datapath) {
+                    return Ok(());
+                }
+                (
+                    format!("the gateway bridge `{bridge}` has another datapath than the node"),
+                    "give the bridge the `datapath` of the node: patch ports lead to no other",
+                )
+            }
             (None, _) => (
                 format!("the gateway bridge `{bridge}` does not exist"),
                 "make it, with the uplink as a port, or leave `disableInit` out",
@@ -167,16 +185,94 @@ fn make(
     hand_over(interface, name, node, step);
 }
 
+/// The end of the patch on the gateway bridge's side. It is in the VLAN in which the bridge itself
+/// is, if it is in one.
+fn patch(
+    wiring: &Wiring,
+    bridge: &str,
+    database: &Database,
+    step: &mut Step,
+) -> Result<(), Diagnostic> {
+    let name = pipeline::UPLINK_PATCH;
+    let live = database.bridges.get(bridge);
+    let have = live.and_then(|live| live.ports.get(name));
+    let peer = pipeline::PATCH;
+    if have.is_some_and(|port| !port.external_ids.contains_key(MARK)) {
+        return Err(not_ours(bridge, name));
+    }
+    let tag = live.and_then(|live| live.ports.get(bridge)).and_then(|own| own.tag);
+    let fits = |port: &&Port| {
+        port.kind == "patch"
+            && port.options.get("peer").map(String::as_str) == Some(peer)
+            && port.tag == tag
+    };
+    if have.as_ref().is_some_and(fits) {
+        return Ok(());
+    }
+    let tag = tag.map_or_else(|| "[]".to_owned(), |tag| tag.to_string());
+    let words = [
+        TIMEOUT,
+        "--",
+        "--may-exist",
+        "add-port",
+        bridge,
+        name,
+        "--",
+        "set",
+        "Port",
+        name,
+        &format!("tag={tag}"),
+        &format!("external_ids:{MARK}=\"{}\"", wiring.node),
+        "--",
+        "set",
+        "Interface",
+        name,
+        "type=patch",
+        &format!("options:peer={peer}"),
+    ]
+    .map(str::to_owned);
+    step.commands.push(Command::change(Tool::OvsVsctl, words));
+    let action = if have.is_none() { Action::Add } else { Action::Change };
+    step.change(action, Kind::Port, name, format!("of {bridge}, to {peer}"));
+    Ok(())
+}
+
+/// RF206: a port of this name that ringfence did not make.
+fn not_ours(bridge: &str, name: &str) -> Diagnostic {
+    let message = format!("the port `{name}` of the bridge `{bridge}` is not ringfence's");
+    Diagnostic::new(Code::NotOurs, message).help(format!(
+        "remove it with `ovs-vsctl del-port {bridge} {name}`, if nothing else needs it"
+    ))
+}
+
 /// Bridges of ours that are no longer wanted hand all they have back to their uplinks, and go.
+/// Others' lose our end of the patch.
 fn remove(wanted: Option<&Uplink>, database: &Database, node: &Network) -> Step {
     let mut step = Step::default();
+    let patched = wanted.and_then(|uplink| uplink.bridge.as_ref());
+    let made = patched.filter(|_| wanted.is_some_and(|uplink| !uplink.disable_init));
+    let is = |wanted: Option<&InterfaceName>, name: &str| {
+        wanted.is_some_and(|wanted| wanted.as_str() == name)
+    };
     for (name, bridge) in &database.bridges {
-        let wanted = wanted.and_then(|uplink| uplink.bridge.as_ref());
-        if wanted.is_none_or(|wanted| wanted.as_str() != name) {
-            give_back(name, bridge, node, &mut step);
+        let given_back = !is(made, name) && give_back(name, bridge, node, &mut step);
+        if !given_back && !is(patched, name) {
+            unpatch(name, bridge, &mut step);
         }
     }
     step
+}
+
+/// Takes our end of the patch from a gateway bridge that stays.
+pub(super) fn unpatch(name: &str, bridge: &Bridge, step: &mut Step) {
+    let patch = pipeline::UPLINK_PATCH;
+    let port = bridge.ports.get(patch);
+    if port.is_none_or(|port| !port.external_ids.contains_key(MARK)) {
+        return;
+    }
+    step.change(Action::Remove, Kind::Port, patch, format!("of {name}"));
+    let words = [TIMEOUT, "--if-exists", "del-port", name, patch];
+    step.commands.push(Command::change(Tool::OvsVsctl, words));
 }
 
 /// Takes a gateway bridge of ours away again. Any other bridge stays.

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use super::change::{Action, Kind, Step};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
-use crate::plan::{Netns, Router, Wiring};
+use crate::plan::{Netns, Router, Veth, Via, Wiring};
 use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, System, Tool};
@@ -77,10 +77,17 @@ impl Links {
                 words.extend(lines.split_ascii_whitespace());
             }
         }
-        let untouched = wiring.netns.iter().filter(|netns| {
-            !words.contains(netns.name.as_str()) && !words.contains(netns.host.as_str())
-        });
-        untouched
+        let touched: BTreeSet<&NetnsName> = wiring
+            .veths()
+            .filter(|veth| {
+                words.contains(veth.netns.as_str()) || words.contains(veth.host.as_str())
+            })
+            .map(|veth| veth.netns)
+            .collect();
+        wiring
+            .netns
+            .iter()
+            .filter(|netns| !touched.contains(&netns.name))
             .filter_map(|netns| {
                 let network = self.netns.get(netns.name.as_str())?;
                 Some((netns.name.to_string(), network.clone()))
@@ -92,7 +99,7 @@ impl Links {
     pub(super) fn to_make(&self, wiring: &Wiring) -> Vec<String> {
         let names = wiring.netns.iter().map(|netns| netns.name.to_string());
         let names = names.filter(|n| !self.netns.contains_key(n) || self.half_made.contains(n));
-        let hosts = wiring.netns.iter().map(|netns| netns.host.to_string());
+        let hosts = wiring.veths().map(|veth| veth.host.to_string());
         let hosts =
             hosts.filter(|n| !self.node.links.contains_key(n) || self.half_made.contains(n));
         names.chain(hosts).collect()
@@ -119,8 +126,9 @@ pub(super) struct LinkSteps {
     pub(super) tun: Step,
     /// After the flows: the node's side of new veths comes up.
     pub(super) up: Step,
-    /// Before all: second interfaces of egress routers that lie on another than they are to. The
-    /// kernel has them go with a bridge, and no room for a bridge beside them.
+    /// Before all: interfaces in namespaces that are in the way of those that are to be there, such
+    /// as an egress router's macvlan. The kernel has one go with a bridge, and no room for a bridge
+    /// beside it.
     pub(super) astray: Step,
     /// Then: the second interfaces of egress routers.
     pub(super) routers: Step,
@@ -142,8 +150,12 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     for netns in &wiring.netns {
         attach(wiring, netns, links, &mut steps, &mut batches)?;
     }
+    let mut gone = BTreeSet::new();
+    for router in &wiring.routers {
+        gone.extend(outside(wiring, router, links, &mut steps, &mut batches)?);
+    }
     batches.flush(&mut steps.make);
-    let new = batches.new.iter().map(|netns| netns.host.to_string());
+    let new = batches.new.iter().map(ToString::to_string);
     steps.unplugged = wiring
         .ports
         .iter()
@@ -151,7 +163,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
         .filter(|name| links.node.links.get(name).is_none_or(|link| !link.promiscuous))
         .chain(new)
         .collect();
-    let made: BTreeSet<&str> = wiring.netns.iter().map(|netns| netns.host.as_str()).collect();
+    let made: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
     let brought = wiring.ports.iter().map(|port| port.interface.as_str());
     let brought = brought.filter(|name| !made.contains(name));
     let absent = brought.filter(|name| !links.node.links.contains_key(*name));
@@ -159,11 +171,8 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     checksums(wiring, links, &batches.new, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, &mut steps.tun);
-    for router in &wiring.routers {
-        macvlan(wiring, router, links, &mut steps)?;
-    }
     egress_ips(wiring, links, &mut steps.egress_ips);
-    steps.remove = remove(Some(wiring), links);
+    steps.remove = remove(Some(wiring), links, &gone);
     Ok(steps)
 }
 
@@ -172,8 +181,8 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
 struct Batches<'a> {
     node: Vec<String>,
     netns: Vec<(&'a NetnsName, Vec<String>)>,
-    /// Namespaces whose veth is new.
-    new: Vec<&'a Netns>,
+    /// The node's ends of new veths.
+    new: Vec<&'a InterfaceName>,
 }
 
 impl Batches<'_> {
@@ -208,13 +217,11 @@ fn attach<'a>(
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
 ) -> Result<(), Diagnostic> {
-    let Netns { name, host, mac, address, gateway, owner, cookie: _ } = netns;
+    let Netns { name, host, mac: _, address, gateway, owner, cookie: _ } = netns;
     let inside = links.netns.get(name.as_str());
-    let outside = links.node.links.get(host.as_str());
-    let step = &mut steps.make;
     let mut lines = Vec::new();
     if inside.is_none() {
-        step.change(Action::Add, Kind::Netns, name.as_str(), format!("of {owner}"));
+        steps.make.change(Action::Add, Kind::Netns, name.as_str(), format!("of {owner}"));
         batches.node.push(format!("netns add {name}"));
     }
     let mut details: Vec<&str> = Vec::new();
@@ -224,66 +231,23 @@ fn attach<'a>(
         lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
         details.push("mark");
     }
+    let outside = links.node.links.get(host.as_str());
+    let alien = inside.and_then(|inside| inside.links.get(pipeline::POD_INTERFACE));
+    if alien.is_some() && outside.is_none() {
+        // It may be ours with its other end gone astray, which can't be seen from here.
+        let message = format!(
+            "the namespace `{name}` of {owner} has an interface `{}` of another origin",
+            pipeline::POD_INTERFACE
+        );
+        return Err(Diagnostic::new(Code::NotOurs, message)
+            .help("remove it, or name another namespace for the pod"));
+    }
     let empty = Network::default();
     let network = inside.unwrap_or(&empty);
-    let pod_link = network.links.get(pipeline::POD_INTERFACE);
-    let paired = |link: &&Link| outside.is_some_and(|host| link.peer == Some(host.index));
-    let pair = pod_link.filter(paired);
-    // One that leads into the namespace lost its alias, or never got it in an interrupted run.
-    if let Some(link) = outside
-        && !is_ours(link)
-        && !links.is_half_made(host.as_str(), link)
-        && pair.is_none()
-    {
-        return Err(not_ours(host.as_str(), owner));
-    }
-    if pair.is_none() {
-        if pod_link.is_some() {
-            // It may be ours with its other end gone astray, which can't be seen from here.
-            if outside.is_none() {
-                let message = format!(
-                    "the namespace `{name}` of {owner} has an interface `{}` of another origin",
-                    pipeline::POD_INTERFACE
-                );
-                return Err(Diagnostic::new(Code::NotOurs, message)
-                    .help("remove it, or name another namespace for the pod"));
-            }
-            lines.push(format!("link del {}", pipeline::POD_INTERFACE));
-        }
-        if outside.is_some() {
-            batches.node.push(format!("link del {host}"));
-            step.disturb(owner, "its interface is made anew: its connections break");
-        }
-        batches.node.push(format!(
-            "link add {host} mtu {} type veth peer name {} address {mac} mtu {} netns {name}",
-            wiring.mtu,
-            pipeline::POD_INTERFACE,
-            wiring.mtu
-        ));
-        if links.ipv6 && wiring.mtu >= IPV6_MTU {
-            // Nobody speaks to this end, and Open vSwitch would read two routes more for it, each
-            // with all interfaces, whenever one comes or goes: a stall for 200 pods.
-            batches.node.push(format!("link set dev {host} addrgenmode none"));
-        }
-        batches.new.push(netns);
-    }
-    let wanted_alias = format!("{ALIAS}{owner}");
-    let host_now = outside.filter(|_| pair.is_some());
-    if host_now.is_none_or(|link| link.alias.as_ref() != Some(&wanted_alias)) {
-        batches.node.push(format!("link set dev {host} alias \"{wanted_alias}\""));
-        details.push("alias");
-    }
-    if host_now.is_some_and(|link| link.mtu != wiring.mtu) {
-        batches.node.push(format!("link set dev {host} mtu {}", wiring.mtu));
-        details.push("MTU");
-    }
-    if pair.is_some_and(|link| link.mac != mac.bytes()) {
-        lines.push(format!("link set dev {} address {mac}", pipeline::POD_INTERFACE));
-        details.push("Ethernet address");
-    }
-    if pair.is_some_and(|link| link.mtu != wiring.mtu) {
-        lines.push(format!("link set dev {} mtu {}", pipeline::POD_INTERFACE, wiring.mtu));
-        details.push("MTU");
+    let pair = plug(netns.veth(), wiring.mtu, links, steps, batches, &mut lines, &mut details)?;
+    let step = &mut steps.make;
+    if pair.is_none() && outside.is_some() {
+        step.disturb(owner, "its interface is made anew: its connections break");
     }
     let interface = Interface {
         name: pipeline::POD_INTERFACE,
@@ -311,6 +275,70 @@ fn attach<'a>(
         batches.netns.push((name, lines));
     }
     Ok(())
+}
+
+/// One veth: made, or brought to what it is to be, with what that is about. Returns its end in the
+/// namespace, unless it is made.
+fn plug<'a, 'l>(
+    veth: Veth<'a>,
+    mtu: u32,
+    links: &'l Links,
+    steps: &mut LinkSteps,
+    batches: &mut Batches<'a>,
+    lines: &mut Vec<String>,
+    details: &mut Vec<&'static str>,
+) -> Result<Option<&'l Link>, Diagnostic> {
+    let Veth { netns, host, inside, mac, owner } = veth;
+    let outside = links.node.links.get(host.as_str());
+    let there = links.netns.get(netns.as_str()).and_then(|network| network.links.get(inside));
+    let pair = there.filter(|link| outside.is_some_and(|host| link.peer == Some(host.index)));
+    // One that leads into the namespace lost its alias, or never got it in an interrupted run.
+    if let Some(link) = outside
+        && !is_ours(link)
+        && !links.is_half_made(host.as_str(), link)
+        && pair.is_none()
+    {
+        return Err(not_ours(host.as_str(), &owner));
+    }
+    if pair.is_none() {
+        if there.is_some() {
+            steps.astray.commands.extend(batch(Some(netns), &[format!("link del {inside}")]));
+        }
+        if outside.is_some() {
+            batches.node.push(format!("link del {host}"));
+        }
+        batches.node.push(format!(
+            "link add {host} mtu {mtu} type veth peer name {inside} address {mac} mtu {mtu} netns \
+             {netns}"
+        ));
+        if links.ipv6 && mtu >= IPV6_MTU {
+            // Nobody speaks to this end, and Open vSwitch would read two routes more for it, each
+            // with all interfaces, whenever one comes or goes: a stall for 200 pods.
+            batches.node.push(format!("link set dev {host} addrgenmode none"));
+        }
+        batches.new.push(host);
+    }
+    let wanted_alias = format!("{ALIAS}{owner}");
+    let host_now = outside.filter(|_| pair.is_some());
+    if host_now.is_none_or(|link| link.alias.as_ref() != Some(&wanted_alias)) {
+        batches.node.push(format!("link set dev {host} alias \"{wanted_alias}\""));
+        details.push("alias");
+    }
+    if pair.is_some_and(|link| link.mac != mac.bytes()) {
+        lines.push(format!("link set dev {inside} address {mac}"));
+        details.push("Ethernet address");
+    }
+    let other_mtu = |link: &Link| link.mtu != mtu;
+    if host_now.is_some_and(other_mtu) {
+        batches.node.push(format!("link set dev {host} mtu {mtu}"));
+    }
+    if pair.is_some_and(other_mtu) {
+        lines.push(format!("link set dev {inside} mtu {mtu}"));
+    }
+    if host_now.is_some_and(other_mtu) || pair.is_some_and(other_mtu) {
+        details.push("MTU");
+    }
+    Ok(pair)
 }
 
 fn not_ours(link: &str, owner: &str) -> Diagnostic {
@@ -371,13 +399,12 @@ impl Interface<'_> {
 
 /// A userspace datapath takes frames as they are: their checksums must be complete. This can't be
 /// seen cheaply, so it comes before an interface goes up, and again where one is still down.
-fn checksums(wiring: &Wiring, links: &Links, new: &[&Netns], step: &mut Step) {
+fn checksums(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
     if wiring.bridge.datapath != Datapath::Netdev {
         return;
     }
-    for netns in wiring.netns.iter().filter(|netns| is_new(netns, new) || is_down(netns, links)) {
-        for (namespace, interface) in
-            [(None, netns.host.as_str()), (Some(&netns.name), pipeline::POD_INTERFACE)]
+    for veth in wiring.veths().filter(|veth| new.contains(&veth.host) || is_down(veth, links)) {
+        for (namespace, interface) in [(None, veth.host.as_str()), (Some(veth.netns), veth.inside)]
         {
             let command = Command::change(Tool::Ethtool, ["-K", interface, "tx", "off"]);
             step.commands.push(command.within(namespace));
@@ -385,25 +412,21 @@ fn checksums(wiring: &Wiring, links: &Links, new: &[&Netns], step: &mut Step) {
     }
 }
 
-fn is_new(netns: &Netns, new: &[&Netns]) -> bool {
-    new.iter().any(|new| new.name == netns.name)
-}
-
-fn is_down(netns: &Netns, links: &Links) -> bool {
-    links.node.links.get(netns.host.as_str()).is_some_and(|link| !link.up)
+fn is_down(veth: &Veth<'_>, links: &Links) -> bool {
+    links.node.links.get(veth.host.as_str()).is_some_and(|link| !link.up)
 }
 
 /// The node's side of veths, which stays down until the bridge is ready for them.
-fn up(wiring: &Wiring, links: &Links, new: &[&Netns], step: &mut Step) {
+fn up(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
     let mut lines = Vec::new();
-    for netns in &wiring.netns {
-        let (is_new, down) = (is_new(netns, new), is_down(netns, links));
+    for veth in wiring.veths() {
+        let (is_new, down) = (new.contains(&veth.host), is_down(&veth, links));
         if is_new || down {
-            lines.push(format!("link set dev {} up", netns.host));
+            lines.push(format!("link set dev {} up", veth.host));
         }
         if down && !is_new {
-            let detail = format!("state of {}", netns.owner);
-            step.change(Action::Change, Kind::Link, netns.host.as_str(), detail);
+            let detail = format!("state of {}", veth.owner);
+            step.change(Action::Change, Kind::Link, veth.host.as_str(), detail);
         }
     }
     step.commands.extend(batch(None, &lines));
@@ -436,64 +459,85 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
     step.commands.extend(batch(None, &lines));
 }
 
-/// The second interface of an egress router.
-fn macvlan(
-    wiring: &Wiring,
-    router: &Router,
+/// The outside interface of an egress router. Returns the node's end of one that is a veth and gives
+/// way to another.
+fn outside<'a>(
+    wiring: &'a Wiring,
+    router: &'a Router,
     links: &Links,
     steps: &mut LinkSteps,
-) -> Result<(), Diagnostic> {
-    let step = &mut steps.routers;
-    let Router { name, netns, macvlan, proxy: _, cookie: _ } = router;
+    batches: &mut Batches<'a>,
+) -> Result<Option<String>, Diagnostic> {
+    let Router { name, netns, outside, proxy: _, cookie: _ } = router;
     let interface = pipeline::ROUTER_INTERFACE;
-    let parent = links.node.links.get(macvlan.parent.as_str());
-    if parent.is_none() && !wiring.makes(&macvlan.parent) {
-        let message = format!(
-            "the uplink `{}` of egress router `{name}` is not an interface of this node",
-            macvlan.parent
-        );
-        return Err(Diagnostic::new(Code::WrongNode, message)
-            .help("correct `uplink.interface` of the node"));
-    }
     let empty = Network::default();
     let network = links.netns.get(netns.as_str()).unwrap_or(&empty);
     let link = network.links.get(interface);
-    let fits = |link: &&Link| {
-        parent.is_some_and(|parent| link.peer == Some(parent.index))
-            && link.kind.as_deref() == Some("macvlan")
-            && link.mac == macvlan.mac.bytes()
-    };
-    let good = link.filter(fits);
     let mut lines = Vec::new();
-    if good.is_none() {
-        if link.is_some() {
-            steps.astray.commands.extend(batch(Some(netns), &[format!("link del {interface}")]));
+    let mut details = Vec::new();
+    let mut gone = None;
+    let (good, how) = match &outside.via {
+        Via::Veth { host, uplink } => {
+            // As much as the segment takes, not as little as the tunnels leave.
+            let uplink = links.node.links.get(uplink.as_str());
+            let mtu = uplink.map_or(wiring.mtu, |uplink| uplink.mtu);
+            let veth = router.outside_veth();
+            let plug = |veth| plug(veth, mtu, links, steps, batches, &mut lines, &mut details);
+            (veth.map(plug).transpose()?.flatten(), format!("{host} on the bridge"))
         }
-        let line = format!(
-            "link add link {} name {interface} address {} netns {netns} type macvlan mode private",
-            macvlan.parent, macvlan.mac
-        );
-        step.commands.extend(batch(None, &[line]));
-    }
-    let details = Interface {
+        Via::Macvlan { parent } => {
+            let Some(live) = links.node.links.get(parent.as_str()) else {
+                let message = format!(
+                    "the uplink `{parent}` of egress router `{name}` is not an interface of this \
+                     node"
+                );
+                return Err(Diagnostic::new(Code::WrongNode, message)
+                    .help("correct `uplink.interface` of the node"));
+            };
+            let good = link.filter(|link| {
+                link.peer == Some(live.index)
+                    && link.kind.as_deref() == Some("macvlan")
+                    && link.mac == outside.mac.bytes()
+            });
+            if let (None, Some(link)) = (good, link) {
+                let line = format!("link del {interface}");
+                steps.astray.commands.extend(batch(Some(netns), &[line]));
+                let other = links.node.links.iter().find(|(_, other)| {
+                    link.kind.as_deref() == Some("veth") && link.peer == Some(other.index)
+                });
+                gone = other.map(|(name, _)| name.clone());
+            }
+            if good.is_none() {
+                let mac = outside.mac;
+                let line = format!(
+                    "link add link {parent} name {interface} address {mac} netns {netns} type \
+                     macvlan mode private"
+                );
+                steps.routers.commands.extend(batch(None, &[line]));
+            }
+            (good, format!("macvlan on {parent}"))
+        }
+    };
+    let step = &mut steps.routers;
+    let inside = Interface {
         name: interface,
         link: good,
         network,
-        address: Ipv4Net::from(macvlan.source),
+        address: Ipv4Net::from(outside.source),
         routes: vec![
-            (Ipv4Net::from(macvlan.gateway), None),
-            (Ipv4Net::default(), Some(macvlan.gateway)),
+            (Ipv4Net::from(outside.gateway), None),
+            (Ipv4Net::default(), Some(outside.gateway)),
         ],
-    }
-    .lines(&mut lines);
+    };
+    details.extend(inside.lines(&mut lines));
     step.commands.extend(batch(Some(netns), &lines));
     if link.is_some() && (good.is_none() || details.contains(&"address")) {
         let effect = "its outside interface changes: its connections break";
-        step.disturb(format!("router {name}"), effect);
+        step.disturb(router.owner(), effect);
     }
-    let object = format!("{interface} of router {name}");
+    let object = format!("{interface} of {}", router.owner());
     if link.is_none() {
-        step.change(Action::Add, Kind::Link, object, format!("macvlan on {}", macvlan.parent));
+        step.change(Action::Add, Kind::Link, object, how);
     } else if good.is_none() {
         step.change(Action::Change, Kind::Link, object, "made anew");
     } else if !details.is_empty() {
@@ -503,16 +547,16 @@ fn macvlan(
         let command = Command::change(Tool::Sysctl, ["-qw", "net.ipv4.ip_forward=1"]);
         step.commands.push(command.within(Some(netns)));
         if links.netns.contains_key(netns.as_str()) {
-            let object = format!("net.ipv4.ip_forward of router {name}");
+            let object = format!("net.ipv4.ip_forward of {}", router.owner());
             step.change(Action::Change, Kind::Sysctl, object, "0 to 1");
         }
     }
-    if good.is_none() || details.contains(&"address") {
+    if good.is_none() || details.iter().any(|detail| detail.ends_with("address")) {
         // Another node may have had the address: its neighbours still send there.
-        let source = macvlan.source.to_string();
+        let source = outside.source.to_string();
         step.commands.push(announce(interface, &source).within(Some(netns)));
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// The egress IPs of this node, and word to the segment of each that is new.
@@ -550,14 +594,16 @@ fn announce(interface: &str, address: &str) -> Command {
     Command::change(Tool::Arping, words)
 }
 
-/// Removes links and namespaces of ours that no plan has: all of them without one.
-pub(super) fn remove(wiring: Option<&Wiring>, links: &Links) -> Step {
+/// Removes links and namespaces of ours that no plan has: all of them without one. Those that are
+/// gone by then are only passed over.
+pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<String>) -> Step {
     let mut step = Step::default();
-    let planned = || wiring.into_iter().flat_map(|wiring| &wiring.netns);
-    let hosts: BTreeSet<&str> = planned().map(|netns| netns.host.as_str()).collect();
-    let names: BTreeSet<&str> = planned().map(|netns| netns.name.as_str()).collect();
+    let planned = || wiring.into_iter().flat_map(Wiring::veths);
+    let hosts: BTreeSet<&str> = planned().map(|veth| veth.host.as_str()).collect();
+    let names: BTreeSet<&str> = planned().map(|veth| veth.netns.as_str()).collect();
     let mut lines = Vec::new();
-    for (name, link) in links.node.links.iter().filter(|(name, _)| !hosts.contains(name.as_str())) {
+    let unwanted = |name: &String| !hosts.contains(name.as_str()) && !gone.contains(name);
+    for (name, link) in links.node.links.iter().filter(|(name, _)| unwanted(name)) {
         let owner = match link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) {
             Some(owner) => owner,
             None if links.is_half_made(name, link) => "an interrupted run",

@@ -66,6 +66,8 @@ pub(super) struct Port {
     pub(super) mtu_request: Option<i64>,
     /// The row of its queue discipline.
     pub(super) qos: Option<String>,
+    /// Its VLAN, if it is in one.
+    pub(super) tag: Option<i64>,
 }
 
 /// A queue discipline, or one of its queues.
@@ -91,7 +93,7 @@ impl Database {
                 "Bridge",
                 &["name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"]
             ),
-            select("Port", &["_uuid", "name", "interfaces", "external_ids", "qos"]),
+            select("Port", &["_uuid", "name", "interfaces", "external_ids", "qos", "tag"]),
             select(
                 "Interface",
                 &[
@@ -152,7 +154,8 @@ impl Database {
                 let own = set(port.get("interfaces")?);
                 let uuid = own.first().and_then(|own| own.get(1)).and_then(Value::as_str);
                 let Some(interface) = uuid.and_then(|uuid| interfaces.get(uuid)) else { continue };
-                let number = |key| set(interface.get(key)?).first().and_then(Value::as_i64);
+                let of = |row: &Value, key| set(row.get(key)?).first().and_then(Value::as_i64);
+                let number = |key| of(interface, key);
                 let found = Port {
                     external_ids: map(port.get("external_ids")?),
                     kind: text(interface, "type").unwrap_or_default(),
@@ -162,6 +165,7 @@ impl Database {
                     mac: text(interface, "mac"),
                     mtu_request: number("mtu_request"),
                     qos: set(port.get("qos")?).first().and_then(reference),
+                    tag: of(port, "tag"),
                 };
                 bridge.ports.insert(text(port, "name")?, found);
             }

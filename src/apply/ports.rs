@@ -247,7 +247,22 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         mtu: None,
         ingress: port.ingress,
     });
-    [vxlan, tun].into_iter().chain(pods).map(|port| (port.name.clone(), port)).collect()
+    let patch = wiring.gateway().map(|_| Wanted {
+        name: pipeline::PATCH.to_owned(),
+        owner: wiring.node.to_string(),
+        kind: "patch",
+        options: text(&[("peer", pipeline::UPLINK_PATCH.to_owned())]),
+        ofport: OfPort::PATCH,
+        mac: None,
+        mtu: None,
+        ingress: None,
+    });
+    [vxlan, tun]
+        .into_iter()
+        .chain(patch)
+        .chain(pods)
+        .map(|port| (port.name.clone(), port))
+        .collect()
 }
 
 /// Why a port has to be made anew, if it has to.
@@ -299,7 +314,12 @@ fn want(
     }
     let other = options.iter().any(|(key, value)| have.options.get(key) != Some(value));
     if other && !fresh && differing.is_empty() {
-        step.disturb("tunnels", "change their settings: packets to other nodes are lost meanwhile");
+        let (whose, effect) = if *kind == "patch" {
+            ("the patch to the uplink", "changes its peer: packets of egress routers are lost")
+        } else {
+            ("tunnels", "change their settings: packets to other nodes are lost meanwhile")
+        };
+        step.disturb(whose, effect);
     }
     for (key, value) in options {
         if have.options.get(key) != Some(value) {

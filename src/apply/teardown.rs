@@ -31,11 +31,14 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
             steps.push(step);
         } else if bridge.external_ids.contains_key(MARK) {
             steps.push(remove_bridge(name, bridge));
+        } else {
+            gateway::unpatch(name, bridge, &mut step);
+            steps.push(step);
         }
     }
     steps.push(proxies::remove(None, &Proxies::read(system)?));
     steps.push(qos::sweep(&database, None, &BTreeSet::new()));
-    steps.push(links::remove(None, &links));
+    steps.push(links::remove(None, &links, &BTreeSet::new()));
     steps.push(rulesets::remove(listing.as_deref()));
     if !check {
         for command in steps.iter().flat_map(|step| &step.commands) {

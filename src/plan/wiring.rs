@@ -66,12 +66,58 @@ pub struct Uplink {
     pub least_mtu: u32,
 }
 
-impl Wiring {
-    /// Whether an interface is a gateway bridge that `apply` makes.
+/// A veth between a namespace and the bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Veth<'a> {
+    /// The namespace.
+    pub netns: &'a NetnsName,
+    /// Its end on the node's side.
+    pub host: &'a InterfaceName,
+    /// The name of its other end.
+    pub inside: &'static str,
+    /// The Ethernet address of that.
+    pub mac: Mac,
+    /// Whose it is.
+    pub owner: String,
+}
+
+impl Netns {
+    /// Its veth on the pod network.
     #[must_use]
-    pub fn makes(&self, interface: &InterfaceName) -> bool {
-        let uplink = self.uplink.as_ref().filter(|uplink| !uplink.disable_init);
-        uplink.is_some_and(|uplink| uplink.bridge.as_ref() == Some(interface))
+    pub fn veth(&self) -> Veth<'_> {
+        let Self { name: netns, host, mac, owner, .. } = self;
+        let owner = owner.clone();
+        Veth { netns, host, inside: pipeline::POD_INTERFACE, mac: *mac, owner }
+    }
+}
+
+impl Router {
+    /// Its name among those that own something.
+    #[must_use]
+    pub fn owner(&self) -> String {
+        format!("router {}", self.name)
+    }
+
+    /// Its veth to the outside, where it has one.
+    #[must_use]
+    pub fn outside_veth(&self) -> Option<Veth<'_>> {
+        let Via::Veth { host, .. } = &self.outside.via else { return None };
+        let (netns, inside) = (&self.netns, pipeline::ROUTER_INTERFACE);
+        Some(Veth { netns, host, inside, mac: self.outside.mac, owner: self.owner() })
+    }
+}
+
+impl Wiring {
+    /// The gateway bridge, with the uplink that is a port of it.
+    #[must_use]
+    pub fn gateway(&self) -> Option<(&InterfaceName, &Uplink)> {
+        self.uplink.as_ref().and_then(|uplink| Some((uplink.bridge.as_ref()?, uplink)))
+    }
+
+    /// All veths, those on the pod network first.
+    pub fn veths(&self) -> impl Iterator<Item = Veth<'_>> {
+        let outside = self.routers.iter().filter_map(Router::outside_veth);
+        self.netns.iter().map(Netns::veth).chain(outside)
     }
 }
 
@@ -182,8 +228,8 @@ pub struct Router {
     pub name: Name,
     /// Its namespace, one of the node's.
     pub netns: NetnsName,
-    /// The second interface.
-    pub macvlan: Macvlan,
+    /// Its second interface.
+    pub outside: Outside,
     /// The program that runs in it, where it is a proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
@@ -191,18 +237,36 @@ pub struct Router {
     pub cookie: Cookie,
 }
 
-/// A macvlan interface (mode private) on the node's uplink.
+/// An egress router's interface to the segment of the node's uplink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Macvlan {
-    /// The uplink.
-    pub parent: InterfaceName,
+pub struct Outside {
+    /// What it is.
+    pub via: Via,
     /// Its Ethernet address.
     pub mac: Mac,
     /// Its address, which the outside sees.
     pub source: Ipv4Addr,
     /// The next hop to everywhere.
     pub gateway: Ipv4Addr,
+}
+
+/// How an egress router's outside interface is connected with the uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Via {
+    /// It is a macvlan interface, mode private.
+    Macvlan {
+        /// The uplink.
+        parent: InterfaceName,
+    },
+    /// It is a veth on the node's bridge, from which patch ports lead to the gateway bridge.
+    Veth {
+        /// The end on the node's side.
+        host: InterfaceName,
+        /// The uplink, whose MTU it has.
+        uplink: InterfaceName,
+    },
 }
 
 /// An egress IP: an address of the node beside its own, on `lo`, since the kernel answers for it
@@ -286,6 +350,18 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
             },
             meter: model.meter(tenant).map(|(id, bandwidth)| Meter::new(id, bandwidth)),
         });
+        if let Tenant::Router(id) = tenant
+            && let Some(ofport) = super::router::outside_port(model, id)
+        {
+            ports.push(Port {
+                interface: super::router::outside_veth(model, id)?,
+                ofport,
+                owner: subject.name.to_string(),
+                cookie: subject.cookie,
+                ingress: None,
+                meter: None,
+            });
+        }
         if let Some(name) = namespace {
             netns.push(Netns {
                 name,

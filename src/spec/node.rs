@@ -104,10 +104,11 @@ pub struct Uplink {
     #[schemars(range(min = 576, max = 65535))]
     pub mtu: Option<u32>,
     /// The gateway bridge, such as br-ex: an Open vSwitch bridge that has the interface as a port
-    /// and the node's addresses in its place. Default: none.
+    /// and the node's addresses in its place. Patch ports lead to it from the node's own bridge, for
+    /// the outside interfaces of egress routers. Default: none.
     pub bridge: Option<InterfaceName>,
     /// Leave the gateway bridge to whoever configures the host's network, and only check that it
-    /// exists and has the interface as a port. Default: `apply` makes it, and moves the addresses
+    /// exists and has the interface as a port, and give it its end of the patch. Default: `apply` makes it, and moves the addresses
     /// and routes of the interface to it.
     #[serde(default)]
     pub disable_init: bool,

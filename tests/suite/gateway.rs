@@ -1,9 +1,12 @@
 //! The gateway bridge on real nodes of the lab: made, left alone, given back, and never half.
 
-use crate::apply::changed_example;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::apply::{changed_example, repairs};
 use crate::generations::{NEW, Node, OLD};
 use crate::interruptions::drive;
-use crate::lab::example;
+use crate::lab::{Live, datapath, example, send};
+use ringfence::spec::Datapath;
 
 const EXAMPLE: &str = "gateway-bridge";
 
@@ -49,6 +52,8 @@ fn the_bridge_comes_into_the_place_of_the_uplink_and_leaves_it_again() {
     assert_eq!(routes(&node, "eth0").trim(), "");
     assert_eq!(node.on("ovs-vsctl port-to-br eth0"), "br-ex\n");
     assert_eq!(node.on("cat /proc/sys/net/ipv4/conf/br-ex/rp_filter"), "2\n");
+    let outside = || node.on("ip -n router_partner -d link show dev net1");
+    assert!(outside().contains(" veth "), "{}", outside());
     let mac = |dev| node.on(&format!("ip -br link show dev {dev} | tr -s ' ' | cut -d' ' -f3"));
     assert_eq!(mac("br-ex"), mac("eth0"));
     // Somebody puts an address onto the uplink, as a DHCP client does.
@@ -60,6 +65,8 @@ fn the_bridge_comes_into_the_place_of_the_uplink_and_leaves_it_again() {
     node.is_in(NEW);
     assert_eq!(routes(&node, "eth0"), all);
     assert!(!node.on("ovs-vsctl list-br").contains("br-ex"));
+    assert!(!node.on("ovs-vsctl list-ports br0").contains("patch"));
+    assert!(outside().contains(" macvlan mode private "), "{}", outside());
     // And with all the rest.
     node.done(&["apply", OLD]);
     node.done(&["teardown"]);
@@ -95,25 +102,196 @@ fn an_uplink_that_is_not_as_declared_stops_apply_before_anything_changes() {
     refused("error[RF161]: the uplink `eth0` is not an interface of this node\n");
 }
 
+/// Applies the files of node-2, whose gateway bridge is somebody else's.
+fn apply_second(live: &Live, more: &[&str]) -> (i32, String) {
+    let second = live.node("node-2");
+    let files = live.lab.files(second).display().to_string();
+    let output = live.lab.ringfence(second, &[&["apply", &files], more].concat()).unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
 #[test]
 fn a_bridge_of_others_is_only_looked_at() {
     let live = example(EXAMPLE);
-    let second = live.node("node-2");
-    let files = live.lab.files(second).display().to_string();
-    let apply = || live.lab.ringfence(second, &["apply", &files]).unwrap();
     let refused = |message: &str| {
-        let output = apply();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.starts_with(message), "{stderr}");
+        let (status, text) = apply_second(&live, &[]);
+        assert_eq!(status, 1);
+        assert!(text.starts_with(message), "{text}");
         assert_eq!(live.on("node-2", "ovs-vsctl --if-exists list Bridge br0"), "");
     };
     live.on("node-2", "ovs-vsctl del-port br-ex eth0");
     refused("error[RF161]: the gateway bridge `br-ex` has no port `eth0`\n");
-    live.on("node-2", "ovs-vsctl add-port br-ex eth0");
-    assert!(apply().status.success());
+    live.on("node-2", "ovs-vsctl add-port br-ex eth0 -- add-port br-ex patch-br0");
+    refused("error[RF206]: the port `patch-br0` of the bridge `br-ex` is not ringfence's\n");
+    live.on("node-2", "ovs-vsctl del-port br-ex patch-br0");
+    assert_eq!(apply_second(&live, &[]).0, 0);
     live.on("node-2", "ovs-vsctl del-br br0");
-    live.on("node-2", "ip address add 192.168.12.12/24 dev eth0; ovs-vsctl del-br br-ex");
+    let other = match datapath() {
+        Datapath::Netdev => "system",
+        Datapath::System => "netdev",
+    };
+    live.on(
+        "node-2",
+        &format!(
+            "ip address add 192.168.12.12/24 dev eth0; \
+             ovs-vsctl --no-wait set Bridge br-ex datapath_type={other}"
+        ),
+    );
+    refused("error[RF161]: the gateway bridge `br-ex` has another datapath than the node\n");
+    live.on("node-2", "ovs-vsctl del-br br-ex");
     refused("error[RF161]: the gateway bridge `br-ex` does not exist\n");
+}
+
+#[test]
+fn a_bridge_of_others_has_our_patch_as_long_as_it_is_declared() {
+    let mut live = example(EXAMPLE);
+    let ports = |live: &Live| live.on("node-2", "ovs-vsctl list-ports br-ex");
+    let patched = "eth0\npatch-br0\n";
+    assert_eq!(apply_second(&live, &[]).0, 0);
+    assert_eq!(ports(&live), patched);
+    for (harm, told) in [
+        ("ovs-vsctl del-port br-ex patch-br0", "+ port patch-br0: of br-ex, to patch-uplink\n"),
+        (
+            "ovs-vsctl set interface patch-br0 options:peer=nobody",
+            "~ port patch-br0: of br-ex, to patch-uplink\n",
+        ),
+        // The bridge's own port is in a VLAN, and what the patch carries has to be in the same.
+        ("ovs-vsctl set port br-ex tag=7", "~ port patch-br0: of br-ex, to patch-uplink\n"),
+        ("ovs-vsctl clear port br-ex tag", "~ port patch-br0: of br-ex, to patch-uplink\n"),
+        ("ovs-vsctl del-port br0 patch-uplink", "+ port patch-uplink: 3 of node-2\n"),
+        (
+            "ovs-vsctl set interface patch-uplink options:peer=nobody",
+            "~ port patch-uplink: peer of node-2\n",
+        ),
+    ] {
+        live.on("node-2", harm);
+        let (status, text) = apply_second(&live, &["--check"]);
+        assert_eq!((status, text.contains(told)), (2, true), "{harm}: {text}");
+        assert_eq!(apply_second(&live, &[]).0, 0, "{harm}");
+        assert_eq!(apply_second(&live, &["--check"]).0, 0, "{harm}");
+        let tag = |port| live.on("node-2", &format!("ovs-vsctl get port {port} tag"));
+        assert_eq!(tag("patch-br0"), tag("br-ex"), "{harm}");
+    }
+    let parts = [("      bridge: br-ex\n      disableInit: true\n", "")];
+    let (model, sources) = changed_example(EXAMPLE, &parts);
+    live.lab.replace(model, &sources).unwrap();
+    let (status, text) = apply_second(&live, &[]);
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("- port patch-br0: of br-ex\n"), "{text}");
+    assert_eq!(ports(&live), "eth0\n");
+    assert!(!live.on("node-2", "ovs-vsctl list-ports br0").contains("patch"));
+
+    let (model, sources) = changed_example(EXAMPLE, &[]);
+    live.lab.replace(model, &sources).unwrap();
+    assert_eq!(apply_second(&live, &[]).0, 0);
+    assert_eq!(ports(&live), patched);
+    let teardown = live.lab.ringfence(live.node("node-2"), &["teardown"]).unwrap();
+    assert!(teardown.status.success());
+    assert_eq!(ports(&live), "eth0\n");
+}
+
+/// What somebody does by hand to the way of an egress router, and what apply says about it.
+const DRIFT: &[(&str, &[&str])] = &[
+    (
+        "ip -n router_partner link del net1",
+        &[
+            "+ link net1 of router partner: rf-530581651ad8 on the bridge",
+            "~ port rf-530581651ad8: unplugged of router partner",
+        ],
+    ),
+    (
+        "ip -n router_partner link del net1; sleep 0.2; \
+         ip link add link br-ex name net1 netns router_partner type macvlan mode private",
+        &[
+            "! router partner: its outside interface changes: its connections break",
+            "~ link net1 of router partner: made anew",
+            "~ port rf-530581651ad8: unplugged of router partner",
+        ],
+    ),
+    (
+        "ip -n router_partner link set net1 down name old; \
+         ip -n router_partner link add net1 type bridge",
+        &[
+            "! router partner: its outside interface changes: its connections break",
+            "~ link net1 of router partner: made anew",
+            "~ port rf-530581651ad8: unplugged of router partner",
+        ],
+    ),
+    (
+        "ip -n router_partner link set net1 address 02:00:00:00:00:02",
+        &["~ link net1 of router partner: Ethernet address"],
+    ),
+    // What the segment takes, the router's interface does.
+    ("ip link set eth0 mtu 1600", &["~ link net1 of router partner: MTU"]),
+    ("ip link set rf-530581651ad8 down", &["~ link rf-530581651ad8: state of router partner"]),
+    ("ovs-vsctl del-port rf-530581651ad8", &["+ port rf-530581651ad8: 48915 of router partner"]),
+    ("ovs-vsctl del-port patch-br0", &["+ port patch-br0: of br-ex, to patch-uplink"]),
+];
+
+#[test]
+fn the_way_of_an_egress_router_is_repaired() {
+    let live = example(EXAMPLE);
+    live.apply_all();
+    repairs(&live, DRIFT);
+    live.prove();
+}
+
+#[test]
+fn what_an_egress_router_sends_has_its_source_and_what_it_gets_is_for_that() {
+    let live = example(EXAMPLE);
+    live.apply_all();
+    live.prove();
+    let (own, forged) = ("192.168.12.99", "192.168.12.77");
+    let outside = live.lab.outside();
+    for source in [own, forged] {
+        let rules = format!(
+            "add table ip from; add counter ip from s{0}; add chain ip from c {{ type filter hook \
+             prerouting priority -300; }}; add rule ip from c ip saddr {source} counter name s{0}",
+            source.replace('.', "_")
+        );
+        outside.run(None, &["nft", &rules]).unwrap();
+    }
+    let seen = |source: &str| -> u64 {
+        let name = format!("s{}", source.replace('.', "_"));
+        let text = outside.run(None, &["nft", "list", "counter", "ip", "from", &name]).unwrap();
+        text.split("packets ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    };
+    // Whatever becomes of the router's own ruleset, which gives all that leaves its source.
+    let within =
+        |command: &str| live.on("node-1", &format!("ip netns exec router_partner {command}"));
+    within("nft delete table inet ringfence");
+    within(&format!("ip address add {forged}/32 dev net1"));
+    let node = live.lab.node(live.node("node-1")).unwrap();
+    let to = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 25), 9);
+    let datagram = |source: &str| {
+        send(node, Some("router_partner"), to, Some(source.parse().unwrap()));
+    };
+    datagram(own);
+    assert!(seen(own) > 0, "nothing was counted");
+    let before = live.met("node-1", 20, "priority=0");
+    datagram(forged);
+    let dropped = live.met("node-1", 20, "priority=0");
+    assert!(dropped > before, "the forged source was not dropped");
+    assert_eq!(seen(forged), 0, "the forged source got out");
+    within("arping -q -c 1 -w 3 -I net1 -s 192.168.12.99 192.168.12.1");
+    within("arping -q -U -c 1 -I net1 -s 192.168.12.77 192.168.12.77");
+    assert!(live.met("node-1", 20, "priority=0") > dropped, "the forged ARP was not dropped");
+
+    // Somebody on the segment sends a packet for a pod there.
+    let address = live.address("partner");
+    let arrived = live.received("partner");
+    let before = live.met("node-1", 15, "priority=0");
+    outside.run(None, &["ip", "route", "add", &format!("{address}/32"), "via", own]).unwrap();
+    send(outside, None, SocketAddrV4::new(address, 9), None);
+    assert!(live.met("node-1", 15, "priority=0") > before, "the packet did not come by the patch");
+    assert_eq!(live.received("partner"), arrived, "the packet for a pod came in");
+    // To the router's source the same datagram comes, so that would have been seen.
+    send(outside, None, SocketAddrV4::new(own.parse().unwrap(), 9), None);
+    assert!(live.received("partner") > arrived, "nothing comes in");
+
+    assert_eq!(live.apply_all(), [true, false]);
+    live.prove();
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl Live {
     }
 
     /// How many packets the flow with these words in it has met.
-    fn met(&self, node: &str, table: u8, words: &str) -> u64 {
+    pub(crate) fn met(&self, node: &str, table: u8, words: &str) -> u64 {
         let dump = format!("ovs-ofctl -O OpenFlow14 dump-flows br0 table={table}");
         let text = self.on(node, &dump);
         let line = text.lines().find(|line| line.contains(words));
@@ -103,7 +103,7 @@ impl Live {
     }
 
     /// How many datagrams a pod has received, and those to ports where nobody listens.
-    fn received(&self, tenant: &str) -> u64 {
+    pub(crate) fn received(&self, tenant: &str) -> u64 {
         let text = self.within(tenant, "cat /proc/net/snmp");
         let line = text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1).unwrap();
         line.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
@@ -129,7 +129,12 @@ impl Live {
     }
 }
 
-fn send(host: &lab::Host, netns: Option<&str>, to: SocketAddrV4, source: Option<Ipv4Addr>) {
+pub(crate) fn send(
+    host: &lab::Host,
+    netns: Option<&str>,
+    to: SocketAddrV4,
+    source: Option<Ipv4Addr>,
+) {
     let source = source.map_or_else(|| "null".to_owned(), |source| format!("\"{source}\""));
     let request = format!(
         "{{\"Probe\":{{\"id\":0,\"transport\":\"Udp\",\"to\":\"{to}\",\"milliseconds\":900,\

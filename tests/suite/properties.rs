@@ -339,6 +339,108 @@ fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Only the outside interfaces of egress routers meet the gateway bridge: with their own source to
+/// anybody there, and from there with that source as the destination.
+fn check_patches(world: &World) -> Result<(), TestCaseError> {
+    let (model, _) = model(vec![world.yaml()]);
+    let intent = model.intent();
+    let common = Common::new(&model).unwrap();
+    let fabric = Fabric::new(&common);
+    let tenants = fabric.tenants();
+    let other_mac = Mac::of_ipv4(Ipv4Addr::new(10, 9, 8, 7));
+    let ip = |src, dst| {
+        let transport = Some((Protocol::Tcp, 80));
+        Body::Ip { src, dst, transport, later_fragment: false }
+    };
+    let gateway = Ipv4Addr::new(192, 168, 12, 1);
+    let sources = intent.routers().map(|(_, router)| router.source);
+    let own = tenants.iter().map(|tenant| model.endpoint(*tenant).address);
+    let nodes = intent.nodes().flat_map(|(id, node)| [node.address, model.gateway(id)]);
+    let services = model.services().map(|(_, address)| address);
+    let rest = [gateway, Ipv4Addr::BROADCAST, Ipv4Addr::new(203, 0, 113, 25)];
+    let everybody: Vec<Ipv4Addr> =
+        sources.chain(own).chain(nodes).chain(services).chain(GROUPS).chain(rest).collect();
+    for (node, _) in intent.nodes() {
+        let bridge = intent[node].uplink.as_ref().and_then(|uplink| uplink.bridge.as_ref());
+        let outside = |id| model.endpoint(Tenant::Router(id)).outside;
+        let here: Vec<(OfPort, Ipv4Addr)> = model
+            .routers(node)
+            .iter()
+            .filter_map(|id| Some((outside(*id)?, intent[*id].source)))
+            .collect();
+        let expected = if bridge.is_some() { model.routers(node).len() } else { 0 };
+        prop_assert_eq!(here.len(), expected);
+        let from_uplink = |body| {
+            let in_port = OfPort::PATCH;
+            fabric
+                .spread(node, &Frame { in_port, tunnel: None, source: other_mac, body, choice: 0 })
+        };
+        let ports = |of: &dyn Fn(Ipv4Addr) -> bool| {
+            let found = here.iter().filter(|(_, source)| of(*source));
+            let mut ports: Vec<_> = found.map(|(port, _)| Arrival::Tenant(node, *port)).collect();
+            ports.sort();
+            ports
+        };
+        for &to in &everybody {
+            for from in [gateway, to, Ipv4Addr::new(203, 0, 113, 25)] {
+                prop_assert_eq!(from_uplink(ip(from, to)), ports(&|source| source == to));
+                let arp = Body::Arp { spa: from, tpa: to, sha: other_mac };
+                // Who takes the gateway's address over says so to all who use it.
+                let told = from == gateway && to == gateway;
+                prop_assert_eq!(from_uplink(arp), ports(&|source| source == to || told));
+            }
+        }
+        for &(port, own) in &here {
+            let mac = Mac::of_ipv4(own);
+            let honest = |body| Frame { in_port: port, tunnel: None, source: mac, body, choice: 0 };
+            for &to in &everybody {
+                let out = vec![Arrival::Tenant(node, OfPort::PATCH)];
+                let arp = |spa, sha| Body::Arp { spa, tpa: to, sha };
+                for body in [ip(own, to), arp(own, mac)] {
+                    prop_assert_eq!(&fabric.spread(node, &honest(body)), &out);
+                }
+                let mut forged = vec![
+                    honest(arp(own, other_mac)),
+                    Frame { source: other_mac, ..honest(ip(own, to)) },
+                    Frame { source: other_mac, ..honest(arp(own, mac)) },
+                ];
+                for &other in everybody.iter().filter(|other| **other != own) {
+                    forged.extend([honest(ip(other, to)), honest(arp(other, mac))]);
+                }
+                for frame in forged {
+                    prop_assert_eq!(fabric.spread(node, &frame), Vec::new(), "{:?}", frame);
+                }
+            }
+        }
+        // Nobody else's frame goes there, whatever it says.
+        let others = model.tenants(node).map(|tenant| {
+            let endpoint = model.endpoint(tenant);
+            (endpoint.port, endpoint.mac, endpoint.address, None)
+        });
+        let host = (OfPort::TUN, Mac::of_ipv4(model.gateway(node)), model.gateway(node), None);
+        let tunnels = intent.nodes().filter(|(other, _)| *other != node).map(|(_, other)| {
+            (OfPort::VXLAN, other_mac, Ipv4Addr::new(10, 128, 0, 9), Some((other.address, 0)))
+        });
+        for (in_port, source, address, tunnel) in others.chain([host]).chain(tunnels) {
+            for &to in &everybody {
+                let sources = here.iter().map(|(_, source)| *source);
+                for src in sources.chain([address]) {
+                    for body in [ip(src, to), Body::Arp { spa: src, tpa: to, sha: source }] {
+                        let frame = Frame { in_port, tunnel, source, body, choice: 0 };
+                        let arrivals = fabric.spread(node, &frame);
+                        let outside = |arrival: &Arrival| {
+                            let Arrival::Tenant(_, port) = arrival else { return false };
+                            *port == OfPort::PATCH || here.iter().any(|(own, _)| own == port)
+                        };
+                        prop_assert!(!arrivals.iter().any(outside), "{:?}: {:?}", frame, arrivals);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The bytes of every file that has an effect.
 pub(crate) fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Vec<u8>> {
     let common = Common::new(model).unwrap();
@@ -409,6 +511,11 @@ proptest! {
     #[test]
     fn forged_frames_go_nowhere(world in worlds()) {
         check_spoofing(&world)?;
+    }
+
+    #[test]
+    fn only_egress_routers_meet_the_gateway_bridge(world in worlds()) {
+        check_patches(&world)?;
     }
 
     #[test]

@@ -242,6 +242,52 @@ proptest! {
 }
 
 /// What a project's lines are known by: its cookies, and the names of its interfaces.
+#[test]
+fn the_outside_port_of_a_router_is_its_own_as_long_as_it_stays() {
+    let text = |pods: &str, node: &str, bridge: &str| {
+        let uplink = "uplink: {interface: eth0, subnet: 192.168.12.0/24, gateway: 192.168.12.1";
+        format!(
+            "version: 1
+nodes:
+  - {{name: node-0, address: 192.168.12.10, {uplink}{bridge}}}}}
+  - {{name: node-1, address: 192.168.12.11, {uplink}{bridge}}}}}
+projects:
+  - {{name: shop, pods: [{pods}]}}
+egressRouters:
+  - {{name: out, project: shop, source: 192.168.12.99, gateway: 192.168.12.1, \
+     destination: 203.0.113.25, node: {node}}}
+"
+        )
+    };
+    let (bridge, pod) = (", bridge: br-ex", "{name: web-0, node: node-0}");
+    let fresh = crate::world::fresh();
+    let (_, without, _) = lock(&text(pod, "node-0", ""), &fresh, false);
+    assert!(!without.render().contains("outsidePorts"), "{}", without.render());
+    // With the bridge come lines that are about it alone.
+    let (_, first, _) = lock(&text(pod, "node-0", bridge), &without, false);
+    let port = first.outside_ports["out"].ofport;
+    let rendered = (without.render(), first.render());
+    let (new, gone) = changed(&rendered.0, &rendered.1);
+    let line = format!("  out: node-0 {port}");
+    let comment = "# egress router at a gateway bridge: node ofport";
+    assert_eq!((gone, new), (vec![], vec![comment, "outsidePorts:", &line]));
+    // More pods leave it its number, also where the lock file says that one of them has it.
+    let two = format!("{pod}, {{name: web-1, node: node-0}}");
+    let (_, more, _) = lock(&text(&two, "node-0", bridge), &first, false);
+    assert_eq!(more.outside_ports, first.outside_ports);
+    let mut merged = more.clone();
+    merged.pods.get_mut("shop/web-1").unwrap().ofport = port;
+    let (model, settled, _) = lock(&text(&two, "node-0", bridge), &merged, false);
+    assert_eq!(settled.pods["shop/web-1"].ofport, port);
+    assert_ne!(settled.outside_ports["out"].ofport, port);
+    assert_eq!(model.intent().routers().len(), 1);
+    // On another node, it has another.
+    let (_, moved, _) = lock(&text(pod, "node-1", bridge), &first, false);
+    assert_eq!(moved.outside_ports["out"].node.as_str(), "node-1");
+    let (_, back, _) = lock(&text(pod, "node-0", ""), &first, false);
+    assert_eq!(back, without);
+}
+
 fn cookies(model: &Model, number: usize) -> Vec<String> {
     let intent = model.intent();
     let (id, _) =

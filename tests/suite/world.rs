@@ -19,6 +19,8 @@ use ringfence::source::{Source, Sources};
 pub(crate) struct World {
     pub(crate) subnet_mode: bool,
     pub(crate) nodes: usize,
+    /// Which nodes have a gateway bridge, one bit each.
+    pub(crate) bridges: u8,
     pub(crate) projects: Vec<Project>,
 }
 
@@ -109,8 +111,9 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
                 egress_ips,
                 services,
             });
-    (prop::bool::weighted(0.1), 1..4_usize, vec(project, 1..6))
-        .prop_map(|(subnet_mode, nodes, projects)| World { subnet_mode, nodes, projects })
+    (prop::bool::weighted(0.1), 1..4_usize, any::<u8>(), vec(project, 1..6)).prop_map(
+        |(subnet_mode, nodes, bridges, projects)| World { subnet_mode, nodes, bridges, projects },
+    )
 }
 
 impl World {
@@ -140,9 +143,10 @@ impl World {
     /// The sections as lists of entries, so that they can be shuffled and split.
     pub(crate) fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
         let nodes = (0..self.nodes).map(|n| {
+            let bridge = if self.bridges >> n & 1 == 1 { ", bridge: br-ex" } else { "" };
             format!(
-                "{{name: node-{n}, address: 192.168.12.{0}, \
-                 uplink: {{interface: eth0, subnet: 192.168.12.0/24, gateway: 192.168.12.1}}, \
+                "{{name: node-{n}, address: 192.168.12.{0}, uplink: {{interface: eth0, \
+                 subnet: 192.168.12.0/24, gateway: 192.168.12.1{bridge}}}, \
                  egressCIDRs: [192.168.12.192/26]}}",
                 n + 11
             )

@@ -27,6 +27,20 @@ attach 'pod bank/core-0' bank.core-0 rf-d0d53516787d 0a:58:0a:80:01:ef 10.128.1.
 attach 'router partner' router_partner rf-0afadc647d78 0a:58:0a:80:01:d9 10.128.1.217/23 none
 attach 'pod shop/web-0' shop.web-0 rf-0a277568ba88 0a:58:0a:80:00:fe 10.128.0.254/23 10.128.0.1
 
+# outside OWNER NETNS HOST MAC: the outside interface of an egress router, with the uplink's MTU
+outside() {
+	netns=$2 host=$3
+	mtu=$(ip -o link show dev eth0 | sed 's/.* mtu \([0-9]*\) .*/\1/')
+	if ! ip link show dev "$host" >/dev/null 2>&1; then
+		ip link add "$host" type veth peer name net1 netns "$netns"
+	fi
+	[ ! -e /proc/sys/net/ipv6 ] || [ "$mtu" -lt 1280 ] || ip link set dev "$host" addrgenmode none
+	ip link set dev "$host" mtu "$mtu" alias "ringfence $1" up
+	ip -n "$netns" link set dev net1 address "$4" mtu "$mtu" up
+}
+
+outside 'router partner' router_partner rf-530581651ad8 0a:58:c0:a8:0c:63
+
 # Egress IPs: the kernel answers for addresses of lo on every interface. Tell the segment after a
 # move: arping -U -c 2 -I UPLINK -s ADDRESS ADDRESS
 ip address replace 192.168.12.130/32 dev lo label lo:ringfence

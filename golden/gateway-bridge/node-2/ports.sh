@@ -14,6 +14,15 @@ ovs-vsctl -- --may-exist add-port br0 tun0 \
 	-- set Port tun0 'external_ids:ringfence="node-2"' \
 	-- set Interface tun0 type=internal 'mac="0a:58:0a:80:02:01"' ofport_request=2 \
 	mtu_request=1450
+# A pair of patch ports to the gateway bridge, in its VLAN if it is in one.
+ovs-vsctl -- --may-exist add-port br0 patch-uplink \
+	-- set Port patch-uplink 'external_ids:ringfence="node-2"' \
+	-- set Interface patch-uplink type=patch options:peer=patch-br0 \
+	ofport_request=3 \
+	-- --may-exist add-port br-ex patch-br0 \
+	-- set Port patch-br0 'external_ids:ringfence="node-2"' \
+	"tag=$(ovs-vsctl get Port br-ex tag)" \
+	-- set Interface patch-br0 type=patch options:peer=patch-uplink
 
 # port INTERFACE OFPORT OWNER
 port() {

@@ -3,10 +3,6 @@
 # Running it again changes nothing.
 set -eu
 
-if ! ip -n router_partner link show dev net1 >/dev/null 2>&1; then
-	ip link add link br-ex name net1 netns router_partner address 0a:58:c0:a8:0c:63 \
-		type macvlan mode private
-fi
 ip -n router_partner link set dev net1 address 0a:58:c0:a8:0c:63 up
 ip -n router_partner address replace 192.168.12.99/32 dev net1
 ip -n router_partner route replace 192.168.12.1/32 dev net1
