@@ -33,8 +33,8 @@ const ODD_PORT: u64 = 40_007;
 const ADDRESSES_SHOWN: usize = 4;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
-/// How many probes are sent again at most.
-const MOST_AGAIN: usize = 50;
+/// How many probes are sent again at once.
+const AGAIN: usize = 10;
 /// How long a flood lasts, how many a run has, and the ports that they go to.
 const FLOOD: Duration = Duration::from_secs(3);
 const MOST_FLOODS: usize = 8;
@@ -964,8 +964,7 @@ impl Lab {
         self.join(&probes, &mut agents)?;
         let quick = |probe: &&Probe| !matches!(probe.want, Want::Rate { .. });
         for (id, probe) in probes.iter().enumerate().filter(|(_, probe)| quick(probe)) {
-            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
-            agent.send(&match probe.want {
+            agent(&mut agents, probe.from)?.send(&match probe.want {
                 Want::Copies(_) => Request::Cast { id, group: probe.to },
                 _ => asking(id, probe, PATIENCE),
             })?;
@@ -973,19 +972,28 @@ impl Lab {
         let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
         for (number, probe) in (1..).zip(probes.iter().filter(quick)) {
             waiting(number, probe);
-            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
-            let (id, what) = taken(agent)?;
+            let (id, what) = taken(agent(&mut agents, probe.from)?)?;
             seen[id] = what;
         }
-        // A machine that is slow loses a few of so many: these once more, one after the other.
+        // A machine that is slow loses some of so many: these once more, a few at a time, as long
+        // as that helps.
         let answered = |want: &Want| matches!(want, Want::Answer { .. } | Want::Refusal);
         let silent =
             |(id, probe): &(usize, &Probe)| answered(&probe.want) && seen[*id] == Seen::Silence;
         let again: Vec<(usize, &Probe)> = probes.iter().enumerate().filter(silent).collect();
-        for (id, probe) in again.into_iter().take(MOST_AGAIN) {
-            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
-            agent.send(&asking(id, probe, PATIENCE))?;
-            seen[id] = taken(agent)?.1;
+        for few in again.chunks(AGAIN) {
+            for (id, probe) in few {
+                agent(&mut agents, probe.from)?.send(&asking(*id, probe, PATIENCE))?;
+            }
+            let mut helps = false;
+            for (_, probe) in few {
+                let (id, what) = taken(agent(&mut agents, probe.from)?)?;
+                helps |= what != Seen::Silence;
+                seen[id] = what;
+            }
+            if !helps {
+                break;
+            }
         }
         self.hear(&probes, &mut agents, &mut seen)?;
         self.flood(&probes, &mut agents, &mut seen)?;
@@ -999,7 +1007,6 @@ impl Lab {
         agents: &mut BTreeMap<Place, Agent>,
         seen: &mut [Seen],
     ) -> Result<(), Diagnostic> {
-        let missing = || failed("an agent is missing");
         let pods: BTreeMap<Ipv4Addr, Place> = self
             .model
             .intent()
@@ -1009,25 +1016,23 @@ impl Lab {
             .collect();
         for (id, probe) in probes.iter().enumerate() {
             let Want::Rate { sent: bits, .. } = probe.want else { continue };
-            let to = pods.get(probe.to.ip()).ok_or_else(missing)?;
+            let to = pods.get(probe.to.ip()).ok_or_else(|| failed("a flood goes to no pod"))?;
             let port = probe.to.port();
-            agents.get_mut(to).ok_or_else(missing)?.count(port)?;
+            agent(agents, *to)?.count(port)?;
             for _ in 0..FLOOD_ATTEMPTS {
-                let agent = agents.get_mut(to).ok_or_else(missing)?;
                 // What still waits from an earlier attempt is not part of this one.
-                agent.counted(port, FLOOD)?;
-                let agent = agents.get_mut(&probe.from).ok_or_else(missing)?;
+                agent(agents, *to)?.counted(port, FLOOD)?;
+                let sender = agent(agents, probe.from)?;
                 let milliseconds = u64::try_from(FLOOD.as_millis()).unwrap_or(u64::MAX);
-                agent.send(&Request::Flood { id, to: probe.to, bits, milliseconds })?;
-                match agent.receive()? {
+                sender.send(&Request::Flood { id, to: probe.to, bits, milliseconds })?;
+                match sender.receive()? {
                     Reply::Flooded { .. } => {}
                     other => {
                         let message = format!("an agent answers out of turn: {other:?}");
                         return Err(failed(&message));
                     }
                 }
-                let agent = agents.get_mut(to).ok_or_else(missing)?;
-                seen[id] = Seen::Rate(agent.counted(port, FLOOD)?);
+                seen[id] = Seen::Rate(agent(agents, *to)?.counted(port, FLOOD)?);
                 if seen[id].is(&probe.want) {
                     break;
                 }
@@ -1177,8 +1182,7 @@ impl Lab {
             .collect();
         let lines = addresses.iter().map(|a| format!("route replace local {a}/32 dev lo\n"));
         self.outside.feed(None, &["ip", "-batch", "-"], lines.collect::<Vec<_>>().concat())?;
-        let outside =
-            agents.get_mut(&Place::Outside).ok_or_else(|| failed("an agent is missing"))?;
+        let outside = agent(agents, Place::Outside)?;
         for (transport, at) in targets {
             outside.listen(transport, at)?;
         }
@@ -1195,9 +1199,7 @@ impl Lab {
         for from in &nodes {
             for to in nodes.iter().filter(|to| *to != from) {
                 let address = SocketAddrV4::new(self.model.gateway(*to), port(POD_PORT));
-                let agent = agents
-                    .get_mut(&Place::Node(*from))
-                    .ok_or_else(|| failed("an agent is missing"))?;
+                let agent = agent(agents, Place::Node(*from))?;
                 loop {
                     agent.send(&request(0, Transport::Tcp, address, Duration::from_secs(3)))?;
                     if let Reply::Answered { .. } = agent.receive()? {
@@ -1249,7 +1251,7 @@ impl Lab {
             if !waiting.remove(&probe.to) {
                 continue;
             }
-            let agent = agents.get_mut(&probe.from).ok_or_else(|| failed("an agent is missing"))?;
+            let agent = agent(agents, probe.from)?;
             // What doesn't come is shown by the probe itself.
             while begin.elapsed() < WARM_UP {
                 agent.send(&asking(0, probe, PATIENCE))?;
@@ -1261,6 +1263,11 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// The agent of a place.
+fn agent(agents: &mut BTreeMap<Place, Agent>, place: Place) -> Result<&mut Agent, Diagnostic> {
+    agents.get_mut(&place).ok_or_else(|| failed("an agent is missing"))
 }
 
 /// What became of the probe that an agent tells about next.

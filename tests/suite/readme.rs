@@ -41,3 +41,19 @@ fn the_commands_of_the_readme_print_what_it_says() {
     }
     assert_eq!(shown, 2);
 }
+
+#[test]
+fn the_scripts_of_the_readme_can_be_run() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let words = text.split(|c: char| c.is_whitespace() || c == '`');
+    let mut scripts: Vec<&str> = words.filter(|word| word.starts_with("scripts/")).collect();
+    scripts.sort_unstable();
+    scripts.dedup();
+    assert_eq!(scripts, ["scripts/demo.sh", "scripts/kernel.sh", "scripts/test.sh"]);
+    for script in scripts {
+        let mode = root().join(script).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{script}");
+    }
+}
