@@ -98,7 +98,7 @@ fn an_uplink_that_is_not_as_declared_stops_apply_before_anything_changes() {
     node.on("ovs-vsctl del-port br-theirs eth0; ip link add br-ex type bridge");
     refused("error[RF161]: the interface `br-ex` exists and is no bridge of Open vSwitch\n");
     node.on("ip link del br-ex");
-    node.on("ip link set eth0 name eth9");
+    node.on("ip link set eth0 down && ip link set eth0 name eth9");
     refused("error[RF161]: the uplink `eth0` is not an interface of this node\n");
 }
 
