@@ -18,7 +18,6 @@ use crate::plan::{Uplink, Wiring};
 use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, Tool};
-use crate::value::InterfaceName;
 
 /// The key of `external_ids` by which a gateway bridge of ours knows its uplink.
 pub(super) const UPLINK: &str = "ringfence-uplink";
@@ -245,22 +244,37 @@ fn not_ours(bridge: &str, name: &str) -> Diagnostic {
     ))
 }
 
-/// Bridges of ours that are no longer wanted hand all they have back to their uplinks, and go.
-/// Others' lose our end of the patch.
+/// Bridges of ours that are no longer wanted hand all they have back to their uplinks, and go; one
+/// that is somebody else's from now on stays. Others' lose our end of the patch.
 fn remove(wanted: Option<&Uplink>, database: &Database, node: &Network) -> Step {
     let mut step = Step::default();
-    let patched = wanted.and_then(|uplink| uplink.bridge.as_ref());
-    let made = patched.filter(|_| wanted.is_some_and(|uplink| !uplink.disable_init));
-    let is = |wanted: Option<&InterfaceName>, name: &str| {
-        wanted.is_some_and(|wanted| wanted.as_str() == name)
-    };
     for (name, bridge) in &database.bridges {
-        let given_back = !is(made, name) && give_back(name, bridge, node, &mut step);
-        if !given_back && !is(patched, name) {
-            unpatch(name, bridge, &mut step);
+        let declared =
+            |uplink: &&Uplink| uplink.bridge.as_ref().is_some_and(|b| b.as_str() == name);
+        match wanted.filter(declared) {
+            Some(uplink) if uplink.disable_init => leave(name, bridge, &mut step),
+            Some(_) => {}
+            None if give_back(name, bridge, node, &mut step) => {}
+            None => unpatch(name, bridge, &mut step),
         }
     }
     step
+}
+
+/// A bridge of ours is left to whoever configures the host's network. It still knows its uplink, so
+/// that it can be ours again, as after a rollback.
+fn leave(name: &str, bridge: &Bridge, step: &mut Step) {
+    if !bridge.external_ids.contains_key(MARK) || !bridge.external_ids.contains_key(UPLINK) {
+        return;
+    }
+    step.change(
+        Action::Change,
+        Kind::Bridge,
+        name,
+        "left to whoever configures the host's network",
+    );
+    let words = [TIMEOUT, "remove", "Bridge", name, "external_ids", MARK];
+    step.commands.push(Command::change(Tool::OvsVsctl, words));
 }
 
 /// Takes our end of the patch from a gateway bridge that stays.

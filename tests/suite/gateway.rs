@@ -102,6 +102,31 @@ fn an_uplink_that_is_not_as_declared_stops_apply_before_anything_changes() {
     refused("error[RF161]: the uplink `eth0` is not an interface of this node\n");
 }
 
+#[test]
+fn a_bridge_of_ours_can_be_left_to_others_and_taken_back() {
+    let theirs = (
+        "      bridge: br-ex\n      rpFilter",
+        "      bridge: br-ex\n      disableInit: true\n      rpFilter",
+    );
+    let node = Node::between(example(EXAMPLE), changed_example(EXAMPLE, &[theirs]));
+    node.done(&["apply", OLD]);
+    let run = node.done(&["apply", NEW]);
+    let told = "~ bridge br-ex: left to whoever configures the host's network\n";
+    assert!(run.contains(told), "{run}");
+    node.is_in(NEW);
+    let has_uplink = |ports: &str| {
+        assert_eq!(node.on("ovs-vsctl list-ports br-ex"), ports);
+        assert!(node.on("ip -4 -br address show dev br-ex").contains("192.168.12.11/24"));
+    };
+    has_uplink("eth0\npatch-br0\n");
+    node.done(&["rollback"]);
+    node.is_in(OLD);
+    has_uplink("eth0\npatch-br0\n");
+    node.done(&["apply", NEW]);
+    node.done(&["teardown"]);
+    has_uplink("eth0\n");
+}
+
 /// Applies the files of node-2, whose gateway bridge is somebody else's.
 fn apply_second(live: &Live, more: &[&str]) -> (i32, String) {
     let second = live.node("node-2");
