@@ -371,6 +371,8 @@ pub struct Pod {
     pub ingress: Option<Bandwidth>,
     /// The most that it sends.
     pub egress: Option<Bandwidth>,
+    /// Whether services lead to it.
+    pub ready: bool,
     /// For selectors.
     pub labels: Labels,
     /// Where it is defined.
@@ -714,6 +716,8 @@ pub struct Service {
     pub address: ServiceAddress,
     /// Whether a client address always gets the same pod.
     pub affinity: SessionAffinity,
+    /// The pods that it is for, ready or not.
+    pub pods: Vec<PodId>,
     /// Its ports, by protocol and number. One without pods refuses.
     pub ports: Vec<ServicePort>,
     /// Where it is defined.
@@ -738,7 +742,7 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Its number.
     pub port: Port,
-    /// The pods behind it, each with its port, by pod.
+    /// The pods behind it that are ready, each with its port, by pod.
     pub backends: Vec<(PodId, Port)>,
     /// The port at every node that the desired state says. Without one, it is allocated where the
     /// type of the service has one.

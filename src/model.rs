@@ -38,7 +38,7 @@ pub struct Model {
     egress_ips: Vec<Option<Leaving>>,
     /// The ports of each service as subjects, with the numbers of their groups.
     service_ports: Vec<Vec<(Subject, u32)>>,
-    /// Whether a pod is behind a service that has an address.
+    /// Whether a service that has an address is for a pod.
     backs: Vec<bool>,
     /// The ports at which nodes serve services, by protocol and port.
     node_ports: Vec<NodePort>,
@@ -106,7 +106,7 @@ impl Model {
         let mut backs = vec![false; intent.pods().len()];
         for (id, service) in intent.services() {
             if numbers.services[id.index()].is_some() {
-                for (pod, _) in service.ports.iter().flat_map(|port| &port.backends) {
+                for pod in &service.pods {
                     backs[pod.index()] = true;
                 }
             }
@@ -386,7 +386,7 @@ impl Model {
         self.meters[id.index()].zip(self.intent[id].egress)
     }
 
-    /// Whether a pod is behind a service that has an address.
+    /// Whether a service that has an address is for a pod.
     #[must_use]
     pub fn backs_service(&self, tenant: Tenant) -> bool {
         matches!(tenant, Tenant::Pod(id) if self.backs[id.index()])

@@ -142,8 +142,12 @@ fn deserted(
     });
     let gone = difference.delete.iter();
     changed
-        .map(|(id, _)| (id, "has fewer pods: connections to those that go break"))
-        .chain(gone.map(|id| (id, "has no pods any more: its connections break")))
+        .map(|(id, _)| (id, "leads to fewer pods: connections to those that are gone break"))
+        .chain(
+            gone.map(|id| {
+                (id, "leads to no pods any more: connections to those that are gone break")
+            }),
+        )
         .map(|(id, effect)| {
             let name = names.get(id).map_or_else(|| format!("group {id}"), ToString::to_string);
             Disturbance::new(name, effect)

@@ -65,10 +65,9 @@ impl<'m> Shared<'m> {
             } else {
                 all.push(flow);
             }
-            let pods: BTreeSet<PodId> =
-                service.ports.iter().flat_map(|p| &p.backends).map(|(pod, _)| *pod).collect();
-            for pod in pods {
-                let flow = reply(model, id, pod);
+            // Those that are no longer ready still have connections.
+            for pod in &service.pods {
+                let flow = reply(model, id, *pod);
                 if !replies[project].iter().any(|other| other.matches == flow.matches) {
                     replies[project].push(flow);
                 }
@@ -136,7 +135,7 @@ fn to_services(builder: &mut Builder<'_>) {
             builder.flows.push_shared(shared.projects[id.index()][0].all());
         }
     }
-    for (service, pod) in local_backends(builder) {
+    for (service, pod) in local_pods(builder) {
         // A pod's answer to itself: sent to the service, at a port that the service doesn't have.
         let address = model.endpoint(Tenant::Pod(pod)).address;
         let to = model.service_address(service).map(host);
@@ -162,18 +161,15 @@ fn to_services(builder: &mut Builder<'_>) {
     builder.default(Table::ServiceRefusal, refuse);
 }
 
-/// The services with an address that pods of this node are behind.
-fn local_backends(builder: &Builder<'_>) -> BTreeSet<(ServiceId, PodId)> {
+/// The services with an address that are for pods of this node.
+fn local_pods(builder: &Builder<'_>) -> BTreeSet<(ServiceId, PodId)> {
     let model = builder.model;
     let intent = model.intent();
     let local: BTreeSet<ProjectId> =
         model.tenants(builder.node).map(|tenant| model.project(tenant)).collect();
     let services = model.services().filter(|(id, _)| local.contains(&intent[*id].project));
-    let backends = services.flat_map(|(id, _)| {
-        let backends = intent[id].ports.iter().flat_map(|port| &port.backends);
-        backends.map(move |(pod, _)| (id, *pod))
-    });
-    backends.filter(|(_, pod)| intent[*pod].node == builder.node).collect()
+    let pods = services.flat_map(|(id, _)| intent[id].pods.iter().map(move |pod| (id, *pod)));
+    pods.filter(|(_, pod)| intent[*pod].node == builder.node).collect()
 }
 
 /// A new connection to a port chooses a pod.

@@ -132,8 +132,9 @@ fn first_node(
     place: Place,
     context: &mut Context,
 ) -> Option<NodeId> {
-    let backends = service.ports.iter().flat_map(|port| &port.backends);
-    let node = backends.map(|(pod, _)| projects.pods[pod.index()].node).min();
+    let pods = service.pods.iter().map(|pod| &projects.pods[pod.index()]);
+    // One with a pod that is ready, if there is any.
+    let node = pods.min_by_key(|pod| (!pod.ready, pod.node)).map(|pod| pod.node);
     if node.is_none() {
         let message = format!("no pod is behind the service `{}`", service.name);
         context.push(

@@ -65,8 +65,18 @@ fn resolve_pods<'a>(
     sorted.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
     let mut previous: Option<(At<'_>, &Name)> = None;
     for (at, wire) in sorted {
-        let spec::Pod { name, node, netns, interface, address, mac, labels, ports: _, bandwidth } =
-            wire;
+        let spec::Pod {
+            name,
+            node,
+            netns,
+            interface,
+            address,
+            mac,
+            labels,
+            ports: _,
+            bandwidth,
+            ready,
+        } = wire;
         if let Some((first, _)) = previous.filter(|(_, previous)| *previous == name) {
             context.push(defined_twice("pod", name.as_str(), at, first));
             continue;
@@ -128,6 +138,7 @@ fn resolve_pods<'a>(
             fixed_mac,
             ingress,
             egress,
+            ready: ready.unwrap_or(true) && !nodes.list[node_id.index()].unavailable,
             labels: labels.clone(),
             place: at.place(),
         };

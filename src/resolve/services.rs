@@ -135,13 +135,14 @@ impl Resolver<'_> {
                 );
                 continue;
             }
-            let backends = match target_port {
+            let mut backends: Vec<(PodId, Port)> = match target_port {
                 None => selected.iter().map(|pod| (*pod, port)).collect(),
                 Some(TargetPort::Number(to)) => selected.iter().map(|pod| (*pod, *to)).collect(),
                 Some(TargetPort::Named(to)) => {
                     self.named_backends(&selected, protocol, to, at, context)
                 }
             };
+            backends.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
             sctp_port(protocol, port, &backends, at, context);
             let fixed_node_port = node_port.map(|value| {
                 let place = at.key("nodePort").place();
@@ -157,6 +158,7 @@ impl Resolver<'_> {
             kind: *kind,
             address,
             affinity: *session_affinity,
+            pods: selected,
             ports: by_number.into_values().map(|(_, port)| port).collect(),
             place: at.place(),
         }

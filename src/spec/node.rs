@@ -17,7 +17,8 @@ pub struct Node {
     /// Its VXLAN endpoint.
     pub address: Address,
     /// Whether it is out of service: egress routers and egress IPs go to other nodes that may
-    /// have them. Its pods stay, and its files are compiled as ever. Default: false.
+    /// have them, and services lead no new connections to its pods. The pods stay, and its files are
+    /// compiled as ever. Default: false.
     #[serde(default)]
     pub unavailable: bool,
     /// Which datapath its bridge has. Default: system.

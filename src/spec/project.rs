@@ -58,6 +58,9 @@ pub struct Pod {
     pub ports: Vec<PodPort>,
     /// The most that it sends and receives. Default: no limit.
     pub bandwidth: Option<PodBandwidth>,
+    /// Whether services lead new connections to it. They lead none to pods of nodes that are
+    /// `unavailable`. Default: true.
+    pub ready: Option<bool>,
 }
 
 /// The most that a pod sends and receives.

@@ -331,18 +331,18 @@ fn file_of(directory: &Path, name: &str) -> String {
 }
 
 #[test]
-fn a_connection_to_a_service_outlives_the_pods_that_come_to_it() {
-    let text = |labels: &str| {
+fn a_connection_to_a_service_outlives_the_pods_that_come_to_it_and_the_end_of_its_own_readiness() {
+    let text = |first: &str, second: &str| {
         format!(
             "version: 1\nnodes:\n  - {{name: node-1, address: 192.168.12.11}}\n  - {{name: node-2, \
              address: 192.168.12.12}}\nprojects:\n  - name: shop\n    pods:\n      - {{name: client, \
-             node: node-1}}\n      - {{name: first, node: node-2, labels: {{app: x}}}}\n      - {{name: \
-             second, node: node-1{labels}}}\n    services: [{{name: web, selector: {{app: x}}, \
+             node: node-1}}\n      - {{name: first, node: node-2, labels: {{app: x}}{first}}}\n      - {{name: \
+             second, node: node-1{second}}}\n    services: [{{name: web, selector: {{app: x}}, \
              clusterIP: 172.30.0.10, ports: [{{port: {PORT}}}]}}]\n"
         )
     };
     let directory = tempfile::tempdir().unwrap();
-    let (model, sources) = drafted(text(""));
+    let (model, sources) = drafted(text("", ""));
     let live = Live::up(model, &sources);
     live.apply_all();
     let tenant = |live: &Live, name| Place::Tenant(live.tenant(name));
@@ -354,16 +354,26 @@ fn a_connection_to_a_service_outlives_the_pods_that_come_to_it() {
     let (out, stop) = (file_of(directory.path(), "echoes"), file_of(directory.path(), "stop"));
     let client = tenant(&traffic.live, "shop/client");
     traffic.run(client, PORT, &format!("ping 172.30.0.10:{PORT} {out} {stop}"));
-    thread::sleep(Duration::from_secs(2));
-    let (model, sources) = drafted(text(", labels: {app: x}"));
-    traffic.live.lab.replace(model, &sources).unwrap();
-    assert_eq!(traffic.live.apply_all(), [true, true]);
-    let changed = now();
+    let mut times = Vec::new();
+    for first in ["", ", ready: false"] {
+        thread::sleep(Duration::from_secs(2));
+        let (model, sources) = drafted(text(first, ", labels: {app: x}"));
+        traffic.live.lab.replace(model, &sources).unwrap();
+        assert_eq!(traffic.live.apply_all(), [true, true]);
+        times.push(now());
+    }
+    // Now only the second gets new connections.
+    let group = traffic.live.on("node-1", "ovs-ofctl -O OpenFlow15 dump-groups br0");
+    assert_eq!(group.matches("nat(dst=").count(), 1, "{group}");
     thread::sleep(Duration::from_secs(2));
     traffic.stop();
     let echoes = read_numbers(Path::new(&out));
-    let after = echoes.iter().filter(|[at, _]| *at > changed).count();
-    assert!(!echoes.contains(&[0, 0]) && after > 50, "{after} of {} echoes", echoes.len());
+    assert!(!echoes.contains(&[0, 0]), "the connection broke");
+    for time in times {
+        let after = echoes.iter().filter(|[at, _]| (time..time + 1_000_000_000).contains(at));
+        let after = after.count();
+        assert!(after > 25, "{after} of {} echoes", echoes.len());
+    }
 }
 
 /// What happened on one path in one phase.

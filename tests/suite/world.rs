@@ -27,7 +27,7 @@ pub(crate) struct World {
 #[derive(Clone, Debug)]
 pub(crate) struct Project {
     pub(crate) network: Network,
-    /// The node of each pod, taken modulo the number of nodes.
+    /// The node of each pod, taken modulo the number of nodes. From 3 on, the pod isn't ready.
     pub(crate) pods: Vec<usize>,
     /// Only taken where the project may have one.
     pub(crate) policy: Option<Vec<Rule>>,
@@ -167,8 +167,9 @@ impl World {
                 .enumerate()
                 .map(|(pod, node)| {
                     format!(
-                        "{{name: pod-{pod}, node: node-{}, labels: {{app: web}}}}",
-                        node % self.nodes
+                        "{{name: pod-{pod}, node: node-{}, labels: {{app: web}}, ready: {}}}",
+                        node % self.nodes,
+                        *node < 3
                     )
                 })
                 .collect();

@@ -24,5 +24,6 @@ attach() {
 }
 
 attach 'pod bank/core-0' bank.core-0 rf-d0d53516787d 0a:58:0a:80:01:ef 10.128.1.239/23 10.128.0.1
+attach 'pod billing/reports-0' billing.reports-0 rf-0b765d2f077a 0a:58:0a:80:01:5e 10.128.1.94/23 10.128.0.1
 attach 'pod shop/cart-0' shop.cart-0 rf-0a112c15c2db 0a:58:0a:80:01:79 10.128.1.121/23 10.128.0.1
 attach 'pod shop/web-0' shop.web-0 rf-0a277568ba88 0a:58:0a:80:00:fe 10.128.0.254/23 10.128.0.1

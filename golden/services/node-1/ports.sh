@@ -23,6 +23,7 @@ port() {
 }
 
 port rf-0a277568ba88 264 'pod shop/web-0'
+port rf-0b765d2f077a 360 'pod billing/reports-0'
 port rf-0a112c15c2db 387 'pod shop/cart-0'
 port rf-d0d53516787d 505 'pod bank/core-0'
 
