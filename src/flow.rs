@@ -104,6 +104,8 @@ pub enum Refused {
     NotIp,
     /// A priority that Open vSwitch doesn't print.
     DefaultPriority,
+    /// A flow of another table than those it comes with.
+    OtherTable,
 }
 
 /// Flows that several bridges have alike: checked and printed once.
@@ -130,6 +132,9 @@ impl<'m> Section<'m> {
         let mut section = Self { flows, ..Self::default() };
         for flow in &section.flows {
             flow.check().map_err(|refused| (flow.clone(), refused))?;
+            if section.flows.first().is_some_and(|first| first.table != flow.table) {
+                return Err((flow.clone(), Refused::OtherTable));
+            }
             section.keys.push(flow.key());
             flow.write_line(&mut section.text);
             section.ends.push(section.text.len());

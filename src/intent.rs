@@ -503,6 +503,16 @@ impl EgressRule {
                     && other.ports.iter().all(|b| self.ports.iter().any(|a| a.cover(b)))))
     }
 
+    /// Whether it is about a port of whatever it is about.
+    #[must_use]
+    pub fn takes(&self, protocol: Protocol, port: Port) -> bool {
+        self.ports.is_empty()
+            || self.ports.iter().any(|ports| {
+                ports.protocol == protocol
+                    && ports.range.as_ref().is_none_or(|range| range.contains(&port.get()))
+            })
+    }
+
     /// Whether some packet is matched by both rules.
     #[must_use]
     pub fn overlaps(&self, other: &Self, names: &Addresses) -> bool {
@@ -744,9 +754,19 @@ pub struct ServicePort {
     pub port: Port,
     /// The pods behind it that are ready, each with its port, by pod.
     pub backends: Vec<(PodId, Port)>,
+    /// The hosts outside behind it, each with its port, by address. A service has these or pods.
+    pub endpoints: Vec<(Ipv4Addr, Port)>,
     /// The port at every node that the desired state says. Without one, it is allocated where the
     /// type of the service has one.
     pub fixed_node_port: Option<Fixed<NodePort>>,
     /// Where it is defined.
     pub place: Place,
+}
+
+impl ServicePort {
+    /// Whether nobody is behind it, so that it refuses.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        self.backends.is_empty() && self.endpoints.is_empty()
+    }
 }

@@ -219,6 +219,8 @@ pub enum Condition {
     Protocol(Protocol),
     /// It is TCP, for one of these ports.
     TcpPorts(Vec<Port>),
+    /// It has this protocol, for this port.
+    Port(Protocol, Port),
 }
 
 /// What a rule does.
@@ -240,6 +242,17 @@ pub enum Statement {
     Dnat(Ipv4Addr),
     /// Gives it the destination that a map has for its protocol and port.
     DnatByMap(&'static str),
+    /// Gives its connection one of these destinations by chance, or always the same.
+    DnatToOne(Vec<(Ipv4Addr, Port)>, Choice),
+}
+
+/// How a connection gets one of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// By chance.
+    Random,
+    /// By the address of its sender.
+    BySource,
 }
 
 /// How a sender learns that nobody takes its packets.
@@ -278,6 +291,7 @@ impl fmt::Display for Condition {
                 let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
                 write!(f, "tcp dport {{ {} }}", ports.join(", "))
             }
+            Self::Port(protocol, port) => write!(f, "{protocol} dport {port}"),
         }
     }
 }
@@ -297,6 +311,20 @@ impl fmt::Display for Statement {
             Self::SnatByMap(map) => write!(f, "snat ip to ip saddr map @{map}"),
             Self::Dnat(address) => write!(f, "dnat ip to {address}"),
             Self::DnatByMap(map) => write!(f, "dnat ip to meta l4proto . th dport map @{map}"),
+            Self::DnatToOne(to, choice) => {
+                if let [(address, port)] = to[..] {
+                    return write!(f, "dnat ip to {address}:{port}");
+                }
+                let choice = match choice {
+                    Choice::Random => "numgen random",
+                    Choice::BySource => "jhash ip saddr",
+                };
+                let to = to.iter().enumerate();
+                let to =
+                    to.map(|(number, (address, port))| format!("{number} : {address} . {port}"));
+                let (count, to) = (to.len(), to.collect::<Vec<_>>().join(", "));
+                write!(f, "dnat ip to {choice} mod {count} map {{ {to} }}")
+            }
         }
     }
 }

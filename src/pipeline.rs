@@ -35,6 +35,9 @@
 //! pods never meets conntrack. What no pod takes, table 60 hands to `tun0` with the service's
 //! address still on it: the node's ruleset refuses it there, since a bridge can't write a refusal.
 //!
+//! A service for hosts outside is translated likewise, and then leaves as if it had been sent there: so
+//! the egress policy applies to it. The node's own processes are led there by the node's ruleset.
+//!
 //! A packet of a pod to a port at which nodes serve a service to the outside is translated like one
 //! to the service itself, in table 55, whatever node it is for: so isolation applies to it. What
 //! comes from the outside is translated to the service's address by the node's ruleset, and from

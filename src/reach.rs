@@ -140,10 +140,17 @@ fn to_service(model: &Model, from: From, service: ServiceId, packet: &Packet) ->
             let because = format!("{} has no port {}/{}", found.name, packet.port, packet.protocol);
             Reach::refused(because, Some(found.place))
         }
-        Some(port) if port.backends.is_empty() => {
+        Some(port) if port.is_deserted() => {
             Reach::refused(format!("no pod is behind {}", found.name), Some(port.place))
         }
-        Some(_) => way,
+        Some(port) => {
+            let From::Tenant(from) = from else { return way };
+            // Where some of several are forbidden, so is the service, now and then.
+            let mut outside = port.endpoints.iter().map(|(address, port)| {
+                outwards(model, from, *address, &Packet { port: *port, ..*packet })
+            });
+            outside.find(|reach| !reach.allowed()).unwrap_or(way)
+        }
     }
 }
 
@@ -241,12 +248,8 @@ fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> 
         return Reach::new(Verdict::Allow, "DNS of the pod's own node stays open", None);
     }
     for (rule, subject, _) in model.ranked_rules(model.project(from)) {
-        let ports = rule.ports.iter().any(|ports| {
-            ports.protocol == packet.protocol
-                && ports.range.as_ref().is_none_or(|range| range.contains(&packet.port.get()))
-        });
         let there = model.networks(rule).iter().any(|network| network.contains(&address));
-        if there && (rule.ports.is_empty() || ports) {
+        if there && rule.takes(packet.protocol, packet.port) {
             return Reach::new(rule.verdict, subject.name.as_ref(), Some(rule.place));
         }
     }

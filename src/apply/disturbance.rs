@@ -142,10 +142,12 @@ fn deserted(
     });
     let gone = difference.delete.iter();
     changed
-        .map(|(id, _)| (id, "leads to fewer pods: connections to those that are gone break"))
+        .map(|(id, _)| {
+            (id, "leads to fewer pods or hosts: connections to those that are gone break")
+        })
         .chain(
             gone.map(|id| {
-                (id, "leads to no pods any more: connections to those that are gone break")
+                (id, "leads to nobody any more: connections to those that are gone break")
             }),
         )
         .map(|(id, effect)| {

@@ -160,6 +160,10 @@ codes! {
     BlockUplink = 142 Error,
     // Bandwidth.
     BadBandwidth = 143 Error,
+    // Services for hosts outside.
+    ServiceEndpoint = 144 Error,
+    ServiceEndpointDenied = 145 Error,
+    ServiceEndpointType = 146 Error,
     // Names and name servers.
     BadDnsName = 150 Error,
     NameWildcard = 151 Error,

@@ -682,8 +682,19 @@ impl Planner<'_> {
         let mut found = intent[id].ports.iter();
         let found = found.find(|found| found.protocol == protocol && found.port == port);
         let backends = found.map(|port| port.backends.as_slice()).unwrap_or_default();
+        let endpoints = found.map(|port| port.endpoints.as_slice()).unwrap_or_default();
         let is_client = |pod| client == Place::Tenant(Tenant::Pod(pod));
-        let want = if reach.allowed() {
+        let want = if reach.allowed() && !endpoints.is_empty() {
+            let seen_as = match client {
+                Place::Node(node) => intent[node].address,
+                Place::Tenant(tenant) => self.model.seen_outside_as(tenant),
+                Place::Outside => return,
+            };
+            let only =
+                if let [(address, port)] = endpoints { Some((*address, *port)) } else { None };
+            let at = only.map(|(address, port)| SocketAddrV4::new(address, port.get()));
+            Want::Answer { seen_as: Some(seen_as), at }
+        } else if reach.allowed() {
             let only = if let [(pod, port)] = backends { Some((*pod, *port)) } else { None };
             let at = |pod| self.model.endpoint(Tenant::Pod(pod)).address;
             Want::Answer {
@@ -1152,6 +1163,11 @@ impl Lab {
                     node.address == *address || node.node_port_addresses.contains(address)
                 })
         };
+        let ports = intent.services().flat_map(|(_, service)| &service.ports);
+        let endpoints = ports.flat_map(|port| {
+            let at = |(address, to): &(Ipv4Addr, Port)| SocketAddrV4::new(*address, to.get());
+            port.endpoints.iter().map(move |to| (transport(port.protocol), at(to)))
+        });
         let single = probes.iter().filter(|probe| !matches!(probe.want, Want::Copies(_)));
         let targets = single.flat_map(|probe| {
             let at = match &probe.want {
@@ -1165,7 +1181,7 @@ impl Lab {
             [Some(probe.to), at].into_iter().flatten().map(move |at| (transport, at))
         });
         let mut targets: BTreeSet<(Transport, SocketAddrV4)> =
-            targets.filter(|(_, at)| !known(at.ip())).collect();
+            targets.chain(endpoints).filter(|(_, at)| !known(at.ip())).collect();
         // Whoever answers requests answers other clients too.
         for (_, at) in targets.clone().into_iter().filter(|(t, _)| *t == Transport::Http) {
             targets.remove(&(Transport::Tcp, at));

@@ -1,15 +1,17 @@
 //! The node's own ruleset: masquerading, and what keeps the kernel from going round the bridge.
 
+use ipnet::Ipv4Net;
+
 use super::node_port::{self, Inwards};
 use super::wiring::{Wiring, interface};
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::nft::{
-    Chain, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
+    Chain, Choice, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
 };
 use crate::pipeline;
-use crate::spec::{Datapath, Protocol};
+use crate::spec::{Datapath, Protocol, SessionAffinity};
 use crate::value::InterfaceName;
 
 const GUARDED: &str = "rf_guarded";
@@ -104,10 +106,39 @@ fn inet_chains<'m>(
         // Before routing, which would send a packet from the node to itself nowhere.
         chains.push(Chain::new("rf_refused", "filter", "prerouting", "raw + 10", refused));
     }
+    let endpoints = node_to_endpoints(model);
+    if !endpoints.is_empty() {
+        chains.push(Chain::new("rf_endpoints", "nat", "output", "-100", endpoints));
+    }
     chains.extend(node_ports);
     chains.push(Chain::new("rf_forwards", "filter", "forward", "filter", forward));
     chains.push(Chain::new("rf_source", "nat", "postrouting", "srcnat", masquerade));
     Ok(chains)
+}
+
+/// Services for hosts outside, as the node's own processes reach them. By the bridge, what they
+/// send would come back with an address of the node itself, which its kernel takes from nobody.
+fn node_to_endpoints(model: &Model) -> Vec<Rule<'_>> {
+    let ports = model.services().flat_map(|(id, address)| {
+        model.service_ports(id).map(move |(port, subject, _)| (id, address, port, subject))
+    });
+    let served = ports.filter(|(_, _, port, _)| !port.endpoints.is_empty());
+    served
+        .map(|(id, address, port, subject)| Rule {
+            conditions: vec![
+                Condition::Destination(Ipv4Net::from(address)),
+                Condition::Port(port.protocol, port.port),
+            ],
+            statement: Statement::DnatToOne(
+                port.endpoints.clone(),
+                match model.intent()[id].affinity {
+                    SessionAffinity::None => Choice::Random,
+                    SessionAffinity::ClientIp => Choice::BySource,
+                },
+            ),
+            subject,
+        })
+        .collect()
 }
 
 /// What is told to a sender, by its protocol.

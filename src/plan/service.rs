@@ -4,7 +4,8 @@
 //! of the networks of its pods alone. Global pods and the node's own processes reach all
 //! services: those flows and the groups are the same on every node, and are made once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use super::{Builder, arp, host, ip, ip_to};
 use crate::diagnostic::Diagnostic;
@@ -25,6 +26,8 @@ pub(super) struct Shared<'m> {
     all: Section<'m>,
     /// Of each project: table 60 for its own network, and what replies come back through.
     projects: Vec<[Section<'m>; 2]>,
+    /// Tables 60, 61 and 65 for the hosts outside that services are for.
+    outside: [Section<'m>; 3],
     groups: Vec<Group<'m>>,
 }
 
@@ -38,13 +41,17 @@ impl<'m> Shared<'m> {
         let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
         let mut replies: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
         let mut groups = Vec::new();
+        let mut outside = BTreeMap::new();
         for (id, _) in model.services() {
             let service = &model.intent()[id];
             let project = service.project.index();
             let network = network(model, service.project);
             for (port, subject, group) in model.service_ports(id) {
-                if port.backends.is_empty() {
+                if port.is_deserted() {
                     continue;
+                }
+                for (address, _) in &port.endpoints {
+                    outside.entry(*address).or_insert(id);
                 }
                 // A service that everybody reaches has one flow for all.
                 let from = network.map(|_| 0).filter(|_| model.isolates());
@@ -78,7 +85,15 @@ impl<'m> Shared<'m> {
         for (own, replies) in own.into_iter().zip(replies) {
             projects.push([section(own)?, section(replies)?]);
         }
-        Ok(Self { all: section(all)?, projects, groups })
+        let mut tables = [Vec::new(), Vec::new(), Vec::new()];
+        for (host, id) in outside {
+            for (table, flow) in tables.iter_mut().zip(to_outside(model, id, host)) {
+                table.push(flow);
+            }
+        }
+        let [first, second, third] = tables;
+        let outside = [section(first)?, section(second)?, section(third)?];
+        Ok(Self { all: section(all)?, projects, outside, groups })
     }
 
     pub(super) fn groups(&self) -> &[Group<'m>] {
@@ -128,6 +143,9 @@ fn to_services(builder: &mut Builder<'_>) {
     }
     let shared = builder.common.services();
     builder.flows.push_shared(shared.all.all());
+    for outside in &shared.outside {
+        builder.flows.push_shared(outside.all());
+    }
     let networks: BTreeSet<u32> =
         model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
@@ -228,8 +246,35 @@ fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
         }
     };
     let mut buckets: Vec<Bucket> = port.backends.iter().map(bucket).collect();
+    for (address, to) in &port.endpoints {
+        let id = free_number(hash(&address.to_string()), &taken);
+        taken.insert(id);
+        let port = (port.protocol != Protocol::Sctp).then_some(to.get());
+        buckets.push(Bucket { id, to: *address, port });
+    }
     buckets.sort();
     buckets
+}
+
+/// Tables 60, 61 and 65. What is translated to a host outside leaves as if it had been sent there, by the egress policy of
+/// its sender; what comes from that host may be a reply.
+fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>; 3] {
+    let subject = model.service_subject(service);
+    let to = ip_to(host(address));
+    let from = ip(IpMatch { src: Some(host(address)), ..IpMatch::default() });
+    let leave = Action::Goto(Table::Leave);
+    let flow = |table, priority, matches, action| Flow {
+        table,
+        priority,
+        matches,
+        actions: vec![action],
+        subject,
+    };
+    [
+        flow(Table::Service, 200, to.clone(), leave.clone()),
+        flow(Table::ServicePod, 150, to, leave),
+        flow(Table::ServiceReply, 100, from, Action::Track(Table::LocalPod)),
+    ]
 }
 
 /// What comes from a pod of a service may be a reply by it. Fragments and errors too, so it is

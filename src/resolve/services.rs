@@ -1,23 +1,29 @@
 //! The section `projects[].services`: selectors become pods, target ports become numbers.
 
+mod endpoints;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use self::endpoints::Endpoints;
 use super::{Context, Projects, node_ports, unique};
 use crate::diagnostic::{Code, Diagnostic, listed, nearest};
 use crate::document::At;
-use crate::intent::{Cluster, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort};
+use crate::intent::{
+    Cluster, EgressPolicy, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort,
+};
 use crate::spec::{self, Protocol, ServiceType, SessionAffinity, TargetPort};
 use crate::value::{ClusterIp, Name, Port};
 
 pub(super) fn resolve(
     projects: &Projects<'_>,
+    policies: &[EgressPolicy],
     cluster: &Cluster,
     context: &mut Context,
 ) -> Vec<Service> {
-    let mut resolver = Resolver { projects, cluster, named: BTreeMap::new() };
+    let mut resolver = Resolver { projects, policies, cluster, named: BTreeMap::new() };
     resolver.pod_ports(context);
     let mut services = Vec::new();
     let mut pods = 0;
@@ -39,6 +45,7 @@ pub(super) fn resolve(
 
 struct Resolver<'a> {
     projects: &'a Projects<'a>,
+    policies: &'a [EgressPolicy],
     cluster: &'a Cluster,
     /// The named ports of each pod.
     named: BTreeMap<(PodId, Protocol, &'a Name), Port>,
@@ -79,29 +86,14 @@ impl Resolver<'_> {
         (at, wire): (At<'_>, &spec::Service),
         context: &mut Context,
     ) -> Service {
-        let spec::Service { name, kind, selector, ports, cluster_ip, session_affinity } = wire;
-        let selector_at = at.key("selector");
-        let good = context.check_selector(selector, selector_at);
-        let empty = selector.labels.is_empty() && selector.expressions.is_empty();
-        if empty {
-            // In Kubernetes it would mean no pods, everywhere else in ringfence it means all.
-            context.push(
-                Diagnostic::new(
-                    Code::MissingKey,
-                    format!("the selector of the service `{name}` is empty"),
-                )
-                .at(selector_at.place())
-                .help("name a label that its pods have, such as `{app: web}`"),
-            );
-        }
-        let selected: Vec<PodId> = own
-            .iter()
-            .copied()
-            .filter(|pod| selector.matches(&self.projects.pods[pod.index()].labels))
-            .collect();
-        if good && !empty && selected.is_empty() {
-            context.selector_matches_nothing("pod", selector_at.place());
-        }
+        let spec::Service { name, kind, selector, endpoints, ports, cluster_ip, session_affinity } =
+            wire;
+        let selected = match selector {
+            Some(selector) => self.selected(name, selector, own, at.key("selector"), context),
+            None => Vec::new(),
+        };
+        let policy = self.policies.iter().find(|policy| policy.project == project);
+        let endpoints = Endpoints::resolve(endpoints, (at, wire), self.cluster, context);
         let address = self.address(cluster_ip.as_ref(), at.key("clusterIP").place(), context);
         if address == ServiceAddress::Headless && *kind != ServiceType::ClusterIp {
             node_ports::headless(name, *kind, at, context);
@@ -143,13 +135,26 @@ impl Resolver<'_> {
                 }
             };
             backends.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
-            sctp_port(protocol, port, &backends, at, context);
+            let outside = endpoints.at_port(wire, at, context);
+            if let Some((_, to)) = outside.first() {
+                endpoints.denied(*to, protocol, policy, context);
+            }
+            let targets = backends.iter().map(|(_, to)| to).chain(outside.iter().map(|(_, to)| to));
+            sctp_port(protocol, port, targets, at, context);
             let fixed_node_port = node_port.map(|value| {
                 let place = at.key("nodePort").place();
                 node_ports::of_type(name, *kind, value, place, context);
                 Fixed { value, place }
             });
-            let port = ServicePort { protocol, port, backends, fixed_node_port, place: at.place() };
+            let place = at.place();
+            let port = ServicePort {
+                protocol,
+                port,
+                backends,
+                endpoints: outside,
+                fixed_node_port,
+                place,
+            };
             by_number.insert((protocol, port.port), (at, port));
         }
         Service {
@@ -162,6 +167,37 @@ impl Resolver<'_> {
             ports: by_number.into_values().map(|(_, port)| port).collect(),
             place: at.place(),
         }
+    }
+
+    /// The pods of a project that a selector means.
+    fn selected(
+        &self,
+        service: &Name,
+        selector: &spec::Selector,
+        own: &[PodId],
+        at: At<'_>,
+        context: &mut Context,
+    ) -> Vec<PodId> {
+        let good = context.check_selector(selector, at);
+        let empty = selector.labels.is_empty() && selector.expressions.is_empty();
+        if empty {
+            // In Kubernetes it would mean no pods, everywhere else in ringfence it means all.
+            context.push(
+                Diagnostic::new(
+                    Code::MissingKey,
+                    format!("the selector of the service `{service}` is empty"),
+                )
+                .at(at.place())
+                .help("name a label that its pods have, such as `{app: web}`"),
+            );
+        }
+        let own = own.iter().copied();
+        let selected: Vec<PodId> =
+            own.filter(|pod| selector.matches(&self.projects.pods[pod.index()].labels)).collect();
+        if good && !empty && selected.is_empty() {
+            context.selector_matches_nothing("pod", at.place());
+        }
+        selected
     }
 
     /// RF122 and RF123: the selected pods have a port of that name.
@@ -242,20 +278,20 @@ impl Resolver<'_> {
 }
 
 /// RF129: conntrack of Open vSwitch's userspace datapath doesn't know the ports of SCTP.
-fn sctp_port(
+fn sctp_port<'t>(
     protocol: Protocol,
     port: Port,
-    backends: &[(PodId, Port)],
+    mut targets: impl Iterator<Item = &'t Port>,
     at: At<'_>,
     context: &mut Context,
 ) {
-    let other = backends.iter().find(|(_, to)| protocol == Protocol::Sctp && *to != port);
-    if let Some((_, to)) = other {
+    let other = targets.find(|to| protocol == Protocol::Sctp && **to != port);
+    if let Some(to) = other {
         let message = format!("the SCTP port {port} of a service can't lead to port {to}");
         context.push(
             Diagnostic::new(Code::ServiceSctpPort, message)
                 .at(at.key("targetPort").place())
-                .help("let the pods listen at the port of the service"),
+                .help("let whoever is behind it listen at the port of the service"),
         );
     }
 }

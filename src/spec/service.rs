@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 
 use super::{Protocol, Selector};
-use crate::value::{ClusterIp, Name, NodePort, Port, StringValue as _};
+use crate::value::{Address, ClusterIp, Name, NodePort, Port, StringValue as _};
 
-/// A stable address in front of some pods of the project.
+/// A stable address in front of some pods of the project, or of hosts outside: it has either
+/// `selector` or `endpoints`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Service {
@@ -19,7 +20,11 @@ pub struct Service {
     #[serde(default, rename = "type")]
     pub kind: ServiceType,
     /// The pods of the project that it is for, by label.
-    pub selector: Selector,
+    pub selector: Option<Selector>,
+    /// The hosts outside of the cluster that it is for, by address. The egress policy of whoever
+    /// uses the service decides about them.
+    #[serde(default)]
+    pub endpoints: Vec<Address>,
     /// Its ports. Only a service with `clusterIP: None` can do without.
     #[serde(default)]
     pub ports: Vec<ServicePort>,

@@ -480,7 +480,7 @@ fn a_service_that_loses_a_pod_says_so() {
     let (model, sources) = changed_example("services", &[(pod, "")]);
     live.lab.replace(model, &sources).unwrap();
     let said = disturbed(&live, "node-1");
-    assert_eq!(said, ["service shop/web:80/tcp: leads to fewer pods"], "{said:?}");
+    assert_eq!(said, ["service shop/web:80/tcp: leads to fewer pods or hosts"], "{said:?}");
     let said = disturbed(&live, "node-2");
     assert!(said.contains(&"pod shop/web-1: goes from this node".to_owned()), "{said:?}");
 }

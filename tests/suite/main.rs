@@ -7,6 +7,7 @@ mod apply;
 mod bandwidth;
 mod confirm;
 mod diagnostics;
+mod endpoints;
 mod failover;
 mod faults;
 mod gateway;

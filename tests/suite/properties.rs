@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::world::{World, model, worlds};
 use ringfence::evaluate::{Body, End, Frame, walk};
 use ringfence::flow::Action;
-use ringfence::intent::{NodeId, PodId, Verdict};
+use ringfence::intent::{NodeId, PodId, ServiceId, ServicePort, Verdict};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
 use ringfence::plan::{Common, Plan};
@@ -250,7 +250,10 @@ fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError
             let found = ports.iter().find(|p| p.protocol == protocol && p.port == port);
             let pods = found.map(|port| port.backends.as_slice()).unwrap_or_default();
             let to = (To::Service(id), address, protocol, port);
-            check_balanced(fabric, from, to, pods)?;
+            match found.filter(|port| !port.endpoints.is_empty()) {
+                Some(port) => check_endpoints(fabric, from, (id, address), port)?,
+                None => check_balanced(fabric, from, to, pods)?,
+            }
         }
     }
     for (id, found) in model.intent().nodes() {
@@ -259,6 +262,43 @@ fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError
             check_balanced(fabric, from, to, &model.behind(port).0.backends)?;
         }
     }
+    Ok(())
+}
+
+/// Every choice leads to a host outside by the egress policy, as if it had been asked for directly.
+fn check_endpoints(
+    fabric: &Fabric<'_>,
+    from: Tenant,
+    (service, address): (ServiceId, Ipv4Addr),
+    port: &ServicePort,
+) -> Result<(), TestCaseError> {
+    let model = fabric.model;
+    let vnid = |project| model.vnid(project).get();
+    let (own, theirs) = (vnid(model.project(from)), vnid(model.intent()[service].project));
+    let near = !model.isolates() || own == theirs || own == 0 || theirs == 0;
+    let (node, protocol) = (model.node(from), port.protocol);
+    let frame = from_tenant(model, from, ip(model, from, address, (protocol, port.port.get())));
+    let choices = 0..port.endpoints.len();
+    let arrival = |choice| fabric.send(node, &Frame { choice, ..frame.clone() });
+    let mut arrivals: Vec<Arrival> = choices.map(arrival).collect();
+    let expected = port.endpoints.iter().map(|(host, to)| {
+        let packet =
+            Packet { from: From::Tenant(from), to: To::Outside(*host), protocol, port: *to };
+        if near && reach(model, &packet).allowed() {
+            Arrival::Host(exit(model, from))
+        } else {
+            Arrival::Nowhere
+        }
+    });
+    let mut expected: Vec<Arrival> = expected.collect();
+    expected.sort();
+    arrivals.sort();
+    prop_assert_eq!(&arrivals, &expected, "{:?} to {}", from, address);
+    // What the intent says of the service is what holds for all of them.
+    let to = To::Service(service);
+    let packet = Packet { from: From::Tenant(from), to, protocol, port: port.port };
+    let all = !expected.contains(&Arrival::Nowhere);
+    prop_assert_eq!(reach(model, &packet).allowed(), all, "{:?} to {}", from, address);
     Ok(())
 }
 

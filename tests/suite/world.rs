@@ -142,15 +142,7 @@ impl World {
 
     /// The sections as lists of entries, so that they can be shuffled and split.
     pub(crate) fn sections(&self) -> Vec<(&'static str, Vec<String>)> {
-        let nodes = (0..self.nodes).map(|n| {
-            let bridge = if self.bridges >> n & 1 == 1 { ", bridge: br-ex" } else { "" };
-            format!(
-                "{{name: node-{n}, address: 192.168.12.{0}, uplink: {{interface: eth0, \
-                 subnet: 192.168.12.0/24, gateway: 192.168.12.1{bridge}}}, \
-                 egressCIDRs: [192.168.12.192/26]}}",
-                n + 11
-            )
-        });
+        let nodes = (0..self.nodes).map(|number| self.node(number));
         let mut projects = Vec::new();
         let (mut joins, mut policies, mut routers) = (Vec::new(), Vec::new(), Vec::new());
         let (mut global, mut egress_ips) = (Vec::new(), Vec::new());
@@ -173,6 +165,16 @@ impl World {
                     )
                 })
                 .collect();
+            let network = self.network(number);
+            let alone = network == Network::Own && !joined_to.contains(&number);
+            let policy = project.policy.as_ref().filter(|_| alone && !self.subnet_mode);
+            // Its own policy might deny them, which is an error.
+            let outside = if policy.is_none() {
+                ", {name: outside, endpoints: [198.51.100.7, 203.0.113.1], ports: [{port: 81, \
+                 targetPort: 80}]}"
+            } else {
+                ""
+            };
             let services = project.services.map_or_else(String::new, |behind| {
                 let app = if behind { "web" } else { "none" };
                 let kind = if number % 2 == 0 { "NodePort" } else { "ClusterIP" };
@@ -180,7 +182,7 @@ impl World {
                     ", services: [{{name: all, type: {kind}, selector: {{app: {app}}}, ports: [{{name: a, port: \
                      80, targetPort: 8080}}, {{name: b, protocol: UDP, port: 80}}, {{name: c, \
                      protocol: SCTP, port: 9}}]}}, {{name: none, selector: {{app: web}}, \
-                     clusterIP: None}}]"
+                     clusterIP: None}}{outside}]"
                 )
             });
             let pods = pods.join(", ");
@@ -188,7 +190,6 @@ impl World {
                 "{{name: project-{number}, multicast: {}, pods: [{pods}]{services}}}",
                 project.multicast
             ));
-            let network = self.network(number);
             match network {
                 Network::Joined(to) if !self.subnet_mode => {
                     joins.push(format!("{{to: project-{to}, projects: [project-{number}]}}"));
@@ -196,8 +197,7 @@ impl World {
                 Network::Global if !self.subnet_mode => global.push(format!("project-{number}")),
                 _ => {}
             }
-            let alone = network == Network::Own && !joined_to.contains(&number);
-            if let Some(rules) = project.policy.as_ref().filter(|_| alone && !self.subnet_mode) {
+            if let Some(rules) = policy {
                 let mut text = format!("{{project: project-{number}, rules: [");
                 for rule in rules {
                     let verdict = if rule.allow { "allow" } else { "deny" };
@@ -238,6 +238,16 @@ impl World {
             sections.push(("global", global));
         }
         sections
+    }
+
+    fn node(&self, number: usize) -> String {
+        let bridge = if self.bridges >> number & 1 == 1 { ", bridge: br-ex" } else { "" };
+        format!(
+            "{{name: node-{number}, address: 192.168.12.{0}, uplink: {{interface: eth0, \
+             subnet: 192.168.12.0/24, gateway: 192.168.12.1{bridge}}}, \
+             egressCIDRs: [192.168.12.192/26]}}",
+            number + 11
+        )
     }
 
     fn header(&self) -> &'static str {
