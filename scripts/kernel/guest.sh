@@ -15,11 +15,41 @@ prove() {
 	echo "the pods of this node reach what they may"
 }
 
+# Whether systemd runs the proxies of the egress routers, each in its router's namespace.
+proxies() {
+	for router in web names; do
+		systemctl is-active --quiet ringfence-router-$router
+		[ "$(ip netns identify "$(process $router)")" = router_$router ]
+	done
+	echo "systemd runs the proxies"
+}
+
+process() {
+	systemctl show --property=MainPID --value "ringfence-router-$1"
+}
+
+# What the HTTP proxy says of a host: 403 where no rule allows it, something else otherwise.
+ask() {
+	address=$(sed -n '/^routers:/,$s/^  web: node-1 \([0-9.]*\) .*/\1/p' /srv/network/ringfence.lock)
+	ip netns exec shop.web-0 curl -s -o /dev/null -m 20 -w '%{http_code}' -x "http://$address:8080" \
+		"http://$1/" || true
+}
+
+# Compiles what is below /srv/network, and applies it.
+update() {
+	ringfence lock /srv/network
+	ringfence compile /srv/network -o /srv/out
+	ringfence apply /srv/out/node-1
+}
+
 uname -sr
 if [ $boot = second ]; then
 	systemctl is-active --wait ringfence
 	journalctl --no-pager -o cat -u ringfence
 	prove
+	proxies
+	[ "$(ask www.example.com)" = 403 ]
+	[ "$(ask www.example.org)" != 403 ]
 	exit 0
 fi
 
@@ -42,6 +72,35 @@ RINGFENCE_LAB_DATAPATH=system /tmp/suite --test-threads=1 $(cat /share/tests)
 cp systemd/ringfence.service /etc/systemd/system/
 systemctl enable ringfence
 systemctl is-active openvswitch-switch
-ringfence compile examples/quickstart -o /srv/out
-ringfence apply /srv/out/node-1
+mkdir /srv/network
+cp examples/quickstart/network.yaml examples/quickstart/ringfence.lock scripts/kernel/proxies.yaml \
+	/srv/network/
+update
 prove
+proxies
+[ "$(ask www.example.com)" != 403 ]
+[ "$(ask www.example.org)" = 403 ]
+ringfence apply --detailed-exitcode /srv/out/node-1
+
+# A proxy that ends by itself comes back, and one that gets other rules isn't ended for that.
+systemctl kill --signal=KILL ringfence-router-web
+sleep 10
+proxies
+before=$(process web)
+sed -i 's/example.com/example.org/' /srv/network/proxies.yaml
+update
+[ "$(process web)" = "$before" ]
+sleep 5
+[ "$(ask www.example.com)" = 403 ]
+[ "$(ask www.example.org)" != 403 ]
+
+# Without their routers they go; and they come again.
+mv /srv/network/proxies.yaml /srv/
+update
+for router in web names; do
+	! systemctl is-active ringfence-router-$router || exit 1
+done
+mv /srv/proxies.yaml /srv/network/
+update
+prove
+proxies

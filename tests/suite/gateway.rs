@@ -235,7 +235,7 @@ const DRIFT: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "ip -n router_partner link set net1 down name old; \
+        "ip -n router_partner link set net1 down; ip -n router_partner link set net1 name old; \
          ip -n router_partner link add net1 type bridge",
         &[
             "! router partner: its outside interface changes: its connections break",
