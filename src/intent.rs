@@ -265,6 +265,14 @@ pub struct Node {
     pub place: Place,
 }
 
+impl Node {
+    /// The gateway bridge, where the uplink is a port of one.
+    #[must_use]
+    pub fn gateway_bridge(&self) -> Option<&InterfaceName> {
+        self.uplink.as_ref()?.bridge.as_ref()
+    }
+}
+
 /// Ports of services that a node doesn't serve to the outside.
 #[derive(Clone, Debug)]
 pub struct NodePortBlock {
@@ -549,7 +557,7 @@ impl EgressRouter {
     /// gateway bridge, to which patch ports lead.
     #[must_use]
     pub fn at_bridge(&self, intent: &Intent) -> bool {
-        intent[self.node].uplink.as_ref().is_some_and(|uplink| uplink.bridge.is_some())
+        intent[self.node].gateway_bridge().is_some()
     }
 }
 

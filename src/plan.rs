@@ -11,6 +11,7 @@ mod guard;
 mod isolation;
 mod multicast;
 mod node_port;
+mod patch;
 pub mod proxy;
 mod route;
 mod router;
@@ -53,7 +54,7 @@ impl<'m> Plan<'m> {
         let model = common.model();
         let mut builder = Builder { model, common, node, flows: FlowTable::default() };
         entry::lower(&mut builder);
-        router::lower(&mut builder);
+        patch::lower(&mut builder);
         route::lower(&mut builder);
         node_port::flows(&mut builder);
         service::lower(&mut builder);

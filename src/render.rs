@@ -282,8 +282,7 @@ impl<'m> Renderer<'m> {
 
     /// What the notes say of a gateway bridge.
     fn gateway(&self, node: NodeId, wiring: &Wiring) -> Option<Value> {
-        let uplink = wiring.uplink.as_ref()?;
-        let bridge = uplink.bridge.as_ref()?;
+        let (bridge, uplink) = wiring.gateway()?;
         let node = &self.model.intent()[node];
         let declared = node.uplink.as_ref()?;
         Some(context! {

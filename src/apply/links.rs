@@ -578,7 +578,7 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
             *name != "lo" && addresses.clone().any(|own| ip.uplink.contains(&own.addr()))
         };
         // A gateway bridge has it by then, whoever has it now.
-        let uplink = wiring.uplink.as_ref().and_then(|uplink| uplink.bridge.as_ref());
+        let uplink = wiring.gateway().map(|(bridge, _)| bridge);
         let live = || links.node.links.iter().find(on_uplink).map(|(name, _)| name.as_str());
         if let Some(interface) = uplink.map(InterfaceName::as_str).or_else(live) {
             announcements.push(announce(interface, &ip.address.to_string()));

@@ -17,9 +17,8 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
 fn classify(builder: &mut Builder<'_>) {
     let cluster = builder.model.cluster_subject();
     let protocols = || [ip(IpMatch::default()), arp(ArpMatch::default())];
-    let uplink = builder.model.intent()[builder.node].uplink.as_ref();
-    let patched = uplink.is_some_and(|uplink| uplink.bridge.is_some());
-    let patch = patched.then_some((OfPort::PATCH, Table::FromUplink));
+    let bridge = builder.model.intent()[builder.node].gateway_bridge();
+    let patch = bridge.map(|_| (OfPort::PATCH, Table::FromUplink));
     let own = [(OfPort::VXLAN, Table::FromVxlan), (OfPort::TUN, Table::FromHost)];
     for (port, table) in own.into_iter().chain(patch) {
         for matches in protocols() {

@@ -3,16 +3,11 @@
 //! That interface is a macvlan on the uplink, or, where the uplink is a port of a gateway bridge, a
 //! port of the node's own bridge, which lets nothing out but what has the router's source.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-
 use ipnet::Ipv4Net;
 
 use super::proxy::{self, Proxy};
 use super::wiring::{Outside, Router, Via, interface, internal, namespace};
-use super::{Builder, arp, arp_to, host, ip, ip_to};
 use crate::diagnostic::Diagnostic;
-use crate::flow::{Action, ArpMatch, IpMatch, Match};
 use crate::intent::{NodeId, RouterId, RouterMode};
 use crate::model::{Model, Tenant, veth_name};
 use crate::nft::{Chain, Condition, Family, PortMap, Refusal, Rule, Ruleset, Statement, Table};
@@ -61,49 +56,6 @@ pub(super) fn outside_port(model: &Model, id: RouterId) -> Option<OfPort> {
 pub(super) fn outside_veth(model: &Model, id: RouterId) -> Result<InterfaceName, Diagnostic> {
     let cookie = Cookie::of("outside", &format!("outside/{}", model.intent()[id].name));
     veth_name(cookie).ok_or_else(|| internal("a veth without a name"))
-}
-
-/// Tables 15 and 20: what passes between the outside interfaces and the gateway bridge.
-pub(super) fn lower(builder: &mut Builder<'_>) {
-    let model = builder.model;
-    let intent = model.intent();
-    if intent[builder.node].uplink.as_ref().is_none_or(|uplink| uplink.bridge.is_none()) {
-        return;
-    }
-    let mut by_gateway: BTreeMap<Ipv4Addr, Vec<OfPort>> = BTreeMap::new();
-    for id in model.routers(builder.node) {
-        let Some(port) = outside_port(model, *id) else { continue };
-        let router = &intent[*id];
-        let subject = model.tenant_subject(Tenant::Router(*id));
-        let (mac, source) = (Mac::of_ipv4(router.source), host(router.source));
-        by_gateway.entry(router.gateway).or_default().push(port);
-        for matches in [ip_to(source), arp_to(source)] {
-            builder.flow(
-                subject,
-                pipeline::Table::FromUplink,
-                100,
-                matches,
-                vec![Action::Output(port)],
-            );
-        }
-        for matches in [
-            ip(IpMatch { src: Some(source), ..IpMatch::default() }),
-            arp(ArpMatch { spa: Some(source), sha: Some(mac), ..ArpMatch::default() }),
-        ] {
-            let matches = Match { in_port: Some(port), dl_src: Some(mac), ..matches };
-            let actions = vec![Action::Output(OfPort::PATCH)];
-            builder.flow(subject, pipeline::Table::FromPod, 100, matches, actions);
-        }
-    }
-    // A gateway that moves to another Ethernet address says so to everybody (RFC 5227, section 3).
-    for (gateway, ports) in by_gateway {
-        let gateway = Some(host(gateway));
-        let matches = arp(ArpMatch { spa: gateway, tpa: gateway, ..ArpMatch::default() });
-        let actions = ports.into_iter().map(Action::Output).collect();
-        let subject = model.node_subject(builder.node);
-        builder.flow(subject, pipeline::Table::FromUplink, 100, matches, actions);
-    }
-    builder.default(pipeline::Table::FromUplink, vec![]);
 }
 
 /// The ruleset of a router's namespace.

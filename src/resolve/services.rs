@@ -92,7 +92,6 @@ impl Resolver<'_> {
             Some(selector) => self.selected(name, selector, own, at.key("selector"), context),
             None => Vec::new(),
         };
-        let policy = self.policies.iter().find(|policy| policy.project == project);
         let endpoints = Endpoints::resolve(endpoints, (at, wire), self.cluster, context);
         let address = self.address(cluster_ip.as_ref(), at.key("clusterIP").place(), context);
         if address == ServiceAddress::Headless && *kind != ServiceType::ClusterIp {
@@ -134,13 +133,14 @@ impl Resolver<'_> {
                     self.named_backends(&selected, protocol, to, at, context)
                 }
             };
-            backends.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
             let outside = endpoints.at_port(wire, at, context);
             if let Some((_, to)) = outside.first() {
+                let policy = self.policies.iter().find(|policy| policy.project == project);
                 endpoints.denied(*to, protocol, policy, context);
             }
             let targets = backends.iter().map(|(_, to)| to).chain(outside.iter().map(|(_, to)| to));
             sctp_port(protocol, port, targets, at, context);
+            backends.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
             let fixed_node_port = node_port.map(|value| {
                 let place = at.key("nodePort").place();
                 node_ports::of_type(name, *kind, value, place, context);
