@@ -160,10 +160,11 @@ codes! {
     BlockUplink = 142 Error,
     // Bandwidth.
     BadBandwidth = 143 Error,
-    // Services for hosts outside.
+    // Services for hosts outside, and for very many.
     ServiceEndpoint = 144 Error,
     ServiceEndpointDenied = 145 Error,
     ServiceEndpointType = 146 Error,
+    ServiceTooLarge = 147 Error,
     // Names and name servers.
     BadDnsName = 150 Error,
     NameWildcard = 151 Error,

@@ -43,6 +43,10 @@ pub(super) fn resolve(
     services
 }
 
+/// How many may be behind a port: a group of OpenFlow has to fit into a message, and has room for
+/// 1,020 (64 bytes each).
+const MAX_TARGETS: usize = 1000;
+
 struct Resolver<'a> {
     projects: &'a Projects<'a>,
     policies: &'a [EgressPolicy],
@@ -140,6 +144,7 @@ impl Resolver<'_> {
             }
             let targets = backends.iter().map(|(_, to)| to).chain(outside.iter().map(|(_, to)| to));
             sctp_port(protocol, port, targets, at, context);
+            too_many(backends.len() + outside.len(), at, context);
             backends.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
             let fixed_node_port = node_port.map(|value| {
                 let place = at.key("nodePort").place();
@@ -274,6 +279,18 @@ impl Resolver<'_> {
             );
         }
         ServiceAddress::Fixed(Fixed { value, place })
+    }
+}
+
+/// RF147: all that is behind a port fits into one group.
+fn too_many(targets: usize, at: At<'_>, context: &mut Context) {
+    if targets > MAX_TARGETS {
+        let message = format!("{targets} are behind this port of the service");
+        context.push(
+            Diagnostic::new(Code::ServiceTooLarge, message)
+                .at(at.key("port").place())
+                .help(format!("{MAX_TARGETS} is the most; divide them among several services")),
+        );
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the real tools make of the output: Open vSwitch, nft and sh.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -165,6 +166,42 @@ fn sh_parses_every_golden_script() {
         let output = run(&["sh", "-n", path.to_str().unwrap()]);
         assert!(output.status.success(), "{}", path.display());
     }
+}
+
+#[test]
+fn a_thousand_pods_are_behind_a_service() {
+    const PODS: usize = 1000;
+    let mut text =
+        "version: 1\ncluster: {podNetworks: [{cidr: 10.0.0.0/9, hostPrefix: 20}]}\nnodes: \
+                    [{name: node-1, address: 192.168.12.11}]\nprojects:\n  - name: wide\n    \
+                    services:\n      - {name: any, selector: {app: x}, ports: [{port: 80, \
+                    targetPort: 8080}]}\n      - {name: same, selector: {app: x}, sessionAffinity: \
+                    ClientIP, ports: [{port: 80, targetPort: 8080}]}\n    pods:\n"
+            .to_owned();
+    for pod in 0..PODS {
+        let _ = writeln!(text, "      - {{name: pod-{pod}, node: node-1, labels: {{app: x}}}}");
+    }
+    let (model, sources) = crate::world::model(vec![text]);
+    let common = Common::new(&model).unwrap();
+    let (node, _) = model.intent().nodes().next().unwrap();
+    let plan = Plan::of(&common, node).unwrap();
+    let files = Renderer::new(&model, &sources).unwrap().node(node, &plan).unwrap().files;
+    let live = example("flat");
+    live.apply_all();
+    let file = live.lab.files(live.nodes()[0]).join("wide.ofctl");
+    fs::write(&file, &files["groups.ofctl"]).unwrap();
+    let host = live.lab.node(live.nodes()[0]).unwrap();
+    let ofctl = |words: &[&str]| {
+        host.run(None, &[&["ovs-ofctl", "-O", "OpenFlow15"][..], words].concat()).unwrap()
+    };
+    ofctl(&["add-groups", "br0", file.to_str().unwrap()]);
+    let groups = ofctl(&["dump-groups", "br0"]);
+    let sizes: Vec<usize> = groups
+        .lines()
+        .filter(|line| line.contains("group_id="))
+        .map(|line| line.matches("nat(dst=").count())
+        .collect();
+    assert_eq!(sizes, [PODS, PODS]);
 }
 
 /// Where a traced packet comes out.
