@@ -145,17 +145,6 @@ const DRIFT: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        // By its name it seems to be there, but Open vSwitch has the old one still.
-        "ip link del rf-0a277568ba88; sleep 0.2; ip link add rf-0a277568ba88 mtu 1450 type veth \
-         peer eth0 address 0a:58:0a:80:00:fe mtu 1450 netns shop.web-0; \
-         ip link set rf-0a277568ba88 up alias 'ringfence pod shop/web-0'; \
-         ip -n shop.web-0 link set eth0 up; ip -n shop.web-0 addr add 10.128.0.254/23 dev eth0; \
-         ip -n shop.web-0 route add 10.128.0.0/14 dev eth0; \
-         ip -n shop.web-0 route add default via 10.128.0.1; \
-         ethtool -K rf-0a277568ba88 tx off; ip netns exec shop.web-0 ethtool -K eth0 tx off",
-        &["~ port rf-0a277568ba88: unplugged of pod shop/web-0"],
-    ),
-    (
         "ip netns del shop.web-0; sleep 0.2",
         &[
             "+ link rf-0a277568ba88: of pod shop/web-0",
@@ -182,11 +171,27 @@ const DRIFT: &[(&str, &[&str])] = &[
     ("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward: 0 to 1"]),
 ];
 
+/// What only a datapath in userspace doesn't notice: by its name the interface seems to be there, but
+/// Open vSwitch has the old one still.
+const SWAPPED: &[(&str, &[&str])] = &[(
+    "ip link del rf-0a277568ba88; sleep 0.2; ip link add rf-0a277568ba88 mtu 1450 type veth \
+         peer eth0 address 0a:58:0a:80:00:fe mtu 1450 netns shop.web-0; \
+         ip link set rf-0a277568ba88 up alias 'ringfence pod shop/web-0'; \
+         ip -n shop.web-0 link set eth0 up; ip -n shop.web-0 addr add 10.128.0.254/23 dev eth0; \
+         ip -n shop.web-0 route add 10.128.0.0/14 dev eth0; \
+         ip -n shop.web-0 route add default via 10.128.0.1; \
+         ethtool -K rf-0a277568ba88 tx off; ip netns exec shop.web-0 ethtool -K eth0 tx off",
+    &["~ port rf-0a277568ba88: unplugged of pod shop/web-0"],
+)];
+
 #[test]
 fn what_was_changed_by_hand_is_found_told_and_repaired() {
     let live = example("quickstart");
     live.apply_all();
     repairs(&live, DRIFT);
+    if datapath() == Datapath::Netdev {
+        repairs(&live, SWAPPED);
+    }
     let summary = live.lab.probe(lab::plan(live.lab.model())).unwrap();
     assert_eq!(summary.counts().1, 0, "{}", summary.table());
 }

@@ -1,6 +1,7 @@
 //! `ringfence snapshot` on a live node: what is in it, and what must not be.
 
 use crate::lab::{datapath, example};
+use ringfence::spec::Datapath;
 
 /// What stands in every place where people keep secrets.
 const SECRET: &str = "kJ3s8vQz";
@@ -46,7 +47,11 @@ fn a_snapshot_has_what_a_report_needs_and_no_secrets() {
         "\nnft: nftables v",
         "\nnet.ipv4.ip_forward = 1\n",
         "\nnet.ipv4.conf.tun0.rp_filter = ",
-        &format!("\nBridge br0\n  datapath_type: {}\n", datapath().as_str()),
+        match datapath() {
+            Datapath::Netdev => "\nBridge br0\n  datapath_type: netdev\n",
+            // It is the default.
+            Datapath::System => "\nBridge br0\n  datapath_id: ",
+        },
         "owner=(left out)",
         "\nInterface vxlan0\n  type: vxlan\n  ofport: 1\n",
         "options: dst_port=4789 key=flow local_ip=192.168.12.11 remote_ip=flow\n",
