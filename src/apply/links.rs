@@ -625,9 +625,17 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
             lines.push(format!("address del {address} dev lo"));
         }
     }
-    for name in links.netns.keys() {
+    for (name, network) in &links.netns {
         let ours = links.is_ours(name) || links.half_made.contains(name);
         if !names.contains(name.as_str()) && ours {
+            // Its end waits for its last process, and the outside address must not: another node may
+            // have it by now.
+            let outside = network.links.get(pipeline::ROUTER_INTERFACE);
+            let outside = outside.filter(|link| link.kind.as_deref() == Some("macvlan"));
+            if let (Some(_), Ok(netns)) = (outside, NetnsName::parse(name)) {
+                let line = format!("link del {}", pipeline::ROUTER_INTERFACE);
+                step.commands.extend(batch(Some(&netns), &[line]));
+            }
             step.change(Action::Remove, Kind::Netns, name, "no longer wanted");
             lines.push(format!("netns del {name}"));
         }

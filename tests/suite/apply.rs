@@ -221,6 +221,34 @@ pub(crate) fn repairs(live: &Live, drift: &[(&str, &[&str])]) {
     }
 }
 
+/// The egress router of the quickstart.
+const ROUTER: &str = "egressRouters:\n  - name: supplier\n    project: shop\n    \
+                      source: 192.168.12.99\n    gateway: 192.168.12.1\n    \
+                      destination: 203.0.113.25\n    nodeSelector: {site: springfield-1}\n";
+
+#[test]
+fn a_router_that_goes_leaves_its_address_at_once() {
+    let mut live = example("quickstart");
+    live.apply_all();
+    // Its namespace lives as long as a process in it does.
+    live.on("node-1", "setsid ip netns exec router_supplier sleep 600 >/dev/null 2>&1 & sleep 0.3");
+    let answers = |live: &Live| {
+        let words = ["arping", "-q", "-c", "2", "-w", "2", "-I", "lan0", "192.168.12.99"];
+        live.lab.outside().output(None, &words).unwrap().status.success()
+    };
+    assert!(answers(&live), "the router is there");
+    let (model, sources) = changed(&[(ROUTER, "")]);
+    live.lab.replace(model, &sources).unwrap();
+    assert_eq!(live.apply_on("node-1", &[]).status, 0);
+    assert!(!answers(&live), "the router is gone, and its address is not");
+    let (model, sources) = changed(&[]);
+    live.lab.replace(model, &sources).unwrap();
+    let run = live.apply_on("node-1", &[]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert!(answers(&live), "the router is there again");
+    live.on("node-1", "pkill -x sleep");
+}
+
 #[test]
 fn groups_that_were_changed_by_hand_are_found_and_repaired() {
     const OFCTL: &str = "ovs-ofctl -O OpenFlow15";
@@ -364,12 +392,7 @@ fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
         ("    pods:\n      - {name: log-0, node: node-1}\n", "    pods: []\n"),
         ("{name: core-0, node: node-1}", "{name: core-0, node: node-2}"),
         ("joins:\n  - {to: shop, projects: [billing]}\n", ""),
-        (
-            "egressRouters:\n  - name: supplier\n    project: shop\n    source: 192.168.12.99\n    \
-             gateway: 192.168.12.1\n    destination: 203.0.113.25\n    \
-             nodeSelector: {site: springfield-1}\n",
-            "",
-        ),
+        (ROUTER, ""),
     ]);
     live.lab.replace(model, &sources).unwrap();
     let run = live.apply_on("node-1", &[]);
