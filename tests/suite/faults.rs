@@ -403,7 +403,7 @@ const FORGED_WIRING: &[(&str, &str, &str)] = &[
     (
         "\"eth0\"",
         "\"../eth0\"",
-        "`../eth0` is not the name of a network interface at line 22 column 74",
+        "`../eth0` is not the name of a network interface at line 22 column 92",
     ),
     (
         "\"audit.log-0\"",
