@@ -370,7 +370,11 @@ impl Allocator<'_> {
                 fixed_address: None,
                 fixed_mac: None,
                 has_outside: router.at_bridge(intent),
-                outside: self.lock.outside_ports.get(router.name.as_str()),
+                outside: self
+                    .lock
+                    .outside_ports
+                    .get(router.name.as_str())
+                    .filter(|_| router.at_bridge(intent)),
             };
             by_node[router.node.index()].push((pods + id.index(), request));
         }
@@ -428,6 +432,7 @@ impl Allocator<'_> {
             }
             addresses.insert(value.into(), n);
         }
+        let mut keep_port = |port: &u16| OfPort::pod(*port).is_some() && ports.insert(*port);
         let mut kept: Vec<(Option<u32>, Option<u16>)> = Vec::with_capacity(requests.len());
         for (n, (_, request)) in requests.iter().enumerate() {
             let locked = request.locked.filter(|entry| entry.node == *name);
@@ -437,18 +442,14 @@ impl Allocator<'_> {
                     .keep_address(n, entry.address.into(), requests, &mut addresses, &mut report),
                 _ => None,
             };
-            let port = locked
-                .map(|entry| entry.ofport)
-                .filter(|port| OfPort::pod(*port).is_some() && ports.insert(*port));
+            let port = locked.map(|entry| entry.ofport).filter(&mut keep_port);
             kept.push((address, port));
         }
         let outside: Vec<Option<u16>> = requests
             .iter()
             .map(|(_, request)| {
-                let locked =
-                    request.outside.filter(|port| request.has_outside && port.node == *name);
-                let port = locked.map(|port| port.ofport);
-                port.filter(|port| OfPort::pod(*port).is_some() && ports.insert(*port))
+                let locked = request.outside.filter(|port| port.node == *name);
+                locked.map(|port| port.ofport).filter(&mut keep_port)
             })
             .collect();
         for (n, (index, request)) in requests.iter().enumerate() {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use super::change::{Action, Kind, Step};
 use super::links::batch;
 use super::ovsdb::{Bridge, Database, MARK, Port};
-use super::ports::TIMEOUT;
+use super::ports::{TIMEOUT, not_ours};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
 use crate::plan::{Uplink, Wiring};
@@ -197,7 +197,8 @@ fn patch(
     let have = live.and_then(|live| live.ports.get(name));
     let peer = pipeline::PATCH;
     if have.is_some_and(|port| !port.external_ids.contains_key(MARK)) {
-        return Err(not_ours(bridge, name));
+        let message = format!("the port `{name}` of the bridge `{bridge}` is not ringfence's");
+        return Err(not_ours(message, bridge, name));
     }
     let tag = live.and_then(|live| live.ports.get(bridge)).and_then(|own| own.tag);
     let fits = |port: &&Port| {
@@ -234,14 +235,6 @@ fn patch(
     let action = if have.is_none() { Action::Add } else { Action::Change };
     step.change(action, Kind::Port, name, format!("of {bridge}, to {peer}"));
     Ok(())
-}
-
-/// RF206: a port of this name that ringfence did not make.
-fn not_ours(bridge: &str, name: &str) -> Diagnostic {
-    let message = format!("the port `{name}` of the bridge `{bridge}` is not ringfence's");
-    Diagnostic::new(Code::NotOurs, message).help(format!(
-        "remove it with `ovs-vsctl del-port {bridge} {name}`, if nothing else needs it"
-    ))
 }
 
 /// Bridges of ours that are no longer wanted hand all they have back to their uplinks, and go; one

@@ -185,12 +185,17 @@ fn foreign_ports(
             } else {
                 continue;
             };
-            return Err(Diagnostic::new(Code::NotOurs, message).help(format!(
-                "remove it with `ovs-vsctl del-port {other} {name}`, if nothing else needs it"
-            )));
+            return Err(not_ours(message, other, name));
         }
     }
     Ok(())
+}
+
+/// RF206: a port that ringfence would make, on this bridge, is somebody else's.
+pub(super) fn not_ours(message: String, bridge: &str, port: &str) -> Diagnostic {
+    Diagnostic::new(Code::NotOurs, message).help(format!(
+        "remove it with `ovs-vsctl del-port {bridge} {port}`, if nothing else needs it"
+    ))
 }
 
 /// RF206: an interface `tun0` that Open vSwitch did not make is somebody's tunnel.

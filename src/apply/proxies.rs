@@ -184,7 +184,7 @@ fn one(
         }
         commands.push(Command::change(Tool::Sh, [path.as_str()]));
     }
-    let object = format!("router {}", router.name);
+    let object = router.owner();
     if astray {
         steps.astray.commands.extend(stop(&router.name, proxies));
         details.push("namespace");

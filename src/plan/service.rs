@@ -234,30 +234,28 @@ fn refused(model: &Model, service: ServiceId, from: Option<u32>) -> Flow<'_> {
 
 fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
     let mut taken = BTreeSet::new();
-    let bucket = |(pod, to): &(PodId, crate::value::Port)| {
-        // Numbers are the pods' own: who comes or goes moves no other's clients.
-        let id = free_number(hash(&model.intent().pod_name(*pod)), &taken);
+    let pods = port.backends.iter().map(|(pod, to)| {
+        (model.intent().pod_name(*pod), model.endpoint(Tenant::Pod(*pod)).address, *to)
+    });
+    let hosts = port.endpoints.iter().map(|(address, to)| (address.to_string(), *address, *to));
+    let bucket = |(name, address, to): (String, Ipv4Addr, crate::value::Port)| {
+        // Numbers are their own: who comes or goes moves no other's clients.
+        let id = free_number(hash(&name), &taken);
         taken.insert(id);
         Bucket {
             id,
-            to: model.endpoint(Tenant::Pod(*pod)).address,
+            to: address,
             // Not every conntrack of Open vSwitch knows the ports of SCTP.
             port: (port.protocol != Protocol::Sctp).then_some(to.get()),
         }
     };
-    let mut buckets: Vec<Bucket> = port.backends.iter().map(bucket).collect();
-    for (address, to) in &port.endpoints {
-        let id = free_number(hash(&address.to_string()), &taken);
-        taken.insert(id);
-        let port = (port.protocol != Protocol::Sctp).then_some(to.get());
-        buckets.push(Bucket { id, to: *address, port });
-    }
+    let mut buckets: Vec<Bucket> = pods.chain(hosts).map(bucket).collect();
     buckets.sort();
     buckets
 }
 
-/// Tables 60, 61 and 65. What is translated to a host outside leaves as if it had been sent there, by the egress policy of
-/// its sender; what comes from that host may be a reply.
+/// Tables 60, 61 and 65. What is translated to a host outside leaves as if it had been sent there, by
+/// the egress policy of its sender; what comes from that host may be a reply.
 fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>; 3] {
     let subject = model.service_subject(service);
     let to = ip_to(host(address));

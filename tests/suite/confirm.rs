@@ -141,6 +141,7 @@ fn the_way_back_survives_the_shell_and_the_session() {
         node.on(&format!(
             "rm /run/session; while pkill -{signal} -r D,R,S -s {session}; do sleep 0.05; done"
         ));
+        assert_eq!(node.on(&format!("pgrep -r D,R,S -s {session} || true")), "");
         assert_ne!(node.watches(), "", "the watch died with its session");
         assert!(node.run(&["status"]).stdout.contains("\npending  "));
         node.until("nobody took it back", |node| node.run(&["status"]).status == 0);

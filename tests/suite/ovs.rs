@@ -1,5 +1,6 @@
 //! What the real tools make of the output: Open vSwitch, nft and sh.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -8,11 +9,12 @@ use std::path::{Path, PathBuf};
 use crate::lab::{Live, datapath, example};
 use crate::support::{root, tree};
 use ringfence::intent::NodeId;
-use ringfence::model::Tenant;
+use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
 use ringfence::plan::{Common, Plan};
 use ringfence::reach::{From, Packet, To, reach};
 use ringfence::render::Renderer;
+use ringfence::source::Sources;
 use ringfence::spec::{Datapath, Protocol};
 use ringfence::value::Port;
 
@@ -168,6 +170,14 @@ fn sh_parses_every_golden_script() {
     }
 }
 
+/// The first node, with its files.
+fn first_node(model: &Model, sources: &Sources) -> (NodeId, BTreeMap<String, Vec<u8>>) {
+    let common = Common::new(model).unwrap();
+    let (node, _) = model.intent().nodes().next().unwrap();
+    let plan = Plan::of(&common, node).unwrap();
+    (node, Renderer::new(model, sources).unwrap().node(node, &plan).unwrap().files)
+}
+
 #[test]
 fn a_thousand_pods_are_behind_a_service() {
     const PODS: usize = 1000;
@@ -182,10 +192,7 @@ fn a_thousand_pods_are_behind_a_service() {
         let _ = writeln!(text, "      - {{name: pod-{pod}, node: node-1, labels: {{app: x}}}}");
     }
     let (model, sources) = crate::world::model(vec![text]);
-    let common = Common::new(&model).unwrap();
-    let (node, _) = model.intent().nodes().next().unwrap();
-    let plan = Plan::of(&common, node).unwrap();
-    let files = Renderer::new(&model, &sources).unwrap().node(node, &plan).unwrap().files;
+    let (_, files) = first_node(&model, &sources);
     let live = example("flat");
     live.apply_all();
     let file = live.lab.files(live.nodes()[0]).join("wide.ofctl");
@@ -376,11 +383,7 @@ fn traces_of_multicast_agree_with_the_intent() {
 fn three_thousand_nodes_get_copies() {
     const NODES: usize = 3001;
     let (model, sources) = crate::world::model(vec![crate::properties::wide(NODES, 2)]);
-    let common = Common::new(&model).unwrap();
-    let (first, _) = model.intent().nodes().next().unwrap();
-    let plan = Plan::of(&common, first).unwrap();
-    let files = Renderer::new(&model, &sources).unwrap().node(first, &plan).unwrap().files;
-
+    let (first, files) = first_node(&model, &sources);
     let live = example("flat");
     live.apply_all();
     let host = live.lab.node(live.nodes()[0]).unwrap();
