@@ -5,9 +5,10 @@
 # target/kernel. In it, the tests named run with labs on the module's datapath, and then the machine
 # itself becomes a node: an example is applied, it reboots, and systemd/ringfence.service has to
 # bring everything back. Needs root, about 4 GB of disk and, emulated, an hour for all of the tests.
+# PROFILE=dev tries what `cargo test` has built already, instead of a release build.
 set -eu
 cd "$(dirname "$0")/.."
-repository=$PWD work=$PWD/target/kernel accel=${ACCEL:-tcg}
+repository=$PWD work=$PWD/target/kernel accel=${ACCEL:-tcg} profile=${PROFILE:-release}
 [ "$(id -u)" = 0 ] || exec sudo --preserve-env "$0" "$@"
 
 command -v qemu-system-x86_64 debootstrap mke2fs >/dev/null || {
@@ -34,14 +35,16 @@ if [ ! -e "$work/base/done" ]; then
 fi
 
 # Built here: the tests know their program by its path, so the guest has it at the same.
-cargo build --quiet --release
-suite=$(cargo test --quiet --release --test suite --no-run --message-format=json |
+cargo build --quiet --profile "$profile"
+suite=$(cargo test --quiet --profile "$profile" --test suite --no-run --message-format=json |
 	sed -n 's/.*"executable":"\([^"]*\/suite-[^"]*\)".*/\1/p')
 rm -f "$work"/share/*
 strip -o "$work/share/suite" "$suite"
-strip -o "$work/share/ringfence" target/release/ringfence
+program=$(dirname "$(dirname "$suite")")/ringfence
+strip -o "$work/share/ringfence" "$program"
 cp scripts/kernel/guest.sh "$work/share/"
 printf '%s\n' "$repository" >"$work/share/where"
+printf '%s\n' "$program" >"$work/share/program"
 printf '%s\n' "$@" >"$work/share/tests"
 env | sed -n 's/^\(RINGFENCE_[A-Z_]*\)=\([0-9A-Za-z]*\)$/export \1=\2/p' >"$work/share/environment"
 

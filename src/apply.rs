@@ -16,6 +16,7 @@ mod change;
 mod confirm;
 mod disturbance;
 mod flows;
+mod fragments;
 mod gateway;
 mod generations;
 mod groups;
@@ -447,6 +448,8 @@ struct Observed {
     groups: groups::Groups,
     proxies: proxies::Proxies,
     meters: meters::Meters,
+    /// How the bridge treats fragments; `None` where there is none.
+    fragments: Option<String>,
 }
 
 impl Observed {
@@ -481,8 +484,8 @@ impl Observed {
             Some(difference) if !difference.has_meters => Ok(meters::Meters::new()),
             _ => meters::read(system, bridge),
         };
-        let tables = || both(groups, meters);
-        let (rest, (flows, (groups, meters))) = both(rest, || both(flows, tables));
+        let tables = || both(groups, || (meters(), fragments::read(system, bridge)));
+        let (rest, (flows, (groups, (meters, fragments)))) = both(rest, || both(flows, tables));
         let (database, links, listings, proxies) = rest?;
         let flows = flows?;
         if flows.is_none() && database.bridges.contains_key(bridge) {
@@ -490,8 +493,8 @@ impl Observed {
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        let (groups, meters) = (groups?, meters?);
-        Ok(Self { database, links, listings, flows, groups, proxies, meters })
+        let (groups, meters, fragments) = (groups?, meters?, fragments?);
+        Ok(Self { database, links, listings, flows, groups, proxies, meters, fragments })
     }
 }
 
@@ -551,6 +554,8 @@ impl Difference {
         // Another datapath begins without.
         let live = if ports.datapath_lost { &empty } else { &observed.meters };
         let meters = meters::compare(wiring, live);
+        let fragments = observed.fragments.as_deref().filter(|_| !ports.datapath_lost);
+        let fragments = fragments::step(bridge, fragments);
         let has_groups = !(observed.groups.is_empty() && flows.groups.is_empty());
         let has_meters = !(observed.meters.is_empty() && meters.before.changes.is_empty());
         let mut disturbs = if ports.flows_lost {
@@ -585,6 +590,7 @@ impl Difference {
             ruleset("", Place { object: "node", netns: None }),
             links.make,
             ports.before,
+            fragments,
             links.tun,
             meters.before,
             flows::step(bridge, &flows, &artifacts.objects),

@@ -23,8 +23,21 @@ pub struct Frame {
     pub source: Mac,
     /// What it holds.
     pub body: Body,
+    /// Whether it has a VLAN tag.
+    pub tagged: bool,
     /// Which bucket it chooses of a group, taken modulo their number.
     pub choice: usize,
+    /// Whether conntrack hands on what it has put together, as the kernel's does; in userspace the
+    /// fragments go on one by one.
+    pub reassembles: bool,
+}
+
+impl Frame {
+    /// A frame that comes by a port of the bridge itself, whole and without a tag.
+    #[must_use]
+    pub fn new(in_port: OfPort, source: Mac, body: Body) -> Self {
+        Self { in_port, tunnel: None, source, body, tagged: false, choice: 0, reassembles: false }
+    }
 }
 
 /// What a frame holds.
@@ -47,9 +60,32 @@ pub enum Body {
         dst: Ipv4Addr,
         /// The transport protocol with its destination port, where it has ports.
         transport: Option<(Protocol, u16)>,
-        /// Whether it is a fragment behind the first.
-        later_fragment: bool,
+        /// Which part of a datagram it is.
+        piece: Piece,
     },
+}
+
+/// Which part of a datagram a packet is, as Open vSwitch sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// All of it.
+    Whole,
+    /// The first fragment, in frag mode `nx-match`.
+    First,
+    /// A first fragment of less than the header of TCP, or any in frag mode `normal`.
+    Portless,
+    /// Another fragment.
+    Later,
+}
+
+impl Piece {
+    /// The destination port of a packet to `port`, as far as a flow can see it.
+    fn shown(self, port: u16) -> u16 {
+        match self {
+            Self::Whole | Self::First => port,
+            Self::Portless | Self::Later => 0,
+        }
+    }
 }
 
 /// Where a frame, or one copy of it, ends.
@@ -83,6 +119,8 @@ struct Registers {
     values: [u32; 4],
     /// Whether conntrack was asked. Every frame begins a connection.
     tracked: bool,
+    /// To which port, as conntrack knows it.
+    ct_to: Option<(Protocol, u16)>,
     forgot_in_port: bool,
     tunnel_vni: u32,
     tunnel_to: Option<Ipv4Addr>,
@@ -136,6 +174,12 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::Goto(next) => table = Some(*next),
                     Action::Track(next) => {
                         registers.tracked = true;
+                        if let Body::Ip { transport, piece, .. } = &mut frame.body {
+                            registers.ct_to = *transport;
+                            if frame.reassembles {
+                                *piece = Piece::Whole;
+                            }
+                        }
                         table = Some(*next);
                     }
                     Action::ForgetConnection => registers.tracked = false,
@@ -196,14 +240,27 @@ fn output(port: OfPort, frame: &Frame, registers: &Registers) -> Option<End> {
 }
 
 fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
-    let Match { ct, source, destination, part, tunnel_source, in_port, dl_src, packet } =
-        conditions;
+    let Match {
+        tagged,
+        ct,
+        ct_to,
+        source,
+        destination,
+        part,
+        tunnel_source,
+        in_port,
+        dl_src,
+        packet,
+    } = conditions;
     let register = |register: Register| registers.values[usize::from(register.number())];
-    ct.is_none_or(|state| match state {
-        CtState::Untracked => !registers.tracked,
-        CtState::New => registers.tracked,
-        CtState::Reply => false,
-    }) && source.is_none_or(|value| value == register(Register::Source))
+    (!tagged || frame.tagged)
+        && ct_to.is_none_or(|to| registers.tracked && registers.ct_to == Some(to))
+        && ct.is_none_or(|state| match state {
+            CtState::Untracked => !registers.tracked,
+            CtState::New => registers.tracked,
+            CtState::Reply => false,
+        })
+        && source.is_none_or(|value| value == register(Register::Source))
         && destination.is_none_or(|value| value == register(Register::Destination))
         && part.is_none_or(|value| value == register(Register::Part))
         && tunnel_source.is_none_or(|address| frame.tunnel.is_some_and(|(from, _)| from == address))
@@ -225,19 +282,21 @@ fn matches_arp(conditions: &ArpMatch, body: &Body) -> bool {
 }
 
 fn matches_ip(conditions: &IpMatch, body: &Body) -> bool {
-    let Body::Ip { src, dst, transport, later_fragment } = body else { return false };
+    let Body::Ip { src, dst, transport, piece } = body else { return false };
     let l4 = match (&conditions.l4, transport) {
         (L4::Any, _) => true,
         (L4::Tcp(port), Some((Protocol::Tcp, number)))
         | (L4::Udp(port), Some((Protocol::Udp, number)))
         | (L4::Sctp(port), Some((Protocol::Sctp, number))) => {
-            // A later fragment has no ports; Open vSwitch takes them as 0.
-            let number = if *later_fragment { 0 } else { *number };
-            port.is_none_or(|port| port.contains(number))
+            port.is_none_or(|port| port.contains(piece.shown(*number)))
         }
         _ => false,
     };
     l4 && conditions.src.is_none_or(|network| network.contains(src))
         && conditions.dst.is_none_or(|network| network.contains(dst))
-        && conditions.fragment.is_none_or(|Fragment::Later| *later_fragment)
+        && conditions.fragment.is_none_or(|fragment| match fragment {
+            Fragment::Any => *piece != Piece::Whole,
+            Fragment::Portless => *piece == Piece::Portless,
+            Fragment::Later => *piece == Piece::Later,
+        })
 }

@@ -199,6 +199,8 @@ pub enum Condition {
     DestinationIn(&'static str),
     /// It is to a port of this set.
     PortIn(&'static str),
+    /// It is to an address of this machine.
+    ToLocal,
     /// It goes out by this interface.
     Oif(InterfaceName),
     /// It goes out by another interface.
@@ -278,6 +280,7 @@ impl fmt::Display for Condition {
             }
             Self::DestinationIn(set) => write!(f, "ip daddr @{set}"),
             Self::PortIn(set) => write!(f, "meta l4proto . th dport @{set}"),
+            Self::ToLocal => f.write_str("fib daddr type local"),
             Self::Oif(name) => write!(f, "oifname \"{name}\""),
             Self::NotOif(name) => write!(f, "oifname != \"{name}\""),
             Self::Source(network) => write!(f, "ip saddr {}", Network(*network)),

@@ -237,8 +237,9 @@ fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
 }
 
 fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
-    if is_vxlan(model, packet) {
-        return Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None);
+    let tunnels = model.intent().nodes().any(|(_, node)| node.address == address);
+    if tunnels && is_vxlan(model, packet) {
+        return Reach::new(Verdict::Deny, "pods can't send to the VXLAN port of nodes", None);
     }
     if address.octets()[0] >= 224 {
         return Reach::new(Verdict::Deny, "groups and reserved addresses are not outside", None);

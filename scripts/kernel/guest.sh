@@ -55,9 +55,10 @@ fi
 
 modprobe openvswitch
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=524288 repository /repository
-mkdir -p "$repository/target/release"
+read -r program </share/program
+mkdir -p "$(dirname "$program")"
 tar -C /repository --exclude=./target --exclude=./.git -c . | tar -C "$repository" -x
-cp /share/ringfence "$repository/target/release/"
+cp /share/ringfence "$program"
 cp /share/ringfence /usr/local/sbin/
 cp /share/suite /tmp/
 cd "$repository"

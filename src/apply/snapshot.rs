@@ -155,7 +155,9 @@ pub fn snapshot(state: &Path, now: Moment, system: &dyn System) -> Result<String
     };
     section("Open vSwitch", database.map(|tables| database_text(&tables)));
     for bridge in &bridges {
-        for (what, version) in [("show", 14), ("dump-flows", 14), ("dump-groups", 15)] {
+        for (what, version) in
+            [("show", 14), ("get-frags", 14), ("dump-flows", 14), ("dump-groups", 15)]
+        {
             let version = format!("OpenFlow{version}");
             let words = ["--timeout=60", "-O", &version, "--no-names", what, bridge];
             let command = Command::read(Tool::OvsOfctl, words);

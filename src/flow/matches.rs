@@ -7,13 +7,19 @@ use ipnet::Ipv4Net;
 
 use super::{write_byte, write_hex, write_number};
 use crate::pipeline::{OfPort, Register};
+use crate::spec::Protocol;
 use crate::value::Mac;
 
 /// The packets that a flow takes: all conditions hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Match {
+    /// Whether the frame has a VLAN tag (802.1Q). Every other condition sees through one.
+    pub tagged: bool,
     /// What conntrack says of the packet.
     pub ct: Option<CtState>,
+    /// The protocol and port to which the packet's connection was opened, as conntrack knows them
+    /// of fragments too. Needs a state in `ct`.
+    pub ct_to: Option<(Protocol, u16)>,
     /// The VNID of the source, in reg0.
     pub source: Option<u32>,
     /// The VNID of the destination, in reg1.
@@ -93,9 +99,26 @@ pub enum L4 {
     Sctp(Option<MaskedPort>),
 }
 
+impl L4 {
+    /// Packets of a protocol, to these ports.
+    #[must_use]
+    pub fn of(protocol: Protocol, ports: Option<MaskedPort>) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp(ports),
+            Protocol::Udp => Self::Udp(ports),
+            Protocol::Sctp => Self::Sctp(ports),
+        }
+    }
+}
+
 /// Whether a packet is a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fragment {
+    /// Any fragment.
+    Any,
+    /// A first fragment whose ports Open vSwitch doesn't know, so that it takes them as 0: one with
+    /// less than the whole header of TCP, or any in frag mode `normal`. Needs a protocol.
+    Portless,
     /// A fragment that is not the first: it has no ports.
     Later,
 }
@@ -151,6 +174,12 @@ impl Match {
                 CtState::Reply => b",ct_state=+rpl+trk",
             });
         }
+        if let Some((protocol, port)) = self.ct_to {
+            out.extend_from_slice(b",ct_nw_proto=");
+            write_number(out, protocol.number().into());
+            out.extend_from_slice(b",ct_tp_dst=");
+            write_number(out, port.into());
+        }
         match &self.packet {
             Packet::Any => {}
             Packet::Arp(_) => out.extend_from_slice(b",arp"),
@@ -186,6 +215,9 @@ impl Match {
             out.extend_from_slice(b",in_port=");
             write_number(out, port.get().into());
         }
+        if self.tagged {
+            out.extend_from_slice(b",vlan_tci=0x1000/0x1000");
+        }
         if let Some(mac) = self.dl_src {
             out.extend_from_slice(b",dl_src=");
             write_mac(out, mac);
@@ -206,9 +238,12 @@ impl Match {
             Packet::Ip(IpMatch { src, dst, l4, fragment }) => {
                 write_network(out, b",nw_src=", *src);
                 write_network(out, b",nw_dst=", *dst);
-                if let Some(Fragment::Later) = fragment {
-                    out.extend_from_slice(b",nw_frag=later");
-                }
+                out.extend_from_slice(match fragment {
+                    None => b"",
+                    Some(Fragment::Any) => b",nw_frag=yes",
+                    Some(Fragment::Portless) => b",nw_frag=first,tp_src=0,tp_dst=0",
+                    Some(Fragment::Later) => b",nw_frag=later",
+                });
                 if let L4::Tcp(Some(port)) | L4::Udp(Some(port)) | L4::Sctp(Some(port)) = l4 {
                     out.extend_from_slice(b",tp_dst=");
                     if port.mask == u16::MAX {

@@ -20,6 +20,8 @@ pub struct Common<'m> {
     model: &'m Model,
     /// Of each table about other nodes, one flow a node.
     nodes: [Section<'m>; 3],
+    /// Table 99: what is for the tunnel of a node.
+    tunnels: Section<'m>,
     /// Of each project, its egress policy.
     policies: Vec<Section<'m>>,
     /// Of each VNID with multicast, the nodes that have members.
@@ -48,13 +50,15 @@ impl<'m> Common<'m> {
             section(nodes().map(|id| route::to_node(model, id, Table::ArpRemote)).collect())?,
             section(nodes().map(|id| route::to_node(model, id, Table::RemotePod)).collect())?,
         ];
+        let tunnels = intent.nodes().map(|(id, _)| egress::to_tunnel(model, id));
+        let tunnels = section(tunnels.collect())?;
         let projects: Vec<ProjectId> = intent.projects().map(|(id, _)| id).collect();
         let policies = projects.par_iter().map(|id| section(egress::policy(model, *id)));
         let policies = policies.collect::<Result<_, _>>()?;
         let services = service::Shared::new(model, section)?;
         let node_ports = node_port::Shared::new(model, section)?;
         let members = multicast::members(model);
-        Ok(Self { model, nodes, policies, members, services, node_ports })
+        Ok(Self { model, nodes, tunnels, policies, members, services, node_ports })
     }
 
     /// The model that the plans are made from.
@@ -66,6 +70,11 @@ impl<'m> Common<'m> {
     /// The flows of a table about every node but one.
     pub(super) fn other_nodes(&self, table: PerNode, node: NodeId) -> [Slice<'_>; 2] {
         self.nodes[table as usize].around(node.index())
+    }
+
+    /// The drops of what is for the tunnels of nodes.
+    pub(super) fn tunnels(&self) -> Slice<'_> {
+        self.tunnels.all()
     }
 
     /// The nodes that have members of a network with multicast.

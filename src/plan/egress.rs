@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::{Builder, host, ip, ip_to};
 use crate::flow::{Action, Flow, Fragment, IpMatch, L4, MaskedPort, Match, port_masks};
-use crate::intent::{EgressRule, ProjectId, Verdict};
+use crate::intent::{EgressRule, NodeId, ProjectId, Verdict};
 use crate::model::Model;
 use crate::pipeline::{OfPort, Table};
 use crate::spec::Protocol;
@@ -27,18 +27,32 @@ fn leave(builder: &mut Builder<'_>) {
     let model = builder.model;
     let cluster = model.cluster_subject();
     let own = model.node_subject(builder.node);
-    let vxlan = MaskedPort::exact(model.intent().cluster().vxlan_port.get());
-    // A node would take it for a tunnel's: it carries the address of this one.
-    let matches = ip(IpMatch { l4: L4::Udp(Some(vxlan)), ..IpMatch::default() });
-    builder.flow(cluster, Table::Leave, 300, matches, vec![]);
+    builder.flows.push_shared(builder.common.tunnels());
     builder.flow(cluster, Table::Leave, 200, ip_to(RESERVED), vec![]);
     let dns = Some(MaskedPort::exact(Port::DNS.get()));
-    let node = Some(host(model.intent()[builder.node].address));
-    for l4 in [L4::Tcp(dns), L4::Udp(dns)] {
-        let matches = ip(IpMatch { dst: node, l4, ..IpMatch::default() });
-        builder.flow(own, Table::Leave, 100, matches, vec![Action::Goto(Table::EgressOut)]);
+    let dst = Some(host(model.intent()[builder.node].address));
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for (ports, fragment) in [(dns, None), (None, Some(Fragment::Later))] {
+            let l4 = L4::of(protocol, ports);
+            let matches = ip(IpMatch { dst, l4, fragment, ..IpMatch::default() });
+            builder.flow(own, Table::Leave, 100, matches, vec![Action::Goto(Table::EgressOut)]);
+        }
     }
     builder.default(Table::Leave, vec![Action::Goto(Table::EgressPolicy)]);
+}
+
+/// Drops what a node would take for a tunnel's: from a pod, it carries the address of its own node.
+/// Only where nodes take it: a match on a port makes Open vSwitch look at that of every datagram.
+pub(super) fn to_tunnel(model: &Model, node: NodeId) -> Flow<'_> {
+    let vxlan = MaskedPort::exact(model.intent().cluster().vxlan_port.get());
+    let dst = Some(host(model.intent()[node].address));
+    Flow {
+        table: Table::Leave,
+        priority: 300,
+        matches: ip(IpMatch { dst, l4: L4::Udp(Some(vxlan)), ..IpMatch::default() }),
+        actions: vec![],
+        subject: model.node_subject(node),
+    }
 }
 
 /// The policies of the projects that have pods on this node.
@@ -94,11 +108,7 @@ fn matches_to(rule: &EgressRule, network: Ipv4Net) -> Vec<IpMatch> {
     // A set, since the ranges that a user lists may meet.
     let mut matches = BTreeSet::new();
     for ports in &rule.ports {
-        let l4 = |port| match ports.protocol {
-            Protocol::Tcp => L4::Tcp(port),
-            Protocol::Udp => L4::Udp(port),
-            Protocol::Sctp => L4::Sctp(port),
-        };
+        let l4 = |port| L4::of(ports.protocol, port);
         let Some(range) = &ports.range else {
             matches.insert(IpMatch { l4: l4(None), ..any.clone() });
             continue;

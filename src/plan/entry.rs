@@ -19,6 +19,9 @@ fn classify(builder: &mut Builder<'_>) {
     let protocols = || [ip(IpMatch::default()), arp(ArpMatch::default())];
     let bridge = builder.model.intent()[builder.node].gateway_bridge();
     let patch = bridge.map(|_| (OfPort::PATCH, Table::FromUplink));
+    // Matches on IP and ARP see through a tag, so it would come out again wherever the frame does.
+    let tagged = Match { tagged: true, ..Match::default() };
+    builder.flow(cluster, Table::Classify, 300, tagged, vec![]);
     let own = [(OfPort::VXLAN, Table::FromVxlan), (OfPort::TUN, Table::FromHost)];
     for (port, table) in own.into_iter().chain(patch) {
         for matches in protocols() {

@@ -1,5 +1,7 @@
 //! The node's own ruleset: masquerading, and what keeps the kernel from going round the bridge.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 
 use super::node_port::{self, Inwards};
@@ -15,6 +17,8 @@ use crate::spec::{Datapath, Protocol, SessionAffinity};
 use crate::value::InterfaceName;
 
 const GUARDED: &str = "rf_guarded";
+/// The addresses where nodes take tunnels.
+const TUNNELS: &str = "rf_tunnel_addresses";
 
 pub(super) fn lower<'m>(
     model: &'m Model,
@@ -22,7 +26,10 @@ pub(super) fn lower<'m>(
     wiring: &Wiring,
 ) -> Result<Ruleset<'m>, Diagnostic> {
     let egress_ips = super::egress_ip::map(model, node);
-    let Inwards { sets, maps, chains, onwards } = node_port::inwards(model, node)?;
+    let Inwards { mut sets, maps, chains, onwards } = node_port::inwards(model, node)?;
+    let mut nodes: Vec<Ipv4Addr> = model.intent().nodes().map(|(_, node)| node.address).collect();
+    nodes.sort_unstable();
+    sets.insert(0, Set { name: TUNNELS, elements: Elements::Addresses(nodes) });
     let mut inet = Table {
         family: Family::Inet,
         chains: inet_chains(model, egress_ips.as_ref().map(|map| map.name), chains, onwards)?,
@@ -75,6 +82,7 @@ fn inet_chains<'m>(
     let rule = |conditions, statement| Rule { conditions, statement, subject };
     let networks: Vec<_> = model.intent().cluster().pod_networks.iter().map(|n| n.cidr).collect();
     let mut spoofed = Vec::new();
+    let mut escaped = Vec::new();
     let mut masquerade = Vec::new();
     masquerade.extend(onwards.clone().map(|onwards| rule(onwards, Statement::Masquerade)));
     if let Some(map) = egress_ips {
@@ -86,15 +94,30 @@ fn inet_chains<'m>(
         let from = vec![Condition::NotIif(tun()?), Condition::NotIif(lo()?), source.clone()];
         spoofed.push(rule(from, Statement::Drop));
         let out = vec![Condition::NotOif(tun()?), Condition::NotOif(lo()?), source];
-        masquerade.push(rule(out, Statement::Masquerade));
+        masquerade.push(rule(out.clone(), Statement::Masquerade));
+        escaped.push(rule(out, Statement::Drop));
     }
+    // As from a service: its answer would begin a connection from the node to a pod.
+    let services = Condition::Source(model.intent().cluster().service_network);
+    let from = vec![Condition::NotIif(tun()?), Condition::NotIif(lo()?), services];
+    spoofed.push(rule(from, Statement::Drop));
+    // Where the flows look at ports, this sees the whole of what came in fragments.
+    let vxlan = Condition::Port(Protocol::Udp, model.intent().cluster().vxlan_port);
+    let tunnels = [Condition::DestinationIn(TUNNELS), Condition::ToLocal].map(|there| {
+        let conditions = Condition::Iif(interface(pipeline::TUN)?);
+        Ok(rule(vec![conditions, there, vxlan.clone()], Statement::Drop))
+    });
+    let tunnels: Vec<Rule<'_>> = tunnels.into_iter().collect::<Result<_, Diagnostic>>()?;
     // What the bridge let out to the host is not let in again: it would come as the host's.
     let again = vec![Condition::Iif(tun()?), Condition::Oif(tun()?)];
     let mut forward = vec![rule(again, Statement::Drop)];
     forward.extend(onwards.map(|onwards| rule(onwards, Statement::Accept)));
     forward.push(rule(vec![Condition::Oif(tun()?), Condition::CtKnown], Statement::Accept));
     forward.push(rule(vec![Condition::Oif(tun()?)], Statement::Drop));
-    let mut chains = vec![Chain::new("rf_spoofed", "filter", "prerouting", "raw", spoofed)];
+    let mut chains = vec![
+        Chain::new("rf_spoofed", "filter", "prerouting", "raw", spoofed),
+        Chain::new("rf_tunnels", "filter", "prerouting", "raw", tunnels),
+    ];
     if model.has_services() {
         let services = Condition::Destination(model.intent().cluster().service_network);
         let mut refused = Vec::new();
@@ -113,6 +136,8 @@ fn inet_chains<'m>(
     chains.extend(node_ports);
     chains.push(Chain::new("rf_forwards", "filter", "forward", "filter", forward));
     chains.push(Chain::new("rf_source", "nat", "postrouting", "srcnat", masquerade));
+    // Conntrack translates nothing that it calls invalid, or that somebody told it not to track.
+    chains.push(Chain::new("rf_escaped", "filter", "postrouting", "srcnat + 10", escaped));
     Ok(chains)
 }
 

@@ -10,16 +10,16 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::guard::REFUSALS;
-use super::service::network;
+use super::service::{later, network};
 use super::wiring::interface;
 use super::{Builder, host, ip, ip_to};
 use crate::diagnostic::Diagnostic;
-use crate::flow::{Action, CtState, Flow, IpMatch, L4, MaskedPort, Match, Section};
+use crate::flow::{Action, CtState, Flow, Fragment, IpMatch, L4, MaskedPort, Match, Section};
 use crate::intent::{BlockAt, NodeId};
 use crate::model::{Model, NodePort};
 use crate::nft::{Chain, Condition, Elements, PortMap, Rule, Set, Statement};
 use crate::pipeline::{self, Register, Table};
-use crate::spec::Protocol;
+use crate::spec::{Datapath, Protocol};
 use crate::value::{InterfaceName, Port};
 
 /// The addresses of this node.
@@ -40,8 +40,10 @@ pub(super) struct Shared<'m> {
     route: Section<'m>,
     /// Table 55, but for the networks of single projects.
     all: Section<'m>,
-    /// Of each project: table 55 for its own network.
-    projects: Vec<Section<'m>>,
+    /// The same for fragments that have no ports, on nodes whose conntrack leaves them as they are.
+    all_later: Section<'m>,
+    /// Of each project: table 55 for its own network, and the same for such fragments.
+    projects: Vec<[Section<'m>; 2]>,
 }
 
 impl<'m> Shared<'m> {
@@ -49,8 +51,9 @@ impl<'m> Shared<'m> {
         model: &'m Model,
         section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
     ) -> Result<Self, Diagnostic> {
-        let (mut route, mut all) = (Vec::new(), Vec::new());
-        let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); model.intent().projects().len()];
+        let (mut route, mut all, mut all_later) = (Vec::new(), Vec::new(), Vec::new());
+        let projects = model.intent().projects().len();
+        let mut own: Vec<[Vec<Flow<'m>>; 2]> = vec![[Vec::new(), Vec::new()]; projects];
         if !model.node_ports().is_empty() {
             for (id, node) in model.intent().nodes() {
                 for address in &node.node_port_addresses {
@@ -74,13 +77,27 @@ impl<'m> Shared<'m> {
             let network = network(model, project);
             // A service that everybody reaches has one flow for all.
             let from = network.map(|_| 0).filter(|_| model.isolates());
-            all.push(chosen(model, port, from));
+            // Whose ports conntrack in userspace doesn't know.
+            let known = port.protocol != Protocol::Sctp;
+            let everybody = network.is_none() && !model.isolates();
+            let rest = (!everybody).then(|| not_chosen(model, port));
+            for whole in [chosen(model, port, from)].into_iter().chain(rest) {
+                all_later.extend(known.then(|| later(&whole, port.protocol, port.port)));
+                all.push(whole);
+            }
             if network.is_some() {
-                own[project.index()].push(chosen(model, port, network));
+                let whole = chosen(model, port, network);
+                let [own, own_later] = &mut own[project.index()];
+                own_later.extend(known.then(|| later(&whole, port.protocol, port.port)));
+                own.push(whole);
             }
         }
-        let projects = own.into_iter().map(&section).collect::<Result<_, _>>()?;
-        Ok(Self { route: section(route)?, all: section(all)?, projects })
+        let mut projects = Vec::with_capacity(own.len());
+        for [own, later] in own {
+            projects.push([section(own)?, section(later)?]);
+        }
+        let (all, all_later) = (section(all)?, section(all_later)?);
+        Ok(Self { route: section(route)?, all, all_later, projects })
     }
 }
 
@@ -93,11 +110,19 @@ pub(super) fn flows(builder: &mut Builder<'_>) {
     let shared = builder.common.node_ports();
     builder.flows.push_shared(shared.route.all());
     builder.flows.push_shared(shared.all.all());
+    let userspace = model.datapath(builder.node) == Datapath::Netdev;
+    if userspace {
+        builder.flows.push_shared(shared.all_later.all());
+    }
     let networks: BTreeSet<u32> =
         model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         if networks.contains(&model.vnid(id).get()) {
-            builder.flows.push_shared(shared.projects[id.index()].all());
+            let [own, later] = &shared.projects[id.index()];
+            builder.flows.push_shared(own.all());
+            if userspace {
+                builder.flows.push_shared(later.all());
+            }
         }
     }
     let cluster = model.cluster_subject();
@@ -107,19 +132,23 @@ pub(super) fn flows(builder: &mut Builder<'_>) {
         let onwards = vec![Action::Goto(Table::ServicePod)];
         builder.flow(cluster, table, 200, ip_to(network.cidr), onwards);
     }
+    // Which port a fragment is for is only known when conntrack has all of them.
+    for protocol in Protocol::ALL {
+        let (l4, fragment) = (L4::of(protocol, None), Some(Fragment::Any));
+        let fragments = ip(IpMatch { l4, fragment, ..IpMatch::default() });
+        let fragments = Match { ct: Some(CtState::Untracked), ..fragments };
+        builder.flow(cluster, table, 350, fragments, vec![Action::Track(Table::NodePort)]);
+    }
     // Another port of a node is outside, as without node ports.
-    let untracked = Match { ct: Some(CtState::Untracked), ..ip(IpMatch::default()) };
-    builder.flow(cluster, table, 10, untracked, vec![Action::Goto(Table::Leave)]);
+    for ct in [CtState::Untracked, CtState::New] {
+        let matches = Match { ct: Some(ct), ..ip(IpMatch::default()) };
+        builder.flow(cluster, table, 10, matches, vec![Action::Goto(Table::Leave)]);
+    }
     builder.default(table, vec![]);
 }
 
 fn l4(port: &NodePort) -> L4 {
-    let number = Some(MaskedPort::exact(port.port.get()));
-    match port.protocol {
-        Protocol::Tcp => L4::Tcp(number),
-        Protocol::Udp => L4::Udp(number),
-        Protocol::Sctp => L4::Sctp(number),
-    }
+    L4::of(port.protocol, Some(MaskedPort::exact(port.port.get())))
 }
 
 /// Not every conntrack of Open vSwitch knows the ports of SCTP, so it can't change them.
@@ -173,6 +202,18 @@ fn chosen<'m>(model: &'m Model, port: &NodePort, from: Option<u32>) -> Flow<'m> 
             Action::Group(group)
         }],
         subject,
+    }
+}
+
+/// Who may not reach the service doesn't reach it by the node either.
+fn not_chosen<'m>(model: &'m Model, port: &NodePort) -> Flow<'m> {
+    let matches = ip(IpMatch { l4: l4(port), ..IpMatch::default() });
+    Flow {
+        table: Table::NodePort,
+        priority: 50,
+        matches: Match { ct: Some(CtState::New), ..matches },
+        actions: vec![],
+        subject: model.behind(port).1,
     }
 }
 

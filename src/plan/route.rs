@@ -6,10 +6,11 @@ use ipnet::Ipv4Net;
 
 use super::common::PerNode;
 use super::{Builder, arp_to, host, ip, ip_to};
-use crate::flow::{Action, Flow, IpMatch, L4, MaskedPort};
+use crate::flow::{Action, Flow, Fragment, IpMatch, L4, MaskedPort};
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::pipeline::{OfPort, Register, Table};
+use crate::spec::Protocol;
 
 /// RFC 1112.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
@@ -40,6 +41,12 @@ fn to_this_node(builder: &mut Builder<'_>, table: Table) {
     let replies = model.has_services().then_some(Table::ServiceReply);
     let to_gateway = replies.map_or_else(tun, |table| vec![Action::Goto(table)]);
     let to_pod = vec![Action::Goto(replies.unwrap_or(Table::LocalPod))];
+    // Whoever puts its fragments together finds ports that nothing here has seen.
+    for protocol in Protocol::ALL {
+        let fragment = Some(Fragment::Portless);
+        let matches = IpMatch { l4: L4::of(protocol, None), fragment, ..IpMatch::default() };
+        builder.flow(cluster, table, 400, ip(matches), vec![]);
+    }
     builder.flow(own, table, 300, arp_to(gateway), tun());
     builder.flow(own, table, 200, arp_to(subnet), vec![Action::Goto(Table::ArpLocal)]);
     // Encapsulated by a pod, a frame would come out of the node's tunnel as anybody's.

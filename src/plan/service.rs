@@ -10,22 +10,26 @@ use std::net::Ipv4Addr;
 use super::{Builder, arp, host, ip, ip_to};
 use crate::diagnostic::Diagnostic;
 use crate::flow::{
-    Action, ArpMatch, Bucket, CtState, Flow, Group, IpMatch, L4, MaskedPort, Match, Section,
+    Action, ArpMatch, Bucket, CtState, Flow, Fragment, Group, IpMatch, L4, MaskedPort, Match,
+    Packet, Section,
 };
-use crate::intent::{PodId, ProjectId, ServiceId, ServicePort};
+use crate::intent::{PodId, ProjectId, Service, ServiceId, ServicePort};
 use crate::model::{Model, Tenant, free_number};
 use crate::pipeline::{OfPort, Register, Table};
-use crate::spec::{Protocol, SessionAffinity};
+use crate::spec::{Datapath, Protocol, SessionAffinity};
 use crate::subject::hash;
-use crate::value::Mac;
+use crate::value::{Mac, Port};
 
 /// What many nodes have alike.
 #[derive(Debug)]
 pub(super) struct Shared<'m> {
     /// Table 60 for whoever reaches every project.
     all: Section<'m>,
-    /// Of each project: table 60 for its own network, and what replies come back through.
-    projects: Vec<[Section<'m>; 2]>,
+    /// The same for fragments that have no ports, on nodes whose conntrack leaves them as they are.
+    all_later: Section<'m>,
+    /// Of each project: table 60 for its own network, the same for such fragments, and what replies
+    /// come back through.
+    projects: Vec<[Section<'m>; 3]>,
     /// Tables 60, 61 and 65 for the hosts outside that services are for.
     outside: [Section<'m>; 3],
     groups: Vec<Group<'m>>,
@@ -36,9 +40,10 @@ impl<'m> Shared<'m> {
         model: &'m Model,
         section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
     ) -> Result<Self, Diagnostic> {
-        let mut all = Vec::new();
+        let (mut all, mut all_later) = (Vec::new(), Vec::new());
         let projects = model.intent().projects().len();
         let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
+        let mut own_later: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
         let mut replies: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
         let mut groups = Vec::new();
         let mut outside = BTreeMap::new();
@@ -55,10 +60,19 @@ impl<'m> Shared<'m> {
                 }
                 // A service that everybody reaches has one flow for all.
                 let from = network.map(|_| 0).filter(|_| model.isolates());
-                all.push(to_port(model, id, (port, group), from, subject));
+                let whole = to_port(model, id, (port, group), from, subject);
+                let later =
+                    has_later(service, port).then(|| later(&whole, port.protocol, port.port));
                 if network.is_some() {
-                    own[project].push(to_port(model, id, (port, group), network, subject));
+                    let to_own = |flow: &Flow<'m>| {
+                        let matches = Match { source: network, ..flow.matches.clone() };
+                        Flow { matches, ..flow.clone() }
+                    };
+                    own[project].push(to_own(&whole));
+                    own_later[project].extend(later.as_ref().map(to_own));
                 }
+                all.push(whole);
+                all_later.extend(later);
                 groups.push(Group {
                     id: group,
                     by_source: service.affinity == SessionAffinity::ClientIp,
@@ -82,8 +96,8 @@ impl<'m> Shared<'m> {
         }
         groups.sort_by_key(|group| group.id);
         let mut projects = Vec::with_capacity(own.len());
-        for (own, replies) in own.into_iter().zip(replies) {
-            projects.push([section(own)?, section(replies)?]);
+        for ((own, later), replies) in own.into_iter().zip(own_later).zip(replies) {
+            projects.push([section(own)?, section(later)?, section(replies)?]);
         }
         let mut tables = [Vec::new(), Vec::new(), Vec::new()];
         for (host, id) in outside {
@@ -93,7 +107,8 @@ impl<'m> Shared<'m> {
         }
         let [first, second, third] = tables;
         let outside = [section(first)?, section(second)?, section(third)?];
-        Ok(Self { all: section(all)?, projects, outside, groups })
+        let (all, all_later) = (section(all)?, section(all_later)?);
+        Ok(Self { all, all_later, projects, outside, groups })
     }
 
     pub(super) fn groups(&self) -> &[Group<'m>] {
@@ -142,7 +157,11 @@ fn to_services(builder: &mut Builder<'_>) {
         builder.flow(cluster, table, 200, ip_to(network.cidr), onwards);
     }
     let shared = builder.common.services();
+    let userspace = model.datapath(builder.node) == Datapath::Netdev;
     builder.flows.push_shared(shared.all.all());
+    if userspace {
+        builder.flows.push_shared(shared.all_later.all());
+    }
     for outside in &shared.outside {
         builder.flows.push_shared(outside.all());
     }
@@ -150,7 +169,11 @@ fn to_services(builder: &mut Builder<'_>) {
         model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         if networks.contains(&model.vnid(id).get()) {
-            builder.flows.push_shared(shared.projects[id.index()][0].all());
+            let [own, later, _] = &shared.projects[id.index()];
+            builder.flows.push_shared(own.all());
+            if userspace {
+                builder.flows.push_shared(later.all());
+            }
         }
     }
     for (service, pod) in local_pods(builder) {
@@ -198,12 +221,7 @@ fn to_port<'m>(
     from: Option<u32>,
     subject: &'m crate::subject::Subject,
 ) -> Flow<'m> {
-    let number = Some(MaskedPort::exact(port.port.get()));
-    let l4 = match port.protocol {
-        Protocol::Tcp => L4::Tcp(number),
-        Protocol::Udp => L4::Udp(number),
-        Protocol::Sctp => L4::Sctp(number),
-    };
+    let l4 = L4::of(port.protocol, Some(MaskedPort::exact(port.port.get())));
     let dst = model.service_address(service).map(host);
     let matches = ip(IpMatch { dst, l4, ..IpMatch::default() });
     Flow {
@@ -213,6 +231,27 @@ fn to_port<'m>(
         actions: vec![Action::Group(group)],
         subject,
     }
+}
+
+/// Whether fragments without ports can be told to be for this port of a service. Conntrack in
+/// userspace knows no ports of SCTP.
+fn has_later(service: &Service, port: &ServicePort) -> bool {
+    port.protocol != Protocol::Sctp
+        || service.ports.iter().filter(|other| other.protocol == Protocol::Sctp).count() == 1
+}
+
+/// A flow to a port of new connections, for the fragments that don't have it. Conntrack in userspace
+/// lets go of fragments when it has all of them, and knows of each to where the whole datagram is.
+pub(super) fn later<'m>(whole: &Flow<'m>, protocol: Protocol, port: Port) -> Flow<'m> {
+    let Packet::Ip(conditions) = &whole.matches.packet else { return whole.clone() };
+    let conditions = IpMatch {
+        l4: L4::of(protocol, None),
+        fragment: Some(Fragment::Later),
+        ..conditions.clone()
+    };
+    let ct_to = (protocol != Protocol::Sctp).then_some((protocol, port.get()));
+    let matches = Match { ct_to, packet: Packet::Ip(conditions), ..whole.matches.clone() };
+    Flow { matches, ..whole.clone() }
 }
 
 /// What else begins at a service is refused to those who may reach it. What is amiss is dropped: a
@@ -238,7 +277,7 @@ fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
         (model.intent().pod_name(*pod), model.endpoint(Tenant::Pod(*pod)).address, *to)
     });
     let hosts = port.endpoints.iter().map(|(address, to)| (address.to_string(), *address, *to));
-    let bucket = |(name, address, to): (String, Ipv4Addr, crate::value::Port)| {
+    let bucket = |(name, address, to): (String, Ipv4Addr, Port)| {
         // Numbers are their own: who comes or goes moves no other's clients.
         let id = free_number(hash(&name), &taken);
         taken.insert(id);
@@ -344,7 +383,7 @@ fn replies(builder: &mut Builder<'_>) {
         let vnid = model.vnid(id).get();
         let all = !model.isolates() || vnid == 0 || networks.contains(&0);
         if !networks.is_empty() && (all || networks.contains(&vnid)) {
-            builder.flows.push_shared(shared.projects[id.index()][1].all());
+            builder.flows.push_shared(shared.projects[id.index()][2].all());
         }
     }
     // The node's own processes reach every service: all that comes to them may be a reply.

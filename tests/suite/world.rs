@@ -19,7 +19,7 @@ use ringfence::source::{Source, Sources};
 pub(crate) struct World {
     pub(crate) subnet_mode: bool,
     pub(crate) nodes: usize,
-    /// Which nodes have a gateway bridge, one bit each.
+    /// Which nodes have a gateway bridge, one bit each; and from bit 4 on, a datapath in userspace.
     pub(crate) bridges: u8,
     pub(crate) projects: Vec<Project>,
 }
@@ -242,8 +242,9 @@ impl World {
 
     fn node(&self, number: usize) -> String {
         let bridge = if self.bridges >> number & 1 == 1 { ", bridge: br-ex" } else { "" };
+        let datapath = if self.bridges >> (number + 4) & 1 == 1 { "netdev" } else { "system" };
         format!(
-            "{{name: node-{number}, address: 192.168.12.{0}, uplink: {{interface: eth0, \
+            "{{name: node-{number}, address: 192.168.12.{0}, datapath: {datapath}, uplink: {{interface: eth0, \
              subnet: 192.168.12.0/24, gateway: 192.168.12.1{bridge}}}, \
              egressCIDRs: [192.168.12.192/26]}}",
             number + 11

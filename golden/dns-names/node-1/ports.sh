@@ -6,6 +6,8 @@ set -eu
 ovs-vsctl -- --may-exist add-br br0 \
 	-- set Bridge br0 datapath_type=system fail_mode=secure \
 	protocols=OpenFlow13,OpenFlow14,OpenFlow15 'external_ids:ringfence="node-1"'
+# First fragments have their ports. It is to be set anew whenever ovs-vswitchd has been restarted.
+ovs-ofctl -O OpenFlow14 set-frags br0 nx-match
 ovs-vsctl -- --may-exist add-port br0 vxlan0 \
 	-- set Port vxlan0 'external_ids:ringfence="node-1"' \
 	-- set Interface vxlan0 type=vxlan options:remote_ip=flow options:key=flow \
