@@ -119,8 +119,6 @@ struct Registers {
     values: [u32; 4],
     /// Whether conntrack was asked. Every frame begins a connection.
     tracked: bool,
-    /// To which port, as conntrack knows it.
-    ct_to: Option<(Protocol, u16)>,
     forgot_in_port: bool,
     tunnel_vni: u32,
     tunnel_to: Option<Ipv4Addr>,
@@ -174,11 +172,9 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::Goto(next) => table = Some(*next),
                     Action::Track(next) => {
                         registers.tracked = true;
-                        if let Body::Ip { transport, piece, .. } = &mut frame.body {
-                            registers.ct_to = *transport;
-                            if frame.reassembles {
-                                *piece = Piece::Whole;
-                            }
+                        if let (true, Body::Ip { piece, .. }) = (frame.reassembles, &mut frame.body)
+                        {
+                            *piece = Piece::Whole;
                         }
                         table = Some(*next);
                     }
@@ -240,21 +236,10 @@ fn output(port: OfPort, frame: &Frame, registers: &Registers) -> Option<End> {
 }
 
 fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
-    let Match {
-        tagged,
-        ct,
-        ct_to,
-        source,
-        destination,
-        part,
-        tunnel_source,
-        in_port,
-        dl_src,
-        packet,
-    } = conditions;
+    let Match { tagged, ct, source, destination, part, tunnel_source, in_port, dl_src, packet } =
+        conditions;
     let register = |register: Register| registers.values[usize::from(register.number())];
     (!tagged || frame.tagged)
-        && ct_to.is_none_or(|to| registers.tracked && registers.ct_to == Some(to))
         && ct.is_none_or(|state| match state {
             CtState::Untracked => !registers.tracked,
             CtState::New => registers.tracked,

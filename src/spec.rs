@@ -96,16 +96,6 @@ impl Protocol {
             Self::Sctp => "sctp",
         }
     }
-
-    /// Its number in the header of IP.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
 }
 
 impl std::fmt::Display for Protocol {

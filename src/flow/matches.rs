@@ -17,9 +17,6 @@ pub struct Match {
     pub tagged: bool,
     /// What conntrack says of the packet.
     pub ct: Option<CtState>,
-    /// The protocol and port to which the packet's connection was opened, as conntrack knows them
-    /// of fragments too. Needs a state in `ct`.
-    pub ct_to: Option<(Protocol, u16)>,
     /// The VNID of the source, in reg0.
     pub source: Option<u32>,
     /// The VNID of the destination, in reg1.
@@ -173,12 +170,6 @@ impl Match {
                 CtState::New => b",ct_state=+new+trk",
                 CtState::Reply => b",ct_state=+rpl+trk",
             });
-        }
-        if let Some((protocol, port)) = self.ct_to {
-            out.extend_from_slice(b",ct_nw_proto=");
-            write_number(out, protocol.number().into());
-            out.extend_from_slice(b",ct_tp_dst=");
-            write_number(out, port.into());
         }
         match &self.packet {
             Packet::Any => {}

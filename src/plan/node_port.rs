@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::guard::REFUSALS;
-use super::service::{later, network};
+use super::service::network;
 use super::wiring::interface;
 use super::{Builder, host, ip, ip_to};
 use crate::diagnostic::Diagnostic;
@@ -19,7 +19,7 @@ use crate::intent::{BlockAt, NodeId};
 use crate::model::{Model, NodePort};
 use crate::nft::{Chain, Condition, Elements, PortMap, Rule, Set, Statement};
 use crate::pipeline::{self, Register, Table};
-use crate::spec::{Datapath, Protocol};
+use crate::spec::Protocol;
 use crate::value::{InterfaceName, Port};
 
 /// The addresses of this node.
@@ -40,10 +40,8 @@ pub(super) struct Shared<'m> {
     route: Section<'m>,
     /// Table 55, but for the networks of single projects.
     all: Section<'m>,
-    /// The same for fragments that have no ports, on nodes whose conntrack leaves them as they are.
-    all_later: Section<'m>,
-    /// Of each project: table 55 for its own network, and the same for such fragments.
-    projects: Vec<[Section<'m>; 2]>,
+    /// Of each project: table 55 for its own network.
+    projects: Vec<Section<'m>>,
 }
 
 impl<'m> Shared<'m> {
@@ -51,9 +49,8 @@ impl<'m> Shared<'m> {
         model: &'m Model,
         section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
     ) -> Result<Self, Diagnostic> {
-        let (mut route, mut all, mut all_later) = (Vec::new(), Vec::new(), Vec::new());
-        let projects = model.intent().projects().len();
-        let mut own: Vec<[Vec<Flow<'m>>; 2]> = vec![[Vec::new(), Vec::new()]; projects];
+        let (mut route, mut all) = (Vec::new(), Vec::new());
+        let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); model.intent().projects().len()];
         if !model.node_ports().is_empty() {
             for (id, node) in model.intent().nodes() {
                 for address in &node.node_port_addresses {
@@ -71,33 +68,22 @@ impl<'m> Shared<'m> {
         }
         for port in model.node_ports() {
             all.extend(to_service(model, port));
+            let everybody = network(model, model.intent()[port.service].project).is_none();
+            let open = everybody && !is_sctp_to_another(model, port);
+            all.extend((!open).then(|| not_chosen(model, port)));
         }
         for port in model.node_ports().iter().filter(|port| !is_sctp_to_another(model, port)) {
             let project = model.intent()[port.service].project;
             let network = network(model, project);
             // A service that everybody reaches has one flow for all.
             let from = network.map(|_| 0).filter(|_| model.isolates());
-            // Whose ports conntrack in userspace doesn't know.
-            let known = port.protocol != Protocol::Sctp;
-            let everybody = network.is_none() && !model.isolates();
-            let rest = (!everybody).then(|| not_chosen(model, port));
-            for whole in [chosen(model, port, from)].into_iter().chain(rest) {
-                all_later.extend(known.then(|| later(&whole, port.protocol, port.port)));
-                all.push(whole);
-            }
+            all.push(chosen(model, port, from));
             if network.is_some() {
-                let whole = chosen(model, port, network);
-                let [own, own_later] = &mut own[project.index()];
-                own_later.extend(known.then(|| later(&whole, port.protocol, port.port)));
-                own.push(whole);
+                own[project.index()].push(chosen(model, port, network));
             }
         }
-        let mut projects = Vec::with_capacity(own.len());
-        for [own, later] in own {
-            projects.push([section(own)?, section(later)?]);
-        }
-        let (all, all_later) = (section(all)?, section(all_later)?);
-        Ok(Self { route: section(route)?, all, all_later, projects })
+        let projects = own.into_iter().map(&section).collect::<Result<_, _>>()?;
+        Ok(Self { route: section(route)?, all: section(all)?, projects })
     }
 }
 
@@ -110,19 +96,11 @@ pub(super) fn flows(builder: &mut Builder<'_>) {
     let shared = builder.common.node_ports();
     builder.flows.push_shared(shared.route.all());
     builder.flows.push_shared(shared.all.all());
-    let userspace = model.datapath(builder.node) == Datapath::Netdev;
-    if userspace {
-        builder.flows.push_shared(shared.all_later.all());
-    }
     let networks: BTreeSet<u32> =
         model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         if networks.contains(&model.vnid(id).get()) {
-            let [own, later] = &shared.projects[id.index()];
-            builder.flows.push_shared(own.all());
-            if userspace {
-                builder.flows.push_shared(later.all());
-            }
+            builder.flows.push_shared(shared.projects[id.index()].all());
         }
     }
     let cluster = model.cluster_subject();
@@ -132,7 +110,9 @@ pub(super) fn flows(builder: &mut Builder<'_>) {
         let onwards = vec![Action::Goto(Table::ServicePod)];
         builder.flow(cluster, table, 200, ip_to(network.cidr), onwards);
     }
-    // Which port a fragment is for is only known when conntrack has all of them.
+    // Which port a fragment is for is only known when conntrack has all of them. In userspace it lets
+    // go of them one by one, so those of a new connection go on as for any other port: the first of
+    // them alone can be told to be for a service.
     for protocol in Protocol::ALL {
         let (l4, fragment) = (L4::of(protocol, None), Some(Fragment::Any));
         let fragments = ip(IpMatch { l4, fragment, ..IpMatch::default() });

@@ -61,8 +61,7 @@ impl<'m> Shared<'m> {
                 // A service that everybody reaches has one flow for all.
                 let from = network.map(|_| 0).filter(|_| model.isolates());
                 let whole = to_port(model, id, (port, group), from, subject);
-                let later =
-                    has_later(service, port).then(|| later(&whole, port.protocol, port.port));
+                let later = later(&whole, service, port.protocol);
                 if network.is_some() {
                     let to_own = |flow: &Flow<'m>| {
                         let matches = Match { source: network, ..flow.matches.clone() };
@@ -233,25 +232,17 @@ fn to_port<'m>(
     }
 }
 
-/// Whether fragments without ports can be told to be for this port of a service. Conntrack in
-/// userspace knows no ports of SCTP.
-fn has_later(service: &Service, port: &ServicePort) -> bool {
-    port.protocol != Protocol::Sctp
-        || service.ports.iter().filter(|other| other.protocol == Protocol::Sctp).count() == 1
-}
-
-/// A flow to a port of new connections, for the fragments that don't have it. Conntrack in userspace
-/// lets go of fragments when it has all of them, and knows of each to where the whole datagram is.
-pub(super) fn later<'m>(whole: &Flow<'m>, protocol: Protocol, port: Port) -> Flow<'m> {
-    let Packet::Ip(conditions) = &whole.matches.packet else { return whole.clone() };
-    let conditions = IpMatch {
-        l4: L4::of(protocol, None),
-        fragment: Some(Fragment::Later),
-        ..conditions.clone()
-    };
-    let ct_to = (protocol != Protocol::Sctp).then_some((protocol, port.get()));
-    let matches = Match { ct_to, packet: Packet::Ip(conditions), ..whole.matches.clone() };
-    Flow { matches, ..whole.clone() }
+/// A flow to a port of new connections, for the fragments that don't have it, if no other port of its
+/// service has that protocol. Conntrack in userspace lets go of fragments one by one, when it has all
+/// of them: so the last of them has to be led to where the first is.
+fn later<'m>(whole: &Flow<'m>, service: &Service, protocol: Protocol) -> Option<Flow<'m>> {
+    let Packet::Ip(conditions) = &whole.matches.packet else { return None };
+    if service.ports.iter().filter(|port| port.protocol == protocol).count() > 1 {
+        return None;
+    }
+    let (l4, fragment) = (L4::of(protocol, None), Some(Fragment::Later));
+    let packet = Packet::Ip(IpMatch { l4, fragment, ..conditions.clone() });
+    Some(Flow { matches: Match { packet, ..whole.matches.clone() }, ..whole.clone() })
 }
 
 /// What else begins at a service is refused to those who may reach it. What is amiss is dropped: a

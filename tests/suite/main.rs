@@ -10,6 +10,7 @@ mod diagnostics;
 mod endpoints;
 mod failover;
 mod faults;
+mod frames;
 mod gateway;
 mod generations;
 mod golden;
