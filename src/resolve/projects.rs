@@ -204,6 +204,8 @@ fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
             format!("the uplink of node `{}`", node.name)
         } else if pipeline::is_reserved_interface(interface.as_str()) {
             "reserved on every node".to_owned()
+        } else if pipeline::is_host_bridge(interface.as_str()) {
+            "named like a bridge of the host".to_owned()
         } else {
             continue;
         };

@@ -14,6 +14,7 @@ mod gateway;
 mod generations;
 mod golden;
 mod hostile;
+mod inside;
 mod interruptions;
 mod lab;
 mod names;
