@@ -88,11 +88,34 @@ pub const ROUTER_SERVICE_PREFIX: &str = "ringfence-router-";
 #[must_use]
 pub fn is_reserved_interface(name: &str) -> bool {
     const NAMES: [&str; 19] = [
-        BRIDGE, TUN, VXLAN, PATCH, UPLINK_PATCH, "lo", "all", "default", "ovs-system", "ovs-netdev",
-        "gre0", "gretap0", "erspan0", "ip6gre0", "ip6tnl0", "ip6_vti0", "ip_vti0", "sit0", "tunl0",
+        BRIDGE,
+        TUN,
+        VXLAN,
+        PATCH,
+        UPLINK_PATCH,
+        "lo",
+        "all",
+        "default",
+        "ovs-system",
+        "ovs-netdev",
+        "gre0",
+        "gretap0",
+        "erspan0",
+        "ip6gre0",
+        "ip6tnl0",
+        "ip6_vti0",
+        "ip_vti0",
+        "sit0",
+        "tunl0",
     ];
     const PREFIXES: [&str; 8] = [
-        VETH_PREFIX, "vxlan_sys_", "genev_sys_", "gre_sys", "ip6gre_sys", "erspan_sys", "gtp_sys_",
+        VETH_PREFIX,
+        "vxlan_sys_",
+        "genev_sys_",
+        "gre_sys",
+        "ip6gre_sys",
+        "erspan_sys",
+        "gtp_sys_",
         "bareudp_sys",
     ];
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))

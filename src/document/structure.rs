@@ -47,10 +47,9 @@ pub(super) fn explain(
     }
     if report.is_empty() {
         // The schema takes no null anywhere, but may not have seen all of the text.
-        report.extend(error.map_or_else(
-            || positions.nulls(),
-            |error| from_serde(source, error).into(),
-        ));
+        report.extend(
+            error.map_or_else(|| positions.nulls(), |error| from_serde(source, error).into()),
+        );
     }
     (Some(Documents { states, positions }), report)
 }

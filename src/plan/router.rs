@@ -132,15 +132,17 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             ]
         }
     };
-    Ok(Ruleset { tables: vec![Table { family: Family::Inet, sets, maps, chains, ..Table::default() }] })
+    Ok(Ruleset {
+        tables: vec![Table { family: Family::Inet, sets, maps, chains, ..Table::default() }],
+    })
 }
 
 /// The addresses of all nodes: their own, those of node ports, and egress IPs.
 fn node_addresses(model: &Model) -> Vec<Ipv4Addr> {
     let intent = model.intent();
-    let nodes = intent.nodes().flat_map(|(_, node)| {
-        node.node_port_addresses.iter().copied().chain([node.address])
-    });
+    let nodes = intent
+        .nodes()
+        .flat_map(|(_, node)| node.node_port_addresses.iter().copied().chain([node.address]));
     let egress_ips = intent.egress_ips().iter().flat_map(|list| &list.addresses);
     let all: BTreeSet<Ipv4Addr> = nodes.chain(egress_ips.map(|ip| ip.address)).collect();
     all.into_iter().collect()

@@ -110,12 +110,7 @@ fn twice(
 }
 
 /// RF094: nobody else has the address.
-fn clash(
-    address: Ipv4Addr,
-    place: Place,
-    taken: &Taken,
-    context: &mut Context,
-) {
+fn clash(address: Ipv4Addr, place: Place, taken: &Taken, context: &mut Context) {
     if let Some((what, other)) = taken.get(&address) {
         context.push(
             Diagnostic::new(Code::EgressIpTaken, format!("the egress IP {address} is {what}"))

@@ -179,6 +179,13 @@ fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -
     }
     let mut resolved = Vec::with_capacity(ports.len());
     for (range, at) in ports.iter().zip(at.find("ports").into_iter().flat_map(At::children)) {
+        if at.children().next().is_none() {
+            context.push(
+                Diagnostic::new(Code::MissingKey, "the entry has neither `port` nor `protocol`")
+                    .at(at.place())
+                    .help("add a `port`; `protocol: tcp` alone means all ports of TCP"),
+            );
+        }
         let spec::PortRange { protocol, port, end_port } = *range;
         if end_port.is_some_and(|last| port.is_none_or(|first| last < first)) {
             let message = match port {

@@ -193,9 +193,9 @@ fn own_port(
         );
         return;
     }
-    let known = OWN_PORTS.iter().find(|(protocols, number, _)| {
-        *number == port.get() && protocols.contains(&protocol)
-    });
+    let known = OWN_PORTS
+        .iter()
+        .find(|(protocols, number, _)| *number == port.get() && protocols.contains(&protocol));
     let Some((_, _, what)) = known.filter(|_| at_own && claim.balancer) else { return };
     let message = format!(
         "the load balancer {name} takes the port {port}/{protocol}, at which nodes are asked {what}"

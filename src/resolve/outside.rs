@@ -45,7 +45,11 @@ impl<'a> Outside<'a> {
             held.entry(address).or_insert((what, place));
         };
         for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
-            add(node.address, format!("the address of node `{}`", node.name), at.key("address").place());
+            add(
+                node.address,
+                format!("the address of node `{}`", node.name),
+                at.key("address").place(),
+            );
         }
         for (address, name, place) in nodes.served() {
             add(address, format!("an address of node ports of node `{name}`"), place);
@@ -70,7 +74,8 @@ impl<'a> Outside<'a> {
             }
         }
         for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
-            let Some(uplink) = node.uplink.as_ref().filter(|uplink| uplink.subnet.prefix_len() < 31)
+            let Some(uplink) =
+                node.uplink.as_ref().filter(|uplink| uplink.subnet.prefix_len() < 31)
             else {
                 continue;
             };
@@ -90,10 +95,9 @@ impl<'a> Outside<'a> {
             return Some(Inside { what: format!("is {what}"), place: Some(*place) });
         }
         let range = link_local();
-        range.contains(&address).then(|| Inside {
-            what: format!("is a link-local address, of {range}"),
-            place: None,
-        })
+        range
+            .contains(&address)
+            .then(|| Inside { what: format!("is a link-local address, of {range}"), place: None })
     }
 }
 

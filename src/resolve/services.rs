@@ -12,9 +12,7 @@ use super::outside::Outside;
 use super::{Context, Nodes, Projects, node_ports, unique};
 use crate::diagnostic::{Code, Diagnostic, listed, nearest};
 use crate::document::At;
-use crate::intent::{
-    EgressPolicy, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort,
-};
+use crate::intent::{EgressPolicy, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort};
 use crate::spec::{self, Protocol, ServiceType, SessionAffinity, TargetPort};
 use crate::value::{ClusterIp, Name, Port};
 

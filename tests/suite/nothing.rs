@@ -68,8 +68,11 @@ impl Walk {
                 };
                 let mut keys = names(&schema["required"]);
                 // One branch of those that exclude each other, that of the key if it is in one.
-                let groups: Vec<Vec<String>> =
-                    branches.into_iter().flatten().map(|branch| names(&branch["required"])).collect();
+                let groups: Vec<Vec<String>> = branches
+                    .into_iter()
+                    .flatten()
+                    .map(|branch| names(&branch["required"]))
+                    .collect();
                 let of_key = groups.iter().find(|g| g.iter().any(|k| Some(k.as_str()) == with));
                 keys.extend(of_key.or(groups.first()).cloned().unwrap_or_default());
                 let value = |key: &String| self.sample(&schema["properties"][key], None);
