@@ -23,7 +23,7 @@ struct Spot {
 struct Walk {
     root: Value,
     spots: Vec<Spot>,
-    /// The definitions that were walked through, each with the number of its keys.
+    /// The keys that it came by, each behind the definition that has it.
     keys: BTreeSet<String>,
 }
 
@@ -179,7 +179,9 @@ fn nothing_is_the_value_of_no_key_and_of_no_item() {
                         && one.place.is_some_and(|place| {
                             // An item that isn't written has no place but the one before it.
                             let known = !nothing.is_empty() || !path.ends_with("[]");
-                            !known || (place.line, place.column) == (line, column as u32)
+                            !known
+                                || (place.line, place.column)
+                                    == (line, u32::try_from(column).unwrap())
                         })
                 }
                 _ => false,
