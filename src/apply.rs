@@ -12,6 +12,7 @@
 //! does what is still to do.
 
 mod artifacts;
+mod brought;
 mod change;
 mod confirm;
 mod disturbance;

@@ -197,6 +197,8 @@ pub enum Condition {
     DestinationPortIn(&'static str),
     /// It is to an address of this set.
     DestinationIn(&'static str),
+    /// It is to an address that is not of this set.
+    DestinationNotIn(&'static str),
     /// It is to a port of this set.
     PortIn(&'static str),
     /// It is to an address of this machine.
@@ -209,6 +211,8 @@ pub enum Condition {
     Source(Ipv4Net),
     /// Its destination is in this network.
     Destination(Ipv4Net),
+    /// Its destination is outside of this network.
+    DestinationOutside(Ipv4Net),
     /// It opens a connection.
     CtNew,
     /// It belongs to a connection that was let through, or relates to one.
@@ -279,12 +283,16 @@ impl fmt::Display for Condition {
                 write!(f, "ip daddr . meta l4proto . th dport @{set}")
             }
             Self::DestinationIn(set) => write!(f, "ip daddr @{set}"),
+            Self::DestinationNotIn(set) => write!(f, "ip daddr != @{set}"),
             Self::PortIn(set) => write!(f, "meta l4proto . th dport @{set}"),
             Self::ToLocal => f.write_str("fib daddr type local"),
             Self::Oif(name) => write!(f, "oifname \"{name}\""),
             Self::NotOif(name) => write!(f, "oifname != \"{name}\""),
             Self::Source(network) => write!(f, "ip saddr {}", Network(*network)),
             Self::Destination(network) => write!(f, "ip daddr {}", Network(*network)),
+            Self::DestinationOutside(network) => {
+                write!(f, "ip daddr != {}", Network(*network))
+            }
             Self::CtNew => f.write_str("ct state new"),
             Self::CtKnown => f.write_str("ct state established,related"),
             Self::CtDnat => f.write_str("ct status dnat"),

@@ -83,10 +83,55 @@ pub const RUNTIME_UNITS: &str = "/run/systemd/system";
 /// `/run`.
 pub const ROUTER_SERVICE_PREFIX: &str = "ringfence-router-";
 
-/// Whether a node has, or may get, an interface of this name from ringfence or the kernel.
+/// Whether a node has, or may get, an interface of this name from ringfence, Open vSwitch or the
+/// kernel, or the name means no single one: `all` and `default` are settings of all of them.
 #[must_use]
 pub fn is_reserved_interface(name: &str) -> bool {
-    [BRIDGE, TUN, VXLAN, PATCH, UPLINK_PATCH, "lo"].contains(&name) || name.starts_with(VETH_PREFIX)
+    const NAMES: [&str; 19] = [
+        BRIDGE,
+        TUN,
+        VXLAN,
+        PATCH,
+        UPLINK_PATCH,
+        "lo",
+        "all",
+        "default",
+        "ovs-system",
+        "ovs-netdev",
+        "gre0",
+        "gretap0",
+        "erspan0",
+        "ip6gre0",
+        "ip6tnl0",
+        "ip6_vti0",
+        "ip_vti0",
+        "sit0",
+        "tunl0",
+    ];
+    const PREFIXES: [&str; 8] = [
+        VETH_PREFIX,
+        "vxlan_sys_",
+        "genev_sys_",
+        "gre_sys",
+        "ip6gre_sys",
+        "erspan_sys",
+        "gtp_sys_",
+        "bareudp_sys",
+    ];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether an interface of this name is a bridge of the host, as people and programs name them,
+/// rather than one of a workload.
+#[must_use]
+pub fn is_host_bridge(name: &str) -> bool {
+    const NAMES: [&str; 6] = ["docker_gwbridge", "docker", "podman", "cni", "lxcbr", "lxdbr"];
+    let numbered = |prefix: &str| {
+        name.strip_prefix(prefix).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    ["br-", "virbr", "ovn-k8s-"].iter().any(|prefix| name.starts_with(prefix))
+        || ["br", "bridge", "xenbr", "vmbr"].into_iter().any(numbered)
+        || NAMES.into_iter().any(numbered)
 }
 
 /// The conntrack zone of the connections to services.

@@ -11,6 +11,7 @@ mod egress_routers;
 mod mdns;
 mod node_ports;
 mod nodes;
+mod outside;
 mod projects;
 mod services;
 
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 pub(crate) use addresses::outside_subnet;
 pub(crate) use cluster::special_ranges;
+pub(crate) use outside::link_local;
 
 use crate::diagnostic::{Code, Diagnostic, Report, nearest};
 use crate::document::{At, Documents, unsupported_version};
@@ -29,6 +31,7 @@ use crate::intent::{self, Intent, NodeId, ProjectId};
 use crate::source::Place;
 use crate::spec::{self, DesiredState, Selector};
 use crate::value::{Invalid, Name, ipv4};
+use outside::Outside;
 
 /// Resolves the documents of a run. `complete` tells whether all of the input could be read:
 /// where it couldn't, findings that its missing parts may cause are left out.
@@ -42,9 +45,10 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     node_ports::blocks(&wire, &mut nodes, &mut context);
     let projects = projects::resolve(&wire, &nodes, cluster.mode, &mut context);
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
-    let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
+    let outside = Outside::new(&wire, &nodes, &cluster);
+    let routers = egress_routers::resolve(&wire, &nodes, &projects, &outside, &mut context);
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
-    let services = services::resolve(&projects, &policies, &cluster, &mut context);
+    let services = services::resolve(&nodes, &projects, &policies, &outside, &mut context);
     let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {

@@ -51,6 +51,13 @@ pub(crate) fn hash(text: &str) -> u64 {
     u64::from_be_bytes(bytes)
 }
 
+/// A name that follows from a text alone, and that no other text has, nor can be made to have: 128
+/// bits of its BLAKE3 hash.
+#[must_use]
+pub(crate) fn digest(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
+}
+
 impl fmt::Display for Cookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)

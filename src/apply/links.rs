@@ -163,6 +163,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
         .filter(|name| links.node.links.get(name).is_none_or(|link| !link.promiscuous))
         .chain(new)
         .collect();
+    super::brought::check(wiring, &links.node, &steps.unplugged)?;
     let made: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
     let brought = wiring.ports.iter().map(|port| port.interface.as_str());
     let brought = brought.filter(|name| !made.contains(name));

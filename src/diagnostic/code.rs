@@ -186,6 +186,7 @@ codes! {
     UnknownService = 165 Error,
     MdnsCrowded = 166 Error,
     MdnsNotServed = 167 Warning,
+    MdnsNodeName = 183 Error,
     // Egress routers: where they run.
     RouterNodeTwice = 170 Error,
     RouterUnavailable = 171 Error,
@@ -194,6 +195,7 @@ codes! {
     BadHost = 173 Error,
     RouterModeKey = 174 Error,
     RouterRules = 175 Error,
+    RouterRuleNode = 176 Error,
     RouterAnyLast = 177 Error,
     RouterRuleNeverMatches = 178 Warning,
     RouterRuleInsideCluster = 179 Warning,

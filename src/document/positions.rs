@@ -17,6 +17,9 @@ pub(super) const MAX_NODES: usize = 8_000_000;
 /// The most bytes of one string. The longest that the schema takes, a label's key, has 317.
 const MAX_STRING: usize = 4096;
 
+/// How many values that are nothing are told of, where the schema doesn't tell of them.
+const SHOWN: usize = 100;
+
 const NONE: u32 = u32::MAX;
 
 /// The positions of all documents of one text.
@@ -26,7 +29,8 @@ pub struct Positions {
     nodes: Vec<Node>,
     keys: Vec<String>,
     roots: Vec<u32>,
-    nulls: bool,
+    /// The values that are nothing.
+    nulls: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +54,19 @@ impl Positions {
 
     /// Whether a key or an item of a list has no value. The types read some of these as empty.
     pub(super) fn has_nulls(&self) -> bool {
-        self.nulls
+        !self.nulls.is_empty()
+    }
+
+    /// One diagnostic for each of the first of these, for where the schema can't say what is missing.
+    pub(super) fn nulls(&self) -> Report {
+        let nothing = |&node: &u32| {
+            Diagnostic::new(Code::WrongType, "expected a value, found nothing")
+                .at(At { positions: self, node }.key_place())
+                .help("give it a value, or remove it if it may be left out")
+        };
+        let mut report = Report::new();
+        self.nulls.iter().take(SHOWN).map(nothing).for_each(|found| report.push(found));
+        report
     }
 
     /// The top of each document, in order.
@@ -233,7 +249,9 @@ impl Builder {
                     let node = self.node(span);
                     let inside = self.open.last().is_some_and(Open::awaits_value);
                     let null = ["", "~", "null", "Null", "NULL"].contains(&text.as_ref());
-                    self.positions.nulls |= inside && null && style == ScalarStyle::Plain;
+                    if inside && null && style == ScalarStyle::Plain {
+                        self.positions.nulls.push(node);
+                    }
                     if text.len() > MAX_STRING {
                         let message =
                             format!("a string of {} bytes, more than {MAX_STRING}", text.len());

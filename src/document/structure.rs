@@ -46,7 +46,10 @@ pub(super) fn explain(
         states.push(serde_json::from_value(value).unwrap_or_default());
     }
     if report.is_empty() {
-        report.extend(error.map(|error| from_serde(source, error).into()).unwrap_or_default());
+        // The schema takes no null anywhere, but may not have seen all of the text.
+        report.extend(
+            error.map_or_else(|| positions.nulls(), |error| from_serde(source, error).into()),
+        );
     }
     (Some(Documents { states, positions }), report)
 }
@@ -212,7 +215,8 @@ impl Structure<'_> {
     fn explain(&self, error: &ValidationError<'_>, report: &mut Report) {
         let at = self.top.pointer(error.instance_path().as_str());
         let instance = error.instance().as_ref();
-        let place = at.place();
+        // Nothing has no place of its own.
+        let place = if instance.is_null() { at.key_place() } else { at.place() };
         match error.kind() {
             Kind::AnyOf { context } => {
                 report.push(wrong_type(&expected_of(context), instance).at(place));
@@ -250,8 +254,6 @@ impl Structure<'_> {
                 });
             }
             Kind::Type { kind } => {
-                // Nothing has no place of its own.
-                let place = if instance.is_null() { at.key_place() } else { place };
                 report.push(wrong_type(&expected(kind), instance).at(place));
             }
             Kind::Enum { options } => {
@@ -430,7 +432,7 @@ fn wrong_type(expected: &[String], found: &Value) -> Diagnostic {
     }
 }
 
-/// What the branches of an `anyOf` expect, without the `null` that every optional key takes.
+/// What the branches of an `anyOf` expect.
 fn expected_of(context: &[Vec<ValidationError<'static>>]) -> Vec<String> {
     let mut all = Vec::new();
     for error in context.iter().flatten() {

@@ -3,6 +3,9 @@
 //! That interface is a macvlan on the uplink, or, where the uplink is a port of a gateway bridge, a
 //! port of the node's own bridge, which lets nothing out but what has the router's source.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 
 use super::proxy::{self, Proxy};
@@ -10,13 +13,17 @@ use super::wiring::{Outside, Router, Via, interface, internal, namespace};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{NodeId, RouterId, RouterMode};
 use crate::model::{Model, Tenant, veth_name};
-use crate::nft::{Chain, Condition, Family, PortMap, Refusal, Rule, Ruleset, Statement, Table};
+use crate::nft::{
+    Chain, Condition, Elements, Family, PortMap, Refusal, Rule, Ruleset, Set, Statement, Table,
+};
 use crate::pipeline::{self, OfPort};
+use crate::resolve::link_local;
 use crate::spec::Protocol;
 use crate::subject::Cookie;
 use crate::value::{InterfaceName, Mac};
 
 const MAP: &str = "rf_destinations";
+const NODES: &str = "rf_node_addresses";
 
 /// The second interfaces of the routers of a node.
 pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnostic> {
@@ -68,6 +75,7 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
     let source = rule(vec![Condition::Oif(outside.clone())], Statement::Snat(router.source));
     let source = Chain::new("rf_source", "nat", "postrouting", "srcnat", vec![source]);
     let mut maps = Vec::new();
+    let mut sets = Vec::new();
     let chains = match &router.mode {
         RouterMode::Redirect { destinations, fallback } => {
             let mut redirect = Vec::new();
@@ -101,11 +109,19 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             let inward =
                 vec![known(), rule(vec![Condition::Iif(inside), ports], Statement::Accept)];
             // It opens connections from the source to the outside, and to nobody inside: pods
-            // would be seen there as the router, and the router's own ports as nobody.
-            let from_source = Condition::Source(Ipv4Net::from(router.source));
+            // would be seen there as the router, and the router's own ports as nobody. Whatever a
+            // name leads to, it is no node: there, the services of others would take the router for
+            // a client from outside. Nor is it what hosts ask on their own segment alone.
+            sets.push(Set { name: NODES, elements: Elements::Addresses(node_addresses(model)) });
+            let to_outside = vec![
+                Condition::Oif(outside),
+                Condition::Source(Ipv4Net::from(router.source)),
+                Condition::DestinationNotIn(NODES),
+                Condition::DestinationOutside(link_local()),
+            ];
             let outward = vec![
                 known(),
-                rule(vec![Condition::Oif(outside), from_source], Statement::Accept),
+                rule(to_outside, Statement::Accept),
                 rule(vec![Condition::Protocol(Protocol::Tcp)], Statement::Refuse(Refusal::Reset)),
             ];
             vec![
@@ -116,5 +132,18 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             ]
         }
     };
-    Ok(Ruleset { tables: vec![Table { family: Family::Inet, maps, chains, ..Table::default() }] })
+    Ok(Ruleset {
+        tables: vec![Table { family: Family::Inet, sets, maps, chains, ..Table::default() }],
+    })
+}
+
+/// The addresses of all nodes: their own, those of node ports, and egress IPs.
+fn node_addresses(model: &Model) -> Vec<Ipv4Addr> {
+    let intent = model.intent();
+    let nodes = intent
+        .nodes()
+        .flat_map(|(_, node)| node.node_port_addresses.iter().copied().chain([node.address]));
+    let egress_ips = intent.egress_ips().iter().flat_map(|list| &list.addresses);
+    let all: BTreeSet<Ipv4Addr> = nodes.chain(egress_ips.map(|ip| ip.address)).collect();
+    all.into_iter().collect()
 }

@@ -8,7 +8,7 @@ use crate::intent::{Site, Upstream, Verdict};
 use crate::pipeline;
 use crate::plan::Router;
 use crate::plan::proxy::{self, Config, Lets, Proxy};
-use crate::subject::hash;
+use crate::subject::digest;
 use crate::value::Port;
 
 impl Renderer<'_> {
@@ -51,7 +51,8 @@ impl Renderer<'_> {
     }
 }
 
-/// One rule of squid. Its name follows from what it is about, so that others may come and go.
+/// One rule of squid. Its name follows from what it is about, so that others may come and go. Squid
+/// takes two lists of one name for one list, and 63 bytes of a name.
 fn rule(rule: &crate::intent::SiteRule) -> Value {
     let verdict = match rule.verdict {
         Verdict::Allow => "allow",
@@ -66,7 +67,7 @@ fn rule(rule: &crate::intent::SiteRule) -> Value {
         Site::Network(_) => Some(format!("dst {text}")),
     };
     let acl = match condition {
-        Some(_) => format!("rf_{:08x}", hash(&text) >> 32),
+        Some(_) => format!("rf_{}", digest(&text)),
         None => "all".to_owned(),
     };
     context! { verdict, text, condition, acl }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::nodes::is_host_of;
+use super::outside::Taken;
 use super::{Context, Nodes, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{EgressIp, EgressIps, EgressRouter, NodeId, ProjectId};
@@ -21,7 +22,11 @@ pub(super) fn resolve(
 ) -> Vec<EgressIps> {
     let mut lists: BTreeMap<ProjectId, (EgressIps, Place)> = BTreeMap::new();
     let mut seen: BTreeMap<Ipv4Addr, Place> = BTreeMap::new();
-    let taken = taken(nodes, routers);
+    let mut taken = nodes.taken(wire);
+    for router in routers {
+        let what = format!("the source of egress router `{}`", router.name);
+        taken.entry(router.source).or_insert((what, router.place));
+    }
     for (at, wire) in wire.items("egressIPs", |state| &state.egress_ips) {
         let spec::EgressIps { project: name, addresses } = wire;
         let place = at.key("project").place();
@@ -104,34 +109,8 @@ fn twice(
     true
 }
 
-/// The addresses that others on the uplinks have.
-fn taken(nodes: &Nodes<'_>, routers: &[EgressRouter]) -> BTreeMap<Ipv4Addr, (String, Place)> {
-    let mut taken = BTreeMap::new();
-    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
-        let what = format!("the address of node `{}`", node.name);
-        taken.insert(node.address, (what, at.key("address").place()));
-        if let Some(gateway) = node.uplink.as_ref().and_then(|uplink| uplink.gateway) {
-            let what = format!("the gateway of node `{}`", node.name);
-            let place = at.key("uplink").key("gateway").place();
-            taken.entry(gateway).or_insert((what, place));
-        }
-    }
-    for router in routers {
-        for (address, what) in [(router.source, "source"), (router.gateway, "gateway")] {
-            let what = format!("the {what} of egress router `{}`", router.name);
-            taken.entry(address).or_insert((what, router.place));
-        }
-    }
-    taken
-}
-
 /// RF094: nobody else has the address.
-fn clash(
-    address: Ipv4Addr,
-    place: Place,
-    taken: &BTreeMap<Ipv4Addr, (String, Place)>,
-    context: &mut Context,
-) {
+fn clash(address: Ipv4Addr, place: Place, taken: &Taken, context: &mut Context) {
     if let Some((what, other)) = taken.get(&address) {
         context.push(
             Diagnostic::new(Code::EgressIpTaken, format!("the egress IP {address} is {what}"))

@@ -170,8 +170,22 @@ fn resolve_target(
 }
 
 fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -> Vec<Ports> {
+    if let Some(at) = at.find("ports").filter(|_| ports.is_empty()) {
+        context.push(
+            Diagnostic::new(Code::BadValue, "`ports` takes at least one entry")
+                .at(at.place())
+                .help("list the ports; without the key, the rule is for all of them"),
+        );
+    }
     let mut resolved = Vec::with_capacity(ports.len());
     for (range, at) in ports.iter().zip(at.find("ports").into_iter().flat_map(At::children)) {
+        if at.children().next().is_none() {
+            context.push(
+                Diagnostic::new(Code::MissingKey, "the entry has neither `port` nor `protocol`")
+                    .at(at.place())
+                    .help("add a `port`; `protocol: tcp` alone means all ports of TCP"),
+            );
+        }
         let spec::PortRange { protocol, port, end_port } = *range;
         if end_port.is_some_and(|last| port.is_none_or(|first| last < first)) {
             let message = match port {

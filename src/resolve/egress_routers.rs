@@ -8,10 +8,11 @@ use serde_json::Value;
 mod placement;
 mod proxies;
 
+use super::outside::{Outside, Taken};
 use super::{Context, Nodes, Projects, Wire, unique};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{At, replicas};
-use crate::intent::{Cluster, Destination, EgressRouter, NodeId, RouterMode};
+use crate::intent::{Destination, EgressRouter, NodeId, RouterMode};
 use crate::source::Place;
 use crate::spec::{self, Platform, Protocol};
 use crate::value::{Address, Host, Port};
@@ -21,16 +22,17 @@ use crate::value::{Address, Host, Port};
 const MAC_FILTERS: usize = 15;
 
 pub(super) fn resolve(
-    wire: &Wire<'_>,
+    all: &Wire<'_>,
     nodes: &Nodes<'_>,
     projects: &Projects<'_>,
-    cluster: &Cluster,
+    outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<EgressRouter> {
-    let items = wire.items("egressRouters", |state| &state.egress_routers);
+    let items = all.items("egressRouters", |state| &state.egress_routers);
     let items = unique("egress router", items, |router| &router.name, context);
     let mut routers = Vec::with_capacity(items.len());
     let mut sources: BTreeMap<Ipv4Addr, Place> = BTreeMap::new();
+    let taken = nodes.taken(all);
     for (at, wire) in items {
         let spec::EgressRouter {
             name,
@@ -48,7 +50,7 @@ pub(super) fn resolve(
             node_selector: _,
             replicas: count,
         } = wire;
-        if cluster.platform == Platform::Aws {
+        if outside.cluster.platform == Platform::Aws {
             context.push(
                 Diagnostic::new(
                     Code::RouterPlatform,
@@ -88,7 +90,7 @@ pub(super) fn resolve(
         }
         if let Some(source) = source {
             source_twice(source, source_place, &mut sources, context);
-            source_taken(source, source_place, nodes, context);
+            source_taken(source, source_place, wire, &taken, context);
         }
         let node = source.and_then(|source| placement::choose(source, wire, at, nodes, context));
         if let (Some(node), Some(gateway)) = (node, gateway) {
@@ -97,16 +99,16 @@ pub(super) fn resolve(
         proxies::mode_keys(wire, at, context);
         let mode = match mode {
             spec::RouterMode::Redirect => {
-                let (destinations, fallback) = resolve_destinations(wire, at, cluster, context);
+                let (destinations, fallback) = resolve_destinations(wire, at, outside, context);
                 RouterMode::Redirect { destinations, fallback }
             }
             spec::RouterMode::HttpProxy => RouterMode::HttpProxy {
-                rules: proxies::rules(wire, at, cluster, context),
-                name_servers: proxies::name_servers(wire, at, cluster, context),
+                rules: proxies::rules(wire, at, outside, context),
+                name_servers: proxies::name_servers(wire, at, outside, context),
             },
             spec::RouterMode::DnsProxy => RouterMode::DnsProxy {
-                ports: proxies::ports(wire, at, cluster, context),
-                name_servers: proxies::name_servers(wire, at, cluster, context),
+                ports: proxies::ports(wire, at, outside, context),
+                name_servers: proxies::name_servers(wire, at, outside, context),
             },
         };
         if let (Some(project), Some(source), Some(gateway), Some(node)) =
@@ -149,46 +151,44 @@ fn source_twice(
     }
 }
 
-/// RF082: a source address belongs to no node and no gateway.
-fn source_taken(source: Ipv4Addr, place: Place, nodes: &Nodes<'_>, context: &mut Context) {
-    for (node, (at, _)) in nodes.list.iter().zip(&nodes.wire) {
-        let gateway = node.uplink.as_ref().and_then(|uplink| uplink.gateway);
-        let (what, first) = if node.address == source {
-            ("address", at.key("address").place())
-        } else if gateway == Some(source) {
-            ("gateway", at.key("uplink").key("gateway").place())
-        } else {
-            continue;
-        };
-        context.push(
-            Diagnostic::new(
-                Code::RouterSourceTaken,
-                format!("{source} is the {what} of node `{}`", node.name),
-            )
-            .at(place)
-            .related(first, "used here")
-            .help("give the router an address that nothing else has"),
-        );
+/// RF082: a source address belongs to no node, no gateway and no name server.
+fn source_taken(
+    source: Ipv4Addr,
+    place: Place,
+    wire: &spec::EgressRouter,
+    taken: &Taken,
+    context: &mut Context,
+) {
+    // RF085 and RF182 speak about the router's own.
+    let own = wire.dns_servers.iter().flatten().chain([&wire.gateway]);
+    if own.into_iter().any(|own| own.0 == source) {
         return;
+    }
+    if let Some((what, first)) = taken.get(&source) {
+        context.push(
+            Diagnostic::new(Code::RouterSourceTaken, format!("{source} is {what}"))
+                .at(place)
+                .related(*first, "used here")
+                .help("give the router an address that nothing else has"),
+        );
     }
 }
 
 fn resolve_destinations(
     wire: &spec::EgressRouter,
     at: At<'_>,
-    cluster: &Cluster,
+    outside: &Outside<'_>,
     context: &mut Context,
 ) -> (Vec<Destination>, Option<Ipv4Addr>) {
-    let outside = |address: &Address, place: Place, context: &mut Context| {
+    let checked = |address: &Address, place: Place, context: &mut Context| {
         let address = context.host_address(address, place)?;
-        destination_inside(address, place, cluster, context);
-        destination_itself(address, place, wire, at, context);
+        destination_inside(address, place, (wire, at), outside, context);
         Some(address)
     };
     let single = wire.destination.as_ref();
-    let single = single.and_then(|to| outside(to, at.key("destination").place(), context));
+    let single = single.and_then(|to| checked(to, at.key("destination").place(), context));
     let explicit = wire.fallback.as_ref();
-    let explicit = explicit.and_then(|to| outside(to, at.key("fallback").place(), context));
+    let explicit = explicit.and_then(|to| checked(to, at.key("fallback").place(), context));
     one_form(wire, at, context);
     let items: Vec<(At<'_>, &spec::Destination)> = at
         .find("destinations")
@@ -203,7 +203,7 @@ fn resolve_destinations(
         let spec::Destination { port, protocol, to, to_port } = item;
         let to_place = at.key("to").place();
         let to = match to {
-            Host::Address(to) => outside(to, to_place, context),
+            Host::Address(to) => checked(to, to_place, context),
             Host::Name(name) => {
                 let message =
                     format!("a redirecting egress router can't lead to the name `{name}`");
@@ -299,9 +299,16 @@ fn one_form(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {
     }
 }
 
-/// RF091: an egress router leads out of the cluster.
-fn destination_inside(to: Ipv4Addr, place: Place, cluster: &Cluster, context: &mut Context) {
-    if let Some(network) = cluster.networks().find(|network| network.contains(&to)) {
+/// RF091: an egress router leads out of the cluster, and to nobody of it: neither to itself, nor to a
+/// node.
+fn destination_inside(
+    to: Ipv4Addr,
+    place: Place,
+    (wire, at): (&spec::EgressRouter, At<'_>),
+    outside: &Outside<'_>,
+    context: &mut Context,
+) {
+    if let Some(network) = outside.cluster.networks().find(|network| network.contains(&to)) {
         context.push(
             Diagnostic::new(
                 Code::RouterDestination,
@@ -310,18 +317,7 @@ fn destination_inside(to: Ipv4Addr, place: Place, cluster: &Cluster, context: &m
             .at(place)
             .help("an egress router leads outside; pods reach each other without it"),
         );
-    }
-}
-
-/// RF091: an egress router does not lead to itself.
-fn destination_itself(
-    to: Ipv4Addr,
-    place: Place,
-    wire: &spec::EgressRouter,
-    at: At<'_>,
-    context: &mut Context,
-) {
-    if wire.source.0 == to {
+    } else if wire.source.0 == to {
         context.push(
             Diagnostic::new(
                 Code::RouterDestination,
@@ -331,6 +327,16 @@ fn destination_itself(
             .related(at.key("source").place(), "the source")
             .help("write the address of the outside host that the pods are to reach"),
         );
+    } else if let Some(inside) = outside.inside(to) {
+        let message = format!("the destination {to} {}", inside.what);
+        let diagnostic = Diagnostic::new(Code::RouterDestination, message).at(place);
+        let diagnostic = match inside.place {
+            Some(said) => diagnostic.related(said, "said here"),
+            None => diagnostic,
+        };
+        context.push(diagnostic.help(
+            "an egress router leads to hosts outside; what nodes serve, pods reach without it",
+        ));
     }
 }
 

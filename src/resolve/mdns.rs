@@ -22,6 +22,7 @@ pub(super) fn resolve(
         let spec::Mdns { name, project, service, node } = wire;
         let place = at.key("name").place();
         not_local(name, place, context);
+        node_name(name, place, nodes, context);
         if let Some(first) = seen.insert(name, place) {
             let message = format!("the name `{name}` is announced twice");
             context.push(
@@ -83,6 +84,21 @@ fn not_local(name: &DnsName, place: Place, context: &mut Context) {
             Diagnostic::new(Code::MdnsName, message)
                 .at(place)
                 .help("write a name such as web.local; other names belong into the DNS"),
+        );
+    }
+}
+
+/// RF183: a node announces its own name, by which people go to it.
+fn node_name(name: &DnsName, place: Place, nodes: &Nodes<'_>, context: &mut Context) {
+    let of_node = |node: &&Name| name.as_str().strip_suffix(".local") == Some(node.as_str());
+    if let Some((node, at)) =
+        nodes.index.by_name.iter().find(|(node, _)| of_node(node)).map(|(node, (_, at))| (node, at))
+    {
+        context.push(
+            Diagnostic::new(Code::MdnsNodeName, format!("`{name}` is the name of node `{node}`"))
+                .at(place)
+                .related(*at, "the node")
+                .help("choose another name for the service"),
         );
     }
 }

@@ -66,10 +66,13 @@ struct Claim<'a> {
 /// RF131, RF134, RF135 and RF136: every port of the nodes is one service's, and not the nodes' own.
 pub(super) fn clashes(
     services: &[Service],
+    nodes: &Nodes<'_>,
     projects: &Projects<'_>,
     cluster: &Cluster,
     context: &mut Context,
 ) {
+    // Where nodes serve at addresses made for it alone, their own processes are asked at another.
+    let at_own = nodes.list.iter().any(|node| node.node_port_addresses.contains(&node.address));
     let mut taken: BTreeMap<(Protocol, Port), Claim<'_>> = BTreeMap::new();
     let name = |service: &Service| {
         format!("`{}/{}`", projects.list[service.project.index()].name, service.name)
@@ -93,7 +96,7 @@ pub(super) fn clashes(
             });
             for claim in balanced.into_iter().chain(fixed) {
                 let key = (port.protocol, claim.port);
-                own_port(key, &claim, &name(service), cluster, context);
+                own_port(key, &claim, &name(service), at_own, cluster, context);
                 if let Some(first) = taken.get(&key) {
                     // The same way to the same place is no clash.
                     let same = std::ptr::eq(first.service, service) && first.port == port.port;
@@ -133,11 +136,51 @@ fn clash(
     context.push(diagnostic.at(claim.place).related(first.place, "the other"));
 }
 
+const TCP: &[Protocol] = &[Protocol::Tcp];
+const UDP: &[Protocol] = &[Protocol::Udp];
+const BOTH: &[Protocol] = &[Protocol::Tcp, Protocol::Udp];
+
+/// Ports at which processes of nodes themselves often are asked, and how.
+const OWN_PORTS: &[(&[Protocol], u16, &str)] = &[
+    (TCP, 22, "by SSH"),
+    (BOTH, 53, "for DNS"),
+    (UDP, 68, "by DHCP servers"),
+    (BOTH, 111, "for RPC services"),
+    (UDP, 123, "for the time"),
+    (UDP, 161, "by SNMP"),
+    (TCP, 179, "by BGP"),
+    (UDP, 500, "by IPsec"),
+    (TCP, 2379, "by clients of etcd"),
+    (TCP, 2380, "by peers of etcd"),
+    (UDP, 4500, "by IPsec"),
+    (UDP, 4789, "by VXLAN tunnels"),
+    (UDP, 5353, "by multicast DNS"),
+    (UDP, 6081, "by Geneve tunnels"),
+    (TCP, 6443, "for the Kubernetes API"),
+    (TCP, 6633, "by OpenFlow"),
+    (TCP, 6640, "by OVSDB"),
+    (TCP, 6641, "by OVN"),
+    (TCP, 6642, "by OVN"),
+    (TCP, 6653, "by OpenFlow"),
+    (UDP, 8472, "by VXLAN tunnels"),
+    (TCP, 9100, "for metrics"),
+    (TCP, 10249, "for metrics of kube-proxy"),
+    (TCP, 10250, "for the kubelet"),
+    (TCP, 10255, "for the kubelet"),
+    (TCP, 10256, "for the health of kube-proxy"),
+    (TCP, 10257, "for kube-controller-manager"),
+    (TCP, 10259, "for kube-scheduler"),
+    (TCP, 22623, "for machine configurations"),
+    (TCP, 22624, "for machine configurations"),
+    (UDP, 51820, "by WireGuard"),
+];
+
 /// RF135 and RF136: ports at which a node itself is spoken to.
 fn own_port(
     (protocol, port): (Protocol, Port),
     claim: &Claim<'_>,
     name: &str,
+    at_own: bool,
     cluster: &Cluster,
     context: &mut Context,
 ) {
@@ -150,11 +193,10 @@ fn own_port(
         );
         return;
     }
-    let what = match (protocol, port.get()) {
-        (Protocol::Tcp, 22) => "by SSH",
-        (Protocol::Tcp | Protocol::Udp, 53) => "for DNS",
-        _ => return,
-    };
+    let known = OWN_PORTS
+        .iter()
+        .find(|(protocols, number, _)| *number == port.get() && protocols.contains(&protocol));
+    let Some((_, _, what)) = known.filter(|_| at_own && claim.balancer) else { return };
     let message = format!(
         "the load balancer {name} takes the port {port}/{protocol}, at which nodes are asked {what}"
     );

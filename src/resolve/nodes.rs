@@ -79,6 +79,14 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
             .filter_map(|(address, at)| context.host_address(address, at.place()))
             .collect();
         if node_port_addresses.is_empty() {
+            if let Some(at) = at.find("nodePortAddresses") {
+                let message = "`nodePortAddresses` takes at least one address";
+                context.push(
+                    Diagnostic::new(Code::BadValue, message)
+                        .at(at.place())
+                        .help("without the key, node ports are served at the node's own address"),
+                );
+            }
             served.push(address);
         }
         served.sort();

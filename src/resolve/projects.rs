@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Context, Index, Nodes, Projects, Wire, defined_twice, unique};
 use crate::diagnostic::{Code, Diagnostic, listed};
 use crate::document::At;
-use crate::intent::{Attachment, Fixed, Membership, Pod, Project, ProjectId};
+use crate::intent::{Attachment, BlockAt, Fixed, Membership, Pod, Project, ProjectId};
 use crate::pipeline;
 use crate::source::Place;
 use crate::spec::{self, Mode, Selector};
@@ -200,10 +200,15 @@ fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
         let uplink = node.uplink.as_ref().is_some_and(|uplink| {
             uplink.interface == *interface || uplink.bridge.as_ref() == Some(interface)
         });
+        let outside = BlockAt::Interface(interface.clone());
         let what = if uplink {
             format!("the uplink of node `{}`", node.name)
+        } else if node.blocks.iter().any(|block| block.at == outside) {
+            format!("one by which the outside comes to node `{}`", node.name)
         } else if pipeline::is_reserved_interface(interface.as_str()) {
             "reserved on every node".to_owned()
+        } else if pipeline::is_host_bridge(interface.as_str()) {
+            "named like a bridge of the host".to_owned()
         } else {
             continue;
         };

@@ -8,22 +8,22 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use self::endpoints::Endpoints;
-use super::{Context, Projects, node_ports, unique};
+use super::outside::Outside;
+use super::{Context, Nodes, Projects, node_ports, unique};
 use crate::diagnostic::{Code, Diagnostic, listed, nearest};
 use crate::document::At;
-use crate::intent::{
-    Cluster, EgressPolicy, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort,
-};
+use crate::intent::{EgressPolicy, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort};
 use crate::spec::{self, Protocol, ServiceType, SessionAffinity, TargetPort};
 use crate::value::{ClusterIp, Name, Port};
 
 pub(super) fn resolve(
+    nodes: &Nodes<'_>,
     projects: &Projects<'_>,
     policies: &[EgressPolicy],
-    cluster: &Cluster,
+    outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<Service> {
-    let mut resolver = Resolver { projects, policies, cluster, named: BTreeMap::new() };
+    let mut resolver = Resolver { projects, policies, outside, named: BTreeMap::new() };
     resolver.pod_ports(context);
     let mut services = Vec::new();
     let mut pods = 0;
@@ -39,7 +39,7 @@ pub(super) fn resolve(
         }
     }
     address_twice(&services, projects, context);
-    node_ports::clashes(&services, projects, cluster, context);
+    node_ports::clashes(&services, nodes, projects, outside.cluster, context);
     services
 }
 
@@ -50,7 +50,7 @@ const MAX_TARGETS: usize = 1000;
 struct Resolver<'a> {
     projects: &'a Projects<'a>,
     policies: &'a [EgressPolicy],
-    cluster: &'a Cluster,
+    outside: &'a Outside<'a>,
     /// The named ports of each pod.
     named: BTreeMap<(PodId, Protocol, &'a Name), Port>,
 }
@@ -96,7 +96,7 @@ impl Resolver<'_> {
             Some(selector) => self.selected(name, selector, own, at.key("selector"), context),
             None => Vec::new(),
         };
-        let endpoints = Endpoints::resolve(endpoints, (at, wire), self.cluster, context);
+        let endpoints = Endpoints::resolve(endpoints, (at, wire), self.outside, context);
         let address = self.address(cluster_ip.as_ref(), at.key("clusterIP").place(), context);
         if address == ServiceAddress::Headless && *kind != ServiceType::ClusterIp {
             node_ports::headless(name, *kind, at, context);
@@ -262,7 +262,7 @@ impl Resolver<'_> {
         let Some(value) = context.take(crate::value::ipv4(address), place) else {
             return ServiceAddress::Allocated;
         };
-        let network = self.cluster.service_network;
+        let network = self.outside.cluster.service_network;
         if !network.contains(&value) {
             let message = format!("{value} is outside of {network}, the service network");
             context.push(

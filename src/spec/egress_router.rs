@@ -37,7 +37,7 @@ pub struct EgressRouter {
     /// addresses that this has.
     pub rules: Option<Vec<ProxyRule>>,
     /// In the proxy modes: the name servers, which are asked from `source`. Default: those of the
-    /// node's `/etc/resolv.conf`, which can't be loopback addresses then.
+    /// node's `/etc/resolv.conf`, which can't be loopback addresses or nodes' then.
     pub dns_servers: Option<Vec<Address>>,
     /// The node that it runs on.
     pub node: Option<Name>,

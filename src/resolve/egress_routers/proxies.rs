@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{destination_inside, destination_itself, port_twice};
+use super::{destination_inside, port_twice};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::{At, rule_verdict};
-use crate::intent::{Cluster, ProxyPort, Site, SiteRule, Upstream, Verdict};
+use crate::intent::{ProxyPort, Site, SiteRule, Upstream, Verdict};
 use crate::resolve::Context;
+use crate::resolve::outside::Outside;
 use crate::source::Place;
 use crate::spec::{self, Protocol, RouterMode};
 use crate::value::{self, Host, Port, ipv4};
@@ -48,7 +49,7 @@ pub(super) fn mode_keys(wire: &spec::EgressRouter, at: At<'_>, context: &mut Con
 pub(super) fn rules(
     wire: &spec::EgressRouter,
     at: At<'_>,
-    cluster: &Cluster,
+    outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<SiteRule> {
     let rules = wire.rules.as_deref().unwrap_or_default();
@@ -95,7 +96,7 @@ pub(super) fn rules(
             continue;
         }
         let rule = SiteRule { verdict, site, place };
-        inside_cluster(&rule, cluster, context);
+        inside_cluster(&rule, outside, context);
         if let Some(covering) = resolved.iter().find(|earlier| earlier.site.covers(&rule.site)) {
             let message =
                 format!("the rule for {} never matches: an earlier one covers it", rule.site);
@@ -111,10 +112,10 @@ pub(super) fn rules(
     resolved
 }
 
-/// RF179: a proxy leads out of the cluster.
-fn inside_cluster(rule: &SiteRule, cluster: &Cluster, context: &mut Context) {
+/// RF176 and RF179: a proxy leads out of the cluster, and to no node of it.
+fn inside_cluster(rule: &SiteRule, outside: &Outside<'_>, context: &mut Context) {
     let Site::Network(inner) = &rule.site else { return };
-    if let Some(network) = cluster.networks().find(|network| network.contains(inner)) {
+    if let Some(network) = outside.cluster.networks().find(|network| network.contains(inner)) {
         let message = format!("{} is inside of the cluster network {network}", rule.site);
         context.push(
             Diagnostic::new(Code::RouterRuleInsideCluster, message)
@@ -122,13 +123,23 @@ fn inside_cluster(rule: &SiteRule, cluster: &Cluster, context: &mut Context) {
                 .help("a proxy leads outside, whatever its rules say; remove the rule"),
         );
     }
+    let single = (inner.prefix_len() == 32 && rule.verdict == Verdict::Allow).then(|| inner.addr());
+    if let Some((address, inside)) = single.and_then(|one| Some((one, outside.inside(one)?))) {
+        let message = format!("a proxy can't lead to {address}, which {}", inside.what);
+        let diagnostic = Diagnostic::new(Code::RouterRuleNode, message).at(rule.place);
+        let diagnostic = match inside.place {
+            Some(said) => diagnostic.related(said, "said here"),
+            None => diagnostic,
+        };
+        context.push(diagnostic.help("name a host outside, or remove the rule"));
+    }
 }
 
 /// The ports of a TCP proxy.
 pub(super) fn ports(
     wire: &spec::EgressRouter,
     at: At<'_>,
-    cluster: &Cluster,
+    outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<ProxyPort> {
     if wire.destinations.is_empty() {
@@ -167,8 +178,7 @@ pub(super) fn ports(
         let to = match to {
             Host::Address(address) => {
                 let Some(address) = context.host_address(address, to_place) else { continue };
-                destination_inside(address, to_place, cluster, context);
-                destination_itself(address, to_place, wire, router_at, context);
+                destination_inside(address, to_place, (wire, router_at), outside, context);
                 Upstream::Address(address)
             }
             Host::Name(name) if !name.is_qualified() => {
@@ -195,7 +205,7 @@ pub(super) fn ports(
 pub(super) fn name_servers(
     wire: &spec::EgressRouter,
     at: At<'_>,
-    cluster: &Cluster,
+    outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<Ipv4Addr> {
     let Some(servers) = &wire.dns_servers else { return Vec::new() };
@@ -211,12 +221,12 @@ pub(super) fn name_servers(
     for (server, at) in servers.iter().zip(at.children()) {
         let place = at.place();
         let Some(address) = context.host_address(server, place) else { continue };
-        let inside = cluster.networks().find(|network| network.contains(&address));
+        let inside = outside.cluster.networks().find(|network| network.contains(&address));
         let wrong = match inside {
             Some(network) => Some(format!("is inside of the cluster network {network}")),
             None if wire.source.0 == address => Some("is the router's own source".to_owned()),
             None if found.contains(&address) => Some("stands twice".to_owned()),
-            None => None,
+            None => outside.inside(address).map(|inside| inside.what),
         };
         if let Some(wrong) = wrong {
             let message = format!("the name server {address} {wrong}");

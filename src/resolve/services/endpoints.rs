@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::Context;
+use super::{Context, Outside};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::At;
-use crate::intent::{Cluster, EgressPolicy, Target, Verdict};
+use crate::intent::{EgressPolicy, Target, Verdict};
 use crate::source::Place;
 use crate::spec::{self, Protocol, ServiceType, TargetPort};
 use crate::value::{Address, ClusterIp, Port, ipv4};
@@ -20,7 +20,7 @@ impl Endpoints {
     pub(super) fn resolve(
         wire: &[Address],
         (at, service): (At<'_>, &spec::Service),
-        cluster: &Cluster,
+        outside: &Outside<'_>,
         context: &mut Context,
     ) -> Self {
         let name = &service.name;
@@ -79,7 +79,7 @@ impl Endpoints {
                 );
                 continue;
             }
-            is_outside(address, at.place(), cluster, context);
+            is_outside(address, at.place(), outside, context);
             found.insert(address, at.place());
         }
         Self(found)
@@ -142,18 +142,28 @@ impl Endpoints {
     }
 }
 
-/// RF144: an endpoint is a host outside of the cluster.
-fn is_outside(address: Ipv4Addr, place: Place, cluster: &Cluster, context: &mut Context) {
-    let (message, help) = if let Some(network) = cluster.networks().find(|n| n.contains(&address)) {
+/// RF144: an endpoint is a host outside of the cluster, and no node.
+fn is_outside(address: Ipv4Addr, place: Place, outside: &Outside<'_>, context: &mut Context) {
+    let mut networks = outside.cluster.networks();
+    let (what, related, help) = if let Some(network) = networks.find(|n| n.contains(&address)) {
         (
-            format!("the endpoint {address} is in the cluster network {network}"),
+            format!("is in the cluster network {network}"),
+            None,
             "give the service a `selector` for pods; those of other projects are out of its reach",
         )
     } else if address.is_loopback() || matches!(address.octets()[0], 0 | 224..) {
-        let message = format!("the endpoint {address} is no host that others can reach");
-        (message, "write the address of the host on its network")
+        let help = "write the address of the host on its network";
+        ("is no host that others can reach".to_owned(), None, help)
+    } else if let Some(inside) = outside.inside(address) {
+        let help = "endpoints are hosts outside; what nodes serve, pods reach without a service";
+        (inside.what, inside.place, help)
     } else {
         return;
     };
-    context.push(Diagnostic::new(Code::ServiceEndpoint, message).at(place).help(help));
+    let message = format!("the endpoint {address} {what}");
+    let diagnostic = Diagnostic::new(Code::ServiceEndpoint, message).at(place).help(help);
+    context.push(match related {
+        Some(said) => diagnostic.related(said, "said here"),
+        None => diagnostic,
+    });
 }
