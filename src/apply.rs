@@ -14,6 +14,7 @@
 mod artifacts;
 mod change;
 mod confirm;
+mod connections;
 mod disturbance;
 mod flows;
 mod gateway;
@@ -50,6 +51,7 @@ pub use change::{Action, Change, Kind, Step};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 pub use disturbance::Disturbance;
 pub use generations::{Generation, Generations, KEEP, generations};
+use connections::Look;
 use links::{Links, Namespaces};
 use ovsdb::Database;
 use rulesets::Place;
@@ -266,8 +268,16 @@ fn bring(
         return Err(confirm::nothing_to_come_back_to());
     }
     store.keep(artifacts)?;
+    // What an interrupted run left behind can't be seen in what it changed.
+    let mut look = if state.pending.is_some() {
+        Look::ALL
+    } else {
+        Look::after(artifacts, &observed, &difference)
+    };
+    look.services |= state.draining;
     if outcome.changed {
         state.pending = Some(kept.generation.clone());
+        state.reused.extend(connections::reused(&difference.flows));
         state.half_made.extend(observed.links.to_make(&artifacts.wiring));
         state.half_made.sort();
         state.half_made.dedup();
@@ -277,7 +287,8 @@ fn bring(
             confirm.begin(&state, store, system)?;
         }
         system.at(Stage::Disturbing(&outcome.disturbs));
-        if let Err(reason) = converge(difference, artifacts, &mut state, options.adopt, system) {
+        let converged = converge(difference, artifacts, look, &mut state, options.adopt, system);
+        if let Err(reason) = converged {
             outcome.rolled_back = Some(take_back(reason, state, store, system)?);
             return Ok(outcome);
         }
@@ -287,8 +298,11 @@ fn bring(
             store.write(&state)?;
             return Ok(outcome);
         }
+    } else {
+        connections::end(artifacts, &observed.links.node, look, &state.reused, system)?;
     }
     state = state.settled(&kept, options.keep);
+    state.draining = !artifacts.wiring.draining.is_empty();
     store.write(&state)?;
     store.prune(&state);
     Ok(outcome)
@@ -332,19 +346,25 @@ fn restore(
     let artifacts = store.open(kept)?;
     let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
     let difference = Difference::between(&artifacts, &observed, state, false, system)?;
-    if !difference.changes().is_empty() {
-        converge(difference, &artifacts, state, false, system)?;
+    if difference.changes().is_empty() {
+        connections::end(&artifacts, &observed.links.node, Look::ALL, &state.reused, system)?;
+    } else {
+        converge(difference, &artifacts, Look::ALL, state, false, system)?;
     }
     (state.pending, state.failure, state.half_made) = (None, None, Vec::new());
+    state.reused.clear();
+    state.draining = !artifacts.wiring.draining.is_empty();
     store.write(state)?;
     store.prune(state);
     Ok(())
 }
 
-/// Changes the node until it is as it is to be, and remembers what nft prints then.
+/// Changes the node until it is as it is to be, remembers what nft prints then, and ends the
+/// connections that outlive what they were to.
 fn converge(
     mut difference: Difference,
     artifacts: &Artifacts,
+    look: Look,
     state: &mut State,
     adopt: bool,
     system: &dyn System,
@@ -371,7 +391,13 @@ fn converge(
         state.rulesets = remember(artifacts, &observed);
         difference = Difference::between(artifacts, &observed, state, adopt, system)?;
         if difference.changes().is_empty() {
-            return Ok(());
+            return connections::end(
+                artifacts,
+                &observed.links.node,
+                look,
+                &state.reused,
+                system,
+            );
         }
     }
     let first = difference.changes().first().map(ToString::to_string).unwrap_or_default();
@@ -399,13 +425,14 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
     let announces = !artifacts.wiring.egress_ips.is_empty() || !artifacts.wiring.routers.is_empty();
     let arping = announces.then_some(Tool::Arping);
     let all =
-        [Tool::Ip, Tool::Nft, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsdbClient, Tool::Sysctl];
+        [Tool::Ip, Tool::Nft, Tool::Conntrack, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsAppctl];
+    let all = all.into_iter().chain([Tool::OvsdbClient, Tool::Sysctl]);
     let proxies = artifacts.wiring.routers.iter().filter_map(|router| router.proxy);
     let proxies = proxies.flat_map(|proxy| match proxy {
         Proxy::Squid => [Tool::Squid, Tool::Install],
         Proxy::Haproxy => [Tool::Haproxy, Tool::Install],
     });
-    let needed = all.into_iter().chain(ethtool).chain(arping).chain(proxies);
+    let needed = all.chain(ethtool).chain(arping).chain(proxies);
     match needed.into_iter().find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),
@@ -517,6 +544,8 @@ struct Difference {
     astray: Step,
     steps: Vec<Step>,
     flows: flows::Difference,
+    /// Whether a service leads to fewer than before.
+    loses_backends: bool,
     disturbs: BTreeSet<Disturbance>,
     /// The namespaces that stay as they are.
     untouched: Namespaces,
@@ -601,7 +630,19 @@ impl Difference {
         disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
         let untouched = observed.links.untouched(wiring, &steps);
         let astray = proxies.astray;
-        Ok(Self { astray, steps, flows, disturbs, untouched, has_groups, has_meters })
+        let groups = &flows.groups;
+        let loses_backends =
+            !groups.delete.is_empty() || groups.deserted(&observed.groups).next().is_some();
+        Ok(Self {
+            astray,
+            steps,
+            flows,
+            loses_backends,
+            disturbs,
+            untouched,
+            has_groups,
+            has_meters,
+        })
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct Shared<'m> {
     /// Tables 60, 61 and 65 for the hosts outside that services are for.
     outside: [Section<'m>; 3],
     groups: Vec<Group<'m>>,
+    draining: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
 }
 
 impl<'m> Shared<'m> {
@@ -93,12 +94,36 @@ impl<'m> Shared<'m> {
         }
         let [first, second, third] = tables;
         let outside = [section(first)?, section(second)?, section(third)?];
-        Ok(Self { all: section(all)?, projects, outside, groups })
+        let draining = draining(model);
+        Ok(Self { all: section(all)?, projects, outside, groups, draining })
     }
 
     pub(super) fn groups(&self) -> &[Group<'m>] {
         &self.groups
     }
+
+    /// By the addresses of services, those of pods that are not ready.
+    pub(super) fn draining(&self) -> &BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
+        &self.draining
+    }
+}
+
+/// The pods of services that are not ready and keep their connections. Those of an unavailable node
+/// have none that would be worth it.
+fn draining(model: &Model) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
+    let intent = model.intent();
+    let pods = |id: ServiceId| {
+        let pods = intent[id].pods.iter().filter(|pod| {
+            let pod = &intent[**pod];
+            !pod.ready && !intent[pod.node].unavailable
+        });
+        let mut pods: Vec<Ipv4Addr> =
+            pods.map(|pod| model.endpoint(Tenant::Pod(*pod)).address).collect();
+        pods.sort_unstable();
+        pods
+    };
+    let services = model.services().map(|(id, address)| (address, pods(id)));
+    services.filter(|(_, pods)| !pods.is_empty()).collect()
 }
 
 /// The VNID that a project's services are for, beside the global one; `None` for all.

@@ -151,8 +151,10 @@ fn a_missing_program_is_found_out_before_anything_is_run() {
     let packages = [
         (Tool::Ip, "ip", "iproute2"),
         (Tool::Nft, "nft", "nftables"),
+        (Tool::Conntrack, "conntrack", "conntrack"),
         (Tool::OvsVsctl, "ovs-vsctl", "openvswitch-switch"),
         (Tool::OvsOfctl, "ovs-ofctl", "openvswitch-switch"),
+        (Tool::OvsAppctl, "ovs-appctl", "openvswitch-common"),
         (Tool::OvsdbClient, "ovsdb-client", "openvswitch-common"),
         (Tool::Sysctl, "sysctl", "procps"),
     ];
