@@ -42,18 +42,19 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
+use crate::plan::Wiring;
 use crate::plan::proxy::Proxy;
 use crate::spec::Datapath;
 use crate::system::{Stage, System, Tool, both, missing};
-use crate::value::InterfaceName;
+use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
+use connections::Look;
 pub use disturbance::Disturbance;
 pub use generations::{Generation, Generations, KEEP, generations};
-use connections::Look;
 use links::{Links, Namespaces};
-use ovsdb::Database;
+use ovsdb::{Database, MARK};
 use rulesets::Place;
 use signature::Signers;
 pub use signature::{SIGNATURE, SIGNERS};
@@ -391,13 +392,7 @@ fn converge(
         state.rulesets = remember(artifacts, &observed);
         difference = Difference::between(artifacts, &observed, state, adopt, system)?;
         if difference.changes().is_empty() {
-            return connections::end(
-                artifacts,
-                &observed.links.node,
-                look,
-                &state.reused,
-                system,
-            );
+            return connections::end(artifacts, &observed.links.node, look, &state.reused, system);
         }
     }
     let first = difference.changes().first().map(ToString::to_string).unwrap_or_default();
@@ -605,13 +600,16 @@ impl Difference {
             rulesets::step(place, file, listing, state.rulesets.get(name))
         };
         let proxies = proxies::compare(artifacts, &observed.proxies)?;
+        let mut own_ruleset = ruleset("", Place { object: "node", netns: None });
+        let leaving = leaving(wiring, observed);
+        let unguard = rulesets::guard_until_gone(&mut own_ruleset, &leaving);
         let mut steps = vec![
             links.astray,
             gateway.remove,
             gateway.make,
             sysctls(artifacts, system),
             // Its guards are there before the first frame of a new pod is.
-            ruleset("", Place { object: "node", netns: None }),
+            own_ruleset,
             links.make,
             ports.before,
             links.tun,
@@ -626,7 +624,7 @@ impl Difference {
             steps.push(ruleset(router.name.as_str(), place));
         }
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
-        steps.extend([proxies.remove, links.remove]);
+        steps.extend([proxies.remove, links.remove, unguard]);
         disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
         let untouched = observed.links.untouched(wiring, &steps);
         let astray = proxies.astray;
@@ -644,6 +642,22 @@ impl Difference {
             has_meters,
         })
     }
+}
+
+/// The interfaces that a bridge in userspace still has, or that are ringfence's, and that no pod of
+/// the plan has.
+fn leaving(wiring: &Wiring, observed: &Observed) -> BTreeSet<InterfaceName> {
+    if wiring.bridge.datapath != Datapath::Netdev {
+        return BTreeSet::new();
+    }
+    let bridge = observed.database.bridges.get(wiring.bridge.name.as_str());
+    let ports = bridge.into_iter().flat_map(|bridge| &bridge.ports);
+    let ports =
+        ports.filter(|(_, port)| port.kind.is_empty() && port.external_ids.contains_key(MARK));
+    let links = observed.links.node.links.iter().filter(|(_, link)| links::is_ours(link));
+    let names = ports.map(|(name, _)| name).chain(links.map(|(name, _)| name));
+    let names = names.filter_map(|name| InterfaceName::parse(name).ok());
+    names.filter(|name| !wiring.ports.iter().any(|port| port.interface == *name)).collect()
 }
 
 fn sysctls(artifacts: &Artifacts, system: &dyn System) -> Step {

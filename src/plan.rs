@@ -20,6 +20,7 @@ mod wiring;
 
 pub use common::Common;
 pub use egress_ip::MAP as EGRESS_IP_MAP;
+pub use guard::GUARDED;
 pub use wiring::{
     Bridge, EgressIp, Meter, Netns, Outside, Port, Router, Tun, Uplink, Veth, Via, Wiring,
 };

@@ -123,7 +123,8 @@ pub(super) fn end(
 /// conntrack(8) fails where there is nothing to delete: it ended by itself.
 fn delete(command: &Command, system: &dyn System) -> Result<(), Diagnostic> {
     let output = system.run(command)?;
-    let none = String::from_utf8_lossy(&output.stderr).contains(" 0 flow entries have been deleted");
+    let none =
+        String::from_utf8_lossy(&output.stderr).contains(" 0 flow entries have been deleted");
     match output.status {
         Some(0) => Ok(()),
         Some(1) if none => Ok(()),
@@ -185,13 +186,15 @@ fn entry(line: &str) -> Option<Entry> {
     }
     let &[source, destination, back, again] = addresses.as_slice() else { return None };
     let (there, here) = match ports.as_slice() {
-        &[source, destination, back, again] => {
-            (Some((source, destination)), Some((back, again)))
-        }
+        &[source, destination, back, again] => (Some((source, destination)), Some((back, again))),
         _ => (None, None),
     };
     let original = Tuple { source, destination, ports: there };
-    Some(Entry { protocol, original, reply: Tuple { source: back, destination: again, ports: here } })
+    Some(Entry {
+        protocol,
+        original,
+        reply: Tuple { source: back, destination: again, ports: here },
+    })
 }
 
 fn protocol(word: &str) -> Option<Protocol> {
@@ -492,9 +495,7 @@ impl Known {
         port: Option<u16>,
     ) -> Vec<&u32> {
         let ports = self.ports.iter().filter(|((of, address, number), _)| {
-            Some(*of) == protocol
-                && *address == service
-                && port.is_none_or(|port| port == *number)
+            Some(*of) == protocol && *address == service && port.is_none_or(|port| port == *number)
         });
         ports.map(|(_, group)| group).collect()
     }
@@ -509,9 +510,10 @@ impl Known {
         if self.is_service(reply.source) {
             let (_, port) = original.ports?;
             let key = ((*protocol)?, port);
-            let good = self.node_ports.get(&key).is_some_and(|service| {
-                service.is_none_or(|service| service == reply.source)
-            });
+            let good = self
+                .node_ports
+                .get(&key)
+                .is_some_and(|service| service.is_none_or(|service| service == reply.source));
             let group = self.node_groups.get(&key);
             let to = (*protocol, reply.source, reply.ports.map(|(port, _)| port));
             let same = group.is_none_or(|group| self.groups_of(to.0, to.1, to.2).contains(&group));

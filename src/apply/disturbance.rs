@@ -133,9 +133,7 @@ fn deserted(
     let gone = difference.delete.iter();
     difference
         .deserted(live)
-        .map(|id| {
-            (id, "leads to fewer pods or hosts: connections to those that are gone break")
-        })
+        .map(|id| (id, "leads to fewer pods or hosts: connections to those that are gone break"))
         .chain(
             gone.map(|id| {
                 (id, "leads to nobody any more: connections to those that are gone break")

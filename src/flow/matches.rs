@@ -91,6 +91,8 @@ pub enum L4 {
     Udp(Option<MaskedPort>),
     /// SCTP to these ports.
     Sctp(Option<MaskedPort>),
+    /// ICMP of this type.
+    Icmp(u8),
 }
 
 /// Whether a packet is a fragment.
@@ -159,6 +161,7 @@ impl Match {
                 L4::Tcp(_) => b",tcp",
                 L4::Udp(_) => b",udp",
                 L4::Sctp(_) => b",sctp",
+                L4::Icmp(_) => b",icmp",
             }),
         }
         for (register, value) in [
@@ -208,6 +211,10 @@ impl Match {
                 write_network(out, b",nw_dst=", *dst);
                 if let Some(Fragment::Later) = fragment {
                     out.extend_from_slice(b",nw_frag=later");
+                }
+                if let L4::Icmp(kind) = l4 {
+                    out.extend_from_slice(b",icmp_type=");
+                    write_number(out, (*kind).into());
                 }
                 if let L4::Tcp(Some(port)) | L4::Udp(Some(port)) | L4::Sctp(Some(port)) = l4 {
                     out.extend_from_slice(b",tp_dst=");

@@ -14,7 +14,8 @@ use crate::pipeline;
 use crate::spec::{Datapath, Protocol, SessionAffinity};
 use crate::value::InterfaceName;
 
-const GUARDED: &str = "rf_guarded";
+/// The set of interfaces of which the kernel takes nothing.
+pub const GUARDED: &str = "rf_guarded";
 
 pub(super) fn lower<'m>(
     model: &'m Model,

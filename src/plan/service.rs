@@ -19,6 +19,10 @@ use crate::spec::{Protocol, SessionAffinity};
 use crate::subject::hash;
 use crate::value::Mac;
 
+/// What routers tell senders: unreachable or too big, slow down, too many hops, a wrong header
+/// (RFC 792).
+const ICMP_ERRORS: [u8; 4] = [3, 4, 11, 12];
+
 /// What many nodes have alike.
 #[derive(Debug)]
 pub(super) struct Shared<'m> {
@@ -375,5 +379,15 @@ fn replies(builder: &mut Builder<'_>) {
     // The node's own processes reach every service: all that comes to them may be a reply.
     let gateway = ip_to(host(model.gateway(builder.node)));
     builder.flow(own, table, 50, gateway, vec![Action::Track(Table::LocalPod)]);
+    let mut ports = model.services().flat_map(|(id, _)| model.service_ports(id));
+    if ports.any(|(port, ..)| !port.endpoints.is_empty()) {
+        // A router on the way to a host outside speaks of the host, not of the service.
+        for kind in ICMP_ERRORS {
+            let error = ip(IpMatch { l4: L4::Icmp(kind), ..IpMatch::default() });
+            let from_outside = Match { source: Some(0), ..error };
+            let actions = vec![Action::Track(Table::LocalPod)];
+            builder.flow(model.cluster_subject(), table, 90, from_outside, actions);
+        }
+    }
     builder.default(table, vec![Action::Goto(Table::LocalPod)]);
 }
