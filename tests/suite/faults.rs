@@ -444,7 +444,7 @@ const FORGED_WIRING: &[(&str, &str, &str)] = &[
     (
         "\"version\": 1",
         "\"version\": 1, \"run\": \"reboot\"",
-        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `egressIps`, `uplink`, `sysctls` at line 2 column 19",
+        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `egressIps`, `draining`, `uplink`, `sysctls` at line 2 column 19",
     ),
     (
         "\"pod audit/log-0\"",
