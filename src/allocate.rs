@@ -7,9 +7,11 @@
 
 mod networks;
 mod node_ports;
+mod retired;
 
 pub(crate) use node_ports::served;
 pub use node_ports::unused_blocks;
+pub use retired::handed_on;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -29,6 +31,7 @@ use crate::source::{Place, Sources};
 use crate::subject::hash;
 use crate::value::{Mac, NodePort, Vnid};
 use networks::Networks;
+use retired::Retired;
 
 /// The numbers of every object of an [`Intent`], by its indices.
 #[derive(Debug)]
@@ -71,22 +74,26 @@ pub fn allocate(
     source: Option<u32>,
     sources: &Sources,
 ) -> Result<(Numbers, Lock), Report> {
-    let mut allocator = Allocator { intent, lock, source, sources, report: Report::new() };
+    let (report, withheld) = (Report::new(), Retired::new());
+    let mut allocator = Allocator { intent, lock, source, sources, withheld, report };
     let (vnids, retired) = allocator.vnids(prune);
     let networks = networks::networks(intent, &vnids, lock, prune, &mut allocator.report);
     let subnets = allocator.subnets();
     if allocator.report.has_errors() {
         return Err(allocator.report);
     }
+    allocator.withheld = retired::before(intent, lock, prune, &subnets);
     let (pods, routers) = allocator.endpoints(&subnets);
     let services = allocator.services();
     let node_ports = node_ports::allocate(&mut allocator);
     if allocator.report.has_errors() {
         return Err(allocator.report);
     }
+    let withheld = allocator.withheld;
     let names = names::addresses(lock);
     let numbers = Numbers { vnids, subnets, pods, routers, services, names, node_ports };
     let mut new = to_lock(intent, &numbers, retired, networks);
+    new.retired_addresses = retired::after(withheld, intent, lock, &numbers);
     let used = intent.named_rules();
     let names = lock.names.iter().filter(|(entry, _)| used.contains_key(&entry.name));
     new.names = names.map(|(entry, sighting)| (entry.clone(), *sighting)).collect();
@@ -112,6 +119,7 @@ fn to_lock(
     Lock {
         vnids: vnids.map(|((_, project), vnid)| (project.name.to_string(), *vnid)).collect(),
         retired,
+        retired_addresses: BTreeMap::new(),
         joined: networks.joined,
         left: networks.left,
         subnets: subnets.map(|((_, node), subnet)| (node.name.to_string(), *subnet)).collect(),
@@ -136,6 +144,10 @@ fn to_lock(
     }
 }
 
+/// What to do where addresses that are left are retired.
+const PRUNE: &str = "once all nodes run the present generation, run `ringfence lock --prune`, which \
+                     sets the addresses of what is gone free";
+
 /// The first free number of `first..=last` from the one that follows from `name`, in a circle.
 fn by_name(name: &str, first: u32, last: u32, is_free: impl Fn(u32) -> bool) -> Option<u32> {
     let size = u64::from(last.checked_sub(first)?) + 1;
@@ -150,6 +162,8 @@ struct Allocator<'a> {
     lock: &'a Lock,
     source: Option<u32>,
     sources: &'a Sources,
+    /// The addresses that only their former owners may get.
+    withheld: Retired,
     report: Report,
 }
 
@@ -452,10 +466,25 @@ impl Allocator<'_> {
                 locked.map(|port| port.ofport).filter(&mut keep_port)
             })
             .collect();
+        let mut full = false;
         for (n, (index, request)) in requests.iter().enumerate() {
-            let free = |address| !addresses.contains_key(&address);
-            let address = kept[n].0.or_else(|| by_name(&request.key, first, last, free));
-            let Some(address) = address else { continue };
+            let address = kept[n].0.or_else(|| {
+                let free = |address: u32| !addresses.contains_key(&address);
+                self.new_address(&request.key, first, last, free)
+            });
+            let Some(address) = address else {
+                // Once is enough.
+                if !std::mem::replace(&mut full, true) {
+                    let message =
+                        format!("{subnet} of node `{name}` has no address left but retired ones");
+                    report.push(
+                        Diagnostic::new(Code::AddressesExhausted, message)
+                            .at(self.intent[node].place)
+                            .help(PRUNE),
+                    );
+                }
+                continue;
+            };
             addresses.insert(address, n);
             let offset = address.saturating_sub(network);
             let port = kept[n].1.or_else(|| free_port(offset, &ports));
@@ -480,6 +509,23 @@ impl Allocator<'_> {
             ports.extend(port);
         }
         (endpoints, report)
+    }
+
+    /// A new address: one that it had before, or one that nobody has or had.
+    fn new_address(
+        &self,
+        key: &str,
+        first: u32,
+        last: u32,
+        free: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let range = Ipv4Addr::from(first)..=Ipv4Addr::from(last);
+        let mut former = self.withheld.range(range).filter(|(_, owner)| owner.as_str() == key);
+        let former = former.find_map(|(address, _)| Some(u32::from(*address)).filter(|a| free(*a)));
+        former.or_else(|| {
+            let new = |address| free(address) && !self.withheld.contains_key(&address.into());
+            by_name(key, first, last, new)
+        })
     }
 
     /// The address of the lock file, unless the desired state gives it to another.
@@ -532,8 +578,8 @@ impl Allocator<'_> {
                 continue;
             }
             let key = format!("service/{}", intent.service_name(id));
-            let address =
-                kept.or_else(|| by_name(&key, first, last, |number| !owners.contains_key(&number)));
+            let free = |number: u32| !owners.contains_key(&number);
+            let address = kept.or_else(|| self.new_address(&key, first, last, free));
             if let Some(address) = address {
                 owners.insert(address, id);
             } else {
@@ -543,10 +589,12 @@ impl Allocator<'_> {
         }
         if let Some(service) = exhausted {
             let message = format!("{network} has no address left for service `{}`", service.name);
+            let any = self.withheld.keys().any(|address| network.contains(address));
+            let help = "choose a larger `cluster.serviceNetwork`; services will move to it";
             self.report.push(
                 Diagnostic::new(Code::ServiceAddressesExhausted, message)
                     .at(service.place)
-                    .help("choose a larger `cluster.serviceNetwork`; services will move to it"),
+                    .help(if any { PRUNE } else { help }),
             );
         }
         addresses

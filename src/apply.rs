@@ -15,6 +15,7 @@ mod artifacts;
 mod brought;
 mod change;
 mod confirm;
+mod connections;
 mod disturbance;
 mod flows;
 mod fragments;
@@ -43,17 +44,19 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
+use crate::plan::Wiring;
 use crate::plan::proxy::Proxy;
 use crate::spec::Datapath;
 use crate::system::{Stage, System, Tool, both, missing};
-use crate::value::InterfaceName;
+use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
+use connections::Look;
 pub use disturbance::Disturbance;
 pub use generations::{Generation, Generations, KEEP, generations};
 use links::{Links, Namespaces};
-use ovsdb::Database;
+use ovsdb::{Database, MARK};
 use rulesets::Place;
 use signature::Signers;
 pub use signature::{SIGNATURE, SIGNERS};
@@ -268,8 +271,16 @@ fn bring(
         return Err(confirm::nothing_to_come_back_to());
     }
     store.keep(artifacts)?;
+    // What an interrupted run left behind can't be seen in what it changed.
+    let mut look = if state.pending.is_some() {
+        Look::ALL
+    } else {
+        Look::after(artifacts, &observed, &difference)
+    };
+    look.services |= state.draining;
     if outcome.changed {
         state.pending = Some(kept.generation.clone());
+        state.reused.extend(connections::reused(&difference.flows));
         state.half_made.extend(observed.links.to_make(&artifacts.wiring));
         state.half_made.sort();
         state.half_made.dedup();
@@ -279,7 +290,8 @@ fn bring(
             confirm.begin(&state, store, system)?;
         }
         system.at(Stage::Disturbing(&outcome.disturbs));
-        if let Err(reason) = converge(difference, artifacts, &mut state, options.adopt, system) {
+        let converged = converge(difference, artifacts, look, &mut state, options.adopt, system);
+        if let Err(reason) = converged {
             outcome.rolled_back = Some(take_back(reason, state, store, system)?);
             return Ok(outcome);
         }
@@ -289,8 +301,11 @@ fn bring(
             store.write(&state)?;
             return Ok(outcome);
         }
+    } else {
+        connections::end(artifacts, &observed.links.node, look, &state.reused, system)?;
     }
     state = state.settled(&kept, options.keep);
+    state.draining = !artifacts.wiring.draining.is_empty();
     store.write(&state)?;
     store.prune(&state);
     Ok(outcome)
@@ -334,19 +349,25 @@ fn restore(
     let artifacts = store.open(kept)?;
     let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
     let difference = Difference::between(&artifacts, &observed, state, false, system)?;
-    if !difference.changes().is_empty() {
-        converge(difference, &artifacts, state, false, system)?;
+    if difference.changes().is_empty() {
+        connections::end(&artifacts, &observed.links.node, Look::ALL, &state.reused, system)?;
+    } else {
+        converge(difference, &artifacts, Look::ALL, state, false, system)?;
     }
     (state.pending, state.failure, state.half_made) = (None, None, Vec::new());
+    state.reused.clear();
+    state.draining = !artifacts.wiring.draining.is_empty();
     store.write(state)?;
     store.prune(state);
     Ok(())
 }
 
-/// Changes the node until it is as it is to be, and remembers what nft prints then.
+/// Changes the node until it is as it is to be, remembers what nft prints then, and ends the
+/// connections that outlive what they were to.
 fn converge(
     mut difference: Difference,
     artifacts: &Artifacts,
+    look: Look,
     state: &mut State,
     adopt: bool,
     system: &dyn System,
@@ -373,7 +394,7 @@ fn converge(
         state.rulesets = remember(artifacts, &observed);
         difference = Difference::between(artifacts, &observed, state, adopt, system)?;
         if difference.changes().is_empty() {
-            return Ok(());
+            return connections::end(artifacts, &observed.links.node, look, &state.reused, system);
         }
     }
     let first = difference.changes().first().map(ToString::to_string).unwrap_or_default();
@@ -401,13 +422,14 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
     let announces = !artifacts.wiring.egress_ips.is_empty() || !artifacts.wiring.routers.is_empty();
     let arping = announces.then_some(Tool::Arping);
     let all =
-        [Tool::Ip, Tool::Nft, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsdbClient, Tool::Sysctl];
+        [Tool::Ip, Tool::Nft, Tool::Conntrack, Tool::OvsVsctl, Tool::OvsOfctl, Tool::OvsAppctl];
+    let all = all.into_iter().chain([Tool::OvsdbClient, Tool::Sysctl]);
     let proxies = artifacts.wiring.routers.iter().filter_map(|router| router.proxy);
     let proxies = proxies.flat_map(|proxy| match proxy {
         Proxy::Squid => [Tool::Squid, Tool::Install],
         Proxy::Haproxy => [Tool::Haproxy, Tool::Install],
     });
-    let needed = all.into_iter().chain(ethtool).chain(arping).chain(proxies);
+    let needed = all.chain(ethtool).chain(arping).chain(proxies);
     match needed.into_iter().find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),
@@ -521,6 +543,8 @@ struct Difference {
     astray: Step,
     steps: Vec<Step>,
     flows: flows::Difference,
+    /// Whether a service leads to fewer than before.
+    loses_backends: bool,
     disturbs: BTreeSet<Disturbance>,
     /// The namespaces that stay as they are.
     untouched: Namespaces,
@@ -582,13 +606,16 @@ impl Difference {
             rulesets::step(place, file, listing, state.rulesets.get(name))
         };
         let proxies = proxies::compare(artifacts, &observed.proxies)?;
+        let mut own_ruleset = ruleset("", Place { object: "node", netns: None });
+        let leaving = leaving(wiring, observed);
+        let unguard = rulesets::guard_until_gone(&mut own_ruleset, &leaving);
         let mut steps = vec![
             links.astray,
             gateway.remove,
             gateway.make,
             sysctls(artifacts, system),
             // Its guards are there before the first frame of a new pod is.
-            ruleset("", Place { object: "node", netns: None }),
+            own_ruleset,
             links.make,
             ports.before,
             fragments,
@@ -604,12 +631,40 @@ impl Difference {
             steps.push(ruleset(router.name.as_str(), place));
         }
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
-        steps.extend([proxies.remove, links.remove]);
+        steps.extend([proxies.remove, links.remove, unguard]);
         disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
         let untouched = observed.links.untouched(wiring, &steps);
         let astray = proxies.astray;
-        Ok(Self { astray, steps, flows, disturbs, untouched, has_groups, has_meters })
+        let groups = &flows.groups;
+        let loses_backends =
+            !groups.delete.is_empty() || groups.deserted(&observed.groups).next().is_some();
+        Ok(Self {
+            astray,
+            steps,
+            flows,
+            loses_backends,
+            disturbs,
+            untouched,
+            has_groups,
+            has_meters,
+        })
     }
+}
+
+/// The interfaces that a bridge in userspace still has, or that are ringfence's, and that no pod of
+/// the plan has.
+fn leaving(wiring: &Wiring, observed: &Observed) -> BTreeSet<InterfaceName> {
+    if wiring.bridge.datapath != Datapath::Netdev {
+        return BTreeSet::new();
+    }
+    let bridge = observed.database.bridges.get(wiring.bridge.name.as_str());
+    let ports = bridge.into_iter().flat_map(|bridge| &bridge.ports);
+    let ports =
+        ports.filter(|(_, port)| port.kind.is_empty() && port.external_ids.contains_key(MARK));
+    let links = observed.links.node.links.iter().filter(|(_, link)| links::is_ours(link));
+    let names = ports.map(|(name, _)| name).chain(links.map(|(name, _)| name));
+    let names = names.filter_map(|name| InterfaceName::parse(name).ok());
+    names.filter(|name| !wiring.ports.iter().any(|port| port.interface == *name)).collect()
 }
 
 fn sysctls(artifacts: &Artifacts, system: &dyn System) -> Step {

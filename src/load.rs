@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::allocate::{Numbers, allocate, unused_blocks};
+use crate::allocate::{Numbers, allocate, handed_on, unused_blocks};
 use crate::diagnostic::{Code, Diagnostic, Report, counted};
 use crate::document;
 use crate::intent::Intent;
@@ -69,10 +69,11 @@ impl Loaded {
         };
         let intent = self.intent.as_ref()?;
         match allocate(intent, lock, prune, source, &self.sources) {
-            Ok((numbers, lock)) => {
-                // Which ports there are shows only now.
+            Ok((numbers, new)) => {
+                // Which ports and addresses there are shows only now.
                 self.report.extend(unused_blocks(intent, &numbers));
-                Some((numbers, lock))
+                self.report.extend(handed_on(intent, lock, prune, &numbers));
+                Some((numbers, new))
             }
             Err(found) => {
                 self.report.extend(found);

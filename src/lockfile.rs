@@ -35,6 +35,9 @@ pub struct Lock {
     pub vnids: BTreeMap<String, Vnid>,
     /// VNIDs of projects that are gone, with the last project that had them.
     pub retired: BTreeMap<Vnid, String>,
+    /// Addresses of pods, egress routers and services that are gone, with the last that had them:
+    /// `pod/project/name`, `router/name`, `service/project/name`.
+    pub retired_addresses: BTreeMap<Ipv4Addr, String>,
     /// By the name of each joined project, that of the project whose network it shares.
     pub joined: BTreeMap<String, String>,
     /// By `project/network`, the VNID of the network that the project has left.
@@ -292,6 +295,7 @@ pub fn parse(text: &str) -> Result<Lock, Fault> {
     Ok(Lock {
         vnids: wire.vnids.0,
         retired: wire.retired.0,
+        retired_addresses: wire.retired_addresses.0,
         joined: wire.joined.0,
         left: wire.left.0,
         subnets: wire.subnets.0,
@@ -331,6 +335,7 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     let mut out = Vec::new();
     differing("project", &old.vnids, &new.vnids, &mut out);
     differing("retired VNID", &old.retired, &new.retired, &mut out);
+    differing("retired address", &old.retired_addresses, &new.retired_addresses, &mut out);
     differing("joined project", &old.joined, &new.joined, &mut out);
     differing("project that left", &old.left, &new.left, &mut out);
     differing("node", &old.subnets, &new.subnets, &mut out);
@@ -372,6 +377,8 @@ impl Lock {
         section(&mut out, "vnids", "project: VNID", &self.vnids);
         let comment = "VNIDs of projects that are gone, until `ringfence lock --prune`";
         section(&mut out, "retired", comment, &self.retired);
+        let comment = "addresses of what is gone, until `ringfence lock --prune`";
+        section(&mut out, "retiredAddresses", comment, &self.retired_addresses);
         let comment = "project: the project whose network it has joined";
         section(&mut out, "joined", comment, &self.joined);
         let comment = "project/network: left, with its VNID, until `ringfence lock --prune`";
@@ -413,6 +420,8 @@ struct Wire {
     vnids: Entries<String, Vnid>,
     #[serde(default)]
     retired: Entries<Vnid, String>,
+    #[serde(default, rename = "retiredAddresses")]
+    retired_addresses: Entries<Ipv4Addr, String>,
     #[serde(default)]
     joined: Entries<String, String>,
     #[serde(default)]

@@ -19,6 +19,8 @@ mod service;
 mod wiring;
 
 pub use common::Common;
+pub use egress_ip::MAP as EGRESS_IP_MAP;
+pub use guard::GUARDED;
 pub use wiring::{
     Bridge, EgressIp, Meter, Netns, Outside, Port, Router, Tun, Uplink, Veth, Via, Wiring,
 };
@@ -63,7 +65,7 @@ impl<'m> Plan<'m> {
         egress_ip::lower(&mut builder);
         multicast::lower(&mut builder);
         builder.flows.finish().map_err(|(flow, why)| refused(&flow, why))?;
-        let wiring = wiring::lower(model, node)?;
+        let wiring = wiring::lower(model, node, common.services().draining())?;
         let routers = model.routers(node).iter();
         Ok(Self {
             flows: builder.flows,

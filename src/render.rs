@@ -535,6 +535,7 @@ fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         netns,
         routers,
         egress_ips,
+        draining,
         uplink,
         sysctls,
     } = wiring;
@@ -551,6 +552,9 @@ fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         ("routers", line_each(routers)?),
         ("egressIps", line_each(egress_ips)?),
     ];
+    if !draining.is_empty() {
+        lines.push(("draining", one_line(draining)?));
+    }
     if let Some(uplink) = uplink {
         lines.push(("uplink", one_line(uplink)?));
     }

@@ -130,21 +130,10 @@ fn deserted(
 ) -> Vec<Disturbance> {
     let names: BTreeMap<u32, &String> =
         artifacts.objects.iter().map(|(cookie, name)| (group_number(*cookie), name)).collect();
-    let pods = |group: &str| -> BTreeSet<String> {
-        group
-            .split("nat(dst=")
-            .skip(1)
-            .filter_map(|rest| Some(rest.split(')').next()?.to_owned()))
-            .collect()
-    };
-    let changed = difference.set.iter().filter(|(id, group)| {
-        live.get(id).is_some_and(|before| !pods(before).is_subset(&pods(group)))
-    });
     let gone = difference.delete.iter();
-    changed
-        .map(|(id, _)| {
-            (id, "leads to fewer pods or hosts: connections to those that are gone break")
-        })
+    difference
+        .deserted(live)
+        .map(|id| (id, "leads to fewer pods or hosts: connections to those that are gone break"))
         .chain(
             gone.map(|id| {
                 (id, "leads to nobody any more: connections to those that are gone break")

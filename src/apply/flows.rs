@@ -54,6 +54,11 @@ impl Difference {
         gone.chain(added)
     }
 
+    /// Whether any flow goes for good.
+    pub(super) fn lose_any(&self) -> bool {
+        self.delete.keys().any(|key| !self.add.contains_key(key))
+    }
+
     /// The lines of a unified diff without its header, sorted.
     pub(super) fn lines(&self) -> Vec<String> {
         let deleted = self.delete.iter().map(|(key, flow)| (key, '-', flow));

@@ -24,9 +24,22 @@ pub(super) struct Difference {
 }
 
 impl Difference {
+    /// Those of the groups in `live` that lead to fewer from now on.
+    pub(super) fn deserted<'a>(&'a self, live: &'a Groups) -> impl Iterator<Item = &'a u32> {
+        let loses = |(id, group): &(&u32, &String)| {
+            live.get(id).is_some_and(|before| !backends(before).is_subset(&backends(group)))
+        };
+        self.set.iter().filter(loses).map(|(id, _)| id)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.set.is_empty() && self.delete.is_empty()
     }
+}
+
+/// To whom a group leads, each as an address, with a port where ports are translated.
+pub(super) fn backends(group: &str) -> BTreeSet<&str> {
+    group.split("nat(dst=").skip(1).filter_map(|rest| rest.split(')').next()).collect()
 }
 
 /// Reads the groups of a bridge; none where there is no such bridge.

@@ -206,7 +206,7 @@ pub(super) fn batch(netns: Option<&NetnsName>, lines: &[String]) -> Option<Comma
     (!lines.is_empty()).then(|| Command::change(Tool::Ip, arguments).stdin(text))
 }
 
-fn is_ours(link: &Link) -> bool {
+pub(super) fn is_ours(link: &Link) -> bool {
     link.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS))
 }
 

@@ -4,12 +4,15 @@
 //! file says nothing about what is loaded. What nft prints after a load is remembered instead: the
 //! ruleset is in effect as long as it prints the same.
 
+use std::collections::BTreeSet;
+
 use super::change::{Action, Kind, Step};
 use super::state::Loaded;
 use crate::diagnostic::Diagnostic;
 use crate::nft::{Family, TABLE};
+use crate::plan::GUARDED;
 use crate::system::{Command, System, Tool};
-use crate::value::NetnsName;
+use crate::value::{InterfaceName, NetnsName};
 
 /// A ruleset and where it belongs.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,26 @@ pub(super) fn step(
     step.change(action, Kind::Ruleset, place.object, detail);
     step.commands.push(Command::change(Tool::Nft, ["-f", "-"]).within(place.netns).stdin(file));
     step
+}
+
+/// Keeps the guard on interfaces that go with this change, which the ruleset that is about to be
+/// loaded no longer has: the kernel would take their frames until they are gone. Returns what ends
+/// that.
+pub(super) fn guard_until_gone(load: &mut Step, leaving: &BTreeSet<InterfaceName>) -> Step {
+    let mut after = Step::default();
+    let Some(command) = load.commands.first_mut().filter(|_| !leaving.is_empty()) else {
+        return after;
+    };
+    let names: Vec<String> = leaving.iter().map(|name| format!("\"{name}\"")).collect();
+    let names = names.join(", ");
+    let elements = |verb: &str| {
+        let families = [Family::Inet, Family::Arp].map(Family::as_str);
+        let line = |family| format!("{verb} element {family} {TABLE} {GUARDED} {{ {names} }}\n");
+        families.map(line).concat()
+    };
+    command.stdin.extend(elements("add").into_bytes());
+    after.commands.push(Command::change(Tool::Nft, ["-f", "-"]).stdin(elements("delete")));
+    after
 }
 
 /// Removes the tables of ours, for `teardown`.

@@ -1,8 +1,9 @@
 //! What `apply` remembers on a node, and the lock that keeps runs apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,12 @@ pub(super) struct State {
     /// mark.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) half_made: Vec<String>,
+    /// The addresses that such a run has given, or was about to give, to another owner.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) reused: BTreeSet<Ipv4Addr>,
+    /// Whether services have pods that are not ready and keep their connections.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) draining: bool,
     /// The generations that are kept. The one that was in effect last comes first, so the current
     /// one leads.
     pub(super) kept: Vec<Kept>,
@@ -83,10 +90,16 @@ impl State {
             waiting: None,
             failure: None,
             half_made: Vec::new(),
+            reused: BTreeSet::new(),
             kept: all,
             ..self
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Seconds since 1970.

@@ -13,8 +13,8 @@ pub(super) struct Arguments {
     /// Write nothing; show what would change and exit with 2 if anything would
     #[arg(long)]
     check: bool,
-    /// Forget the VNIDs of projects that are gone, and who has left a join. Do so once all nodes
-    /// run the present generation
+    /// Forget the VNIDs and addresses of what is gone, and who has left a join. Do so once all
+    /// nodes run the present generation
     #[arg(long)]
     prune: bool,
 }

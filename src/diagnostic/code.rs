@@ -129,6 +129,7 @@ codes! {
     LockConflict = 103 Error,
     LockRetired = 104 Error,
     NetworkLeft = 105 Error,
+    AddressHandedOn = 106 Warning,
     OutputForeign = 110 Error,
     OutputLeftover = 111 Warning,
     OutputUnwritable = 112 Error,

@@ -94,6 +94,8 @@ pub enum L4 {
     Udp(Option<MaskedPort>),
     /// SCTP to these ports.
     Sctp(Option<MaskedPort>),
+    /// ICMP of this type.
+    Icmp(u8),
 }
 
 impl L4 {
@@ -179,6 +181,7 @@ impl Match {
                 L4::Tcp(_) => b",tcp",
                 L4::Udp(_) => b",udp",
                 L4::Sctp(_) => b",sctp",
+                L4::Icmp(_) => b",icmp",
             }),
         }
         for (register, value) in [
@@ -235,6 +238,10 @@ impl Match {
                     Some(Fragment::Portless) => b",nw_frag=first,tp_src=0,tp_dst=0",
                     Some(Fragment::Later) => b",nw_frag=later",
                 });
+                if let L4::Icmp(kind) = l4 {
+                    out.extend_from_slice(b",icmp_type=");
+                    write_number(out, (*kind).into());
+                }
                 if let L4::Tcp(Some(port)) | L4::Udp(Some(port)) | L4::Sctp(Some(port)) = l4 {
                     out.extend_from_slice(b",tp_dst=");
                     if port.mask == u16::MAX {

@@ -14,7 +14,7 @@ use crate::pipeline::{OfPort, Table};
 use crate::value::Mac;
 
 /// The map from pods to egress IPs.
-pub(super) const MAP: &str = "rf_egress_ips";
+pub const MAP: &str = "rf_egress_ips";
 
 pub(super) fn lower(builder: &mut Builder<'_>) {
     to_holders(builder);

@@ -16,7 +16,8 @@ use crate::pipeline;
 use crate::spec::{Datapath, Protocol, SessionAffinity};
 use crate::value::InterfaceName;
 
-const GUARDED: &str = "rf_guarded";
+/// The set of interfaces of which the kernel takes nothing.
+pub const GUARDED: &str = "rf_guarded";
 /// The addresses where nodes take tunnels.
 const TUNNELS: &str = "rf_tunnel_addresses";
 

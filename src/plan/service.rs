@@ -20,6 +20,10 @@ use crate::spec::{Datapath, Protocol, SessionAffinity};
 use crate::subject::hash;
 use crate::value::{Mac, Port};
 
+/// What routers tell senders: unreachable or too big, slow down, too many hops, a wrong header
+/// (RFC 792).
+const ICMP_ERRORS: [u8; 4] = [3, 4, 11, 12];
+
 /// What many nodes have alike.
 #[derive(Debug)]
 pub(super) struct Shared<'m> {
@@ -33,6 +37,7 @@ pub(super) struct Shared<'m> {
     /// Tables 60, 61 and 65 for the hosts outside that services are for.
     outside: [Section<'m>; 3],
     groups: Vec<Group<'m>>,
+    draining: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
 }
 
 impl<'m> Shared<'m> {
@@ -107,12 +112,36 @@ impl<'m> Shared<'m> {
         let [first, second, third] = tables;
         let outside = [section(first)?, section(second)?, section(third)?];
         let (all, all_later) = (section(all)?, section(all_later)?);
-        Ok(Self { all, all_later, projects, outside, groups })
+        let draining = draining(model);
+        Ok(Self { all, all_later, projects, outside, groups, draining })
     }
 
     pub(super) fn groups(&self) -> &[Group<'m>] {
         &self.groups
     }
+
+    /// By the addresses of services, those of pods that are not ready.
+    pub(super) fn draining(&self) -> &BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
+        &self.draining
+    }
+}
+
+/// The pods of services that are not ready and keep their connections. Those of an unavailable node
+/// have none that would be worth it.
+fn draining(model: &Model) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
+    let intent = model.intent();
+    let pods = |id: ServiceId| {
+        let pods = intent[id].pods.iter().filter(|pod| {
+            let pod = &intent[**pod];
+            !pod.ready && !intent[pod.node].unavailable
+        });
+        let mut pods: Vec<Ipv4Addr> =
+            pods.map(|pod| model.endpoint(Tenant::Pod(*pod)).address).collect();
+        pods.sort_unstable();
+        pods
+    };
+    let services = model.services().map(|(id, address)| (address, pods(id)));
+    services.filter(|(_, pods)| !pods.is_empty()).collect()
 }
 
 /// The VNID that a project's services are for, beside the global one; `None` for all.
@@ -380,5 +409,15 @@ fn replies(builder: &mut Builder<'_>) {
     // The node's own processes reach every service: all that comes to them may be a reply.
     let gateway = ip_to(host(model.gateway(builder.node)));
     builder.flow(own, table, 50, gateway, vec![Action::Track(Table::LocalPod)]);
+    let mut ports = model.services().flat_map(|(id, _)| model.service_ports(id));
+    if ports.any(|(port, ..)| !port.endpoints.is_empty()) {
+        // A router on the way to a host outside speaks of the host, not of the service.
+        for kind in ICMP_ERRORS {
+            let error = ip(IpMatch { l4: L4::Icmp(kind), ..IpMatch::default() });
+            let from_outside = Match { source: Some(0), ..error };
+            let actions = vec![Action::Track(Table::LocalPod)];
+            builder.flow(model.cluster_subject(), table, 90, from_outside, actions);
+        }
+    }
     builder.default(table, vec![Action::Goto(Table::LocalPod)]);
 }

@@ -42,6 +42,9 @@ pub struct Wiring {
     pub routers: Vec<Router>,
     /// The egress IPs that the node holds, sorted.
     pub egress_ips: Vec<EgressIp>,
+    /// By the addresses of services, those of pods that are not ready and keep their connections.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub draining: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
     /// The uplink, where the desired state says more of it than its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
@@ -321,7 +324,11 @@ impl Wiring {
     pub const VERSION: u32 = 1;
 }
 
-pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
+pub(super) fn lower(
+    model: &Model,
+    node: NodeId,
+    draining: &BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+) -> Result<Wiring, Diagnostic> {
     let intent = model.intent();
     let cluster = intent.cluster();
     let subnet = model.subnet(node);
@@ -413,6 +420,7 @@ pub(super) fn lower(model: &Model, node: NodeId) -> Result<Wiring, Diagnostic> {
         netns,
         routers: super::router::wiring(model, node)?,
         egress_ips,
+        draining: draining.clone(),
         uplink: uplink.filter(|uplink| uplink.bridge.is_some() || uplink.mtu.is_some()).map(
             |uplink| Uplink {
                 interface: uplink.interface.clone(),

@@ -151,8 +151,10 @@ fn a_missing_program_is_found_out_before_anything_is_run() {
     let packages = [
         (Tool::Ip, "ip", "iproute2"),
         (Tool::Nft, "nft", "nftables"),
+        (Tool::Conntrack, "conntrack", "conntrack"),
         (Tool::OvsVsctl, "ovs-vsctl", "openvswitch-switch"),
         (Tool::OvsOfctl, "ovs-ofctl", "openvswitch-switch"),
+        (Tool::OvsAppctl, "ovs-appctl", "openvswitch-common"),
         (Tool::OvsdbClient, "ovsdb-client", "openvswitch-common"),
         (Tool::Sysctl, "sysctl", "procps"),
     ];
@@ -442,7 +444,7 @@ const FORGED_WIRING: &[(&str, &str, &str)] = &[
     (
         "\"version\": 1",
         "\"version\": 1, \"run\": \"reboot\"",
-        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `egressIps`, `uplink`, `sysctls` at line 2 column 19",
+        "unknown field `run`, expected one of `version`, `node`, `address`, `mtu`, `podNetworks`, `bridge`, `tun`, `ports`, `netns`, `routers`, `egressIps`, `draining`, `uplink`, `sysctls` at line 2 column 19",
     ),
     (
         "\"pod audit/log-0\"",

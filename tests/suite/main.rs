@@ -6,6 +6,7 @@ mod ansible;
 mod apply;
 mod bandwidth;
 mod confirm;
+mod connections;
 mod diagnostics;
 mod endpoints;
 mod failover;

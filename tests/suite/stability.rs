@@ -1,6 +1,6 @@
 //! An edit changes what it is about, in the lock file and in the output, and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use proptest::collection::vec;
@@ -143,9 +143,17 @@ proptest! {
         // Its VNID is retired, with the one line that says so.
         let own = whole.vnids[&format!("project-{number}")];
         prop_assert_eq!(less.retired.get(&own), Some(&format!("project-{number}")));
-        let retired = format!("  {own}: project-{number}");
+        let mut retired = vec![format!("  {own}: project-{number}")];
+        // So are its addresses, and no others.
+        let addresses = less.retired_addresses.iter();
+        retired.extend(addresses.map(|(address, owner)| format!("  {address}: {owner}")));
+        let mine = whole.pods.iter().chain(&whole.routers).map(|(key, e)| (key, e.address));
+        let mine = mine.chain(whole.services.iter().map(|(key, address)| (key, *address)));
+        let mine: BTreeSet<_> =
+            mine.filter(|(key, _)| is_of(key, number)).map(|(_, address)| address).collect();
+        prop_assert_eq!(less.retired_addresses.keys().copied().collect::<BTreeSet<_>>(), mine);
         let added: Vec<_> = added.into_iter().filter(|l| !l.starts_with(['#', 'r'])).collect();
-        prop_assert_eq!(added, vec![retired.as_str()]);
+        prop_assert_eq!(added, retired.iter().map(String::as_str).collect::<Vec<_>>());
 
         // A project that comes back gets what it had: its VNID was nobody else's meanwhile.
         let (_, back, _) = lock(&world.yaml(order(2)), &less, false);
@@ -156,7 +164,8 @@ proptest! {
         let pruned_text = pruned.render();
         let (added, removed) = changed(&less_text, &pruned_text);
         let removed: Vec<_> = removed.into_iter().filter(|l| !l.starts_with(['#', 'r'])).collect();
-        prop_assert_eq!((added, removed), (Vec::new(), vec![retired.as_str()]));
+        let retired: Vec<&str> = retired.iter().map(String::as_str).collect();
+        prop_assert_eq!((added, removed), (Vec::new(), retired));
 
         // A new project takes nothing from those that are there, nor a retired VNID.
         let (_, more, _) = lock(&world.yaml(order(0)), &pruned, false);
