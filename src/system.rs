@@ -35,6 +35,8 @@ pub enum Tool {
     OvsOfctl,
     /// Of Open vSwitch: its database, as JSON.
     OvsdbClient,
+    /// Of Open vSwitch: its daemons.
+    OvsAppctl,
     /// Of ethtool.
     Ethtool,
     /// Of procps.
@@ -67,6 +69,7 @@ impl Tool {
             Self::OvsVsctl => "ovs-vsctl",
             Self::OvsOfctl => "ovs-ofctl",
             Self::OvsdbClient => "ovsdb-client",
+            Self::OvsAppctl => "ovs-appctl",
             Self::Ethtool => "ethtool",
             Self::Sysctl => "sysctl",
             Self::Arping => "arping",
@@ -87,7 +90,7 @@ impl Tool {
             Self::Ip => "iproute2",
             Self::Nft => "nftables",
             Self::OvsVsctl | Self::OvsOfctl => "openvswitch-switch",
-            Self::OvsdbClient => "openvswitch-common",
+            Self::OvsdbClient | Self::OvsAppctl => "openvswitch-common",
             Self::Ethtool => "ethtool",
             Self::Sysctl => "procps",
             Self::Arping => "iputils-arping",

@@ -18,6 +18,7 @@ mod interruptions;
 mod lab;
 mod names;
 mod node_ports;
+mod others;
 mod ovs;
 mod progress;
 mod properties;
