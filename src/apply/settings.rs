@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::ovsdb::set;
+use super::ovsdb::{map, set};
 
 /// A column, and what is in it by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,53 @@ enum Default {
     Nothing,
     False,
     Zero,
+    /// None of these keys. Others are somebody's notes, or tune what ringfence doesn't care for.
+    Without(&'static [&'static str]),
 }
+
+const fn without(column: &'static str, keys: &'static [&'static str]) -> Setting {
+    Setting { column, default: Default::Without(keys) }
+}
+
+/// What Open vSwitch reads of a bridge's other configuration.
+const BRIDGE_KEYS: &[&str] = &[
+    "controller-queue-size",
+    "datapath-id",
+    "disable-in-band",
+    "dp-desc",
+    "dp-sn",
+    "forward-bpdu",
+    "hwaddr",
+    "in-band-queue",
+    "mac-aging-time",
+    "mac-table-size",
+    "mcast-snooping-aging-time",
+    "mcast-snooping-disable-flood-unregistered",
+    "mcast-snooping-table-size",
+    "rstp-address",
+    "rstp-ageing-time",
+    "rstp-force-protocol-version",
+    "rstp-forward-delay",
+    "rstp-max-age",
+    "rstp-priority",
+    "rstp-transmit-hold-count",
+    "stp-forward-delay",
+    "stp-hello-time",
+    "stp-max-age",
+    "stp-priority",
+    "stp-system-id",
+];
+
+/// The same of a port's, as far as it changes what becomes of packets.
+const PORT_KEYS: &[&str] = &[
+    "mcast-snooping-flood",
+    "mcast-snooping-flood-reports",
+    "priority-tags",
+    "qinq-ethtype",
+    "rstp-enable",
+    "stp-enable",
+    "transient",
+];
 
 const fn nothing(column: &'static str) -> Setting {
     Setting { column, default: Default::Nothing }
@@ -38,13 +84,13 @@ pub(super) const CONTROLLER: Setting = nothing("controller");
 /// Those of a bridge.
 pub(super) const BRIDGE: [Setting; 12] = [
     CONTROLLER,
+    without("other_config", BRIDGE_KEYS),
     nothing("auto_attach"),
     nothing("flood_vlans"),
     nothing("flow_tables"),
     nothing("ipfix"),
     nothing("mirrors"),
     nothing("netflow"),
-    nothing("other_config"),
     nothing("sflow"),
     off("mcast_snooping_enable"),
     off("rstp_enable"),
@@ -57,7 +103,7 @@ pub(super) const PORT: [Setting; 13] = [
     nothing("cvlans"),
     nothing("lacp"),
     nothing("mac"),
-    nothing("other_config"),
+    without("other_config", PORT_KEYS),
     nothing("tag"),
     nothing("trunks"),
     nothing("vlan_mode"),
@@ -69,12 +115,11 @@ pub(super) const PORT: [Setting; 13] = [
 ];
 
 /// Those of an interface.
-pub(super) const INTERFACE: [Setting; 9] = [
+pub(super) const INTERFACE: [Setting; 8] = [
     nothing("bfd"),
     nothing("cfm_mpid"),
     nothing("cfm_remote_mpids"),
     nothing("lldp"),
-    nothing("other_config"),
     zero("ingress_policing_burst"),
     zero("ingress_policing_kpkts_burst"),
     zero("ingress_policing_kpkts_rate"),
@@ -95,6 +140,10 @@ impl Setting {
             }
             Default::False => "false",
             Default::Zero => "0",
+            Default::Without(keys) => {
+                let head = ["remove", table, row, self.column];
+                return head.iter().chain(keys).map(|word| (*word).to_owned()).collect();
+            }
         };
         let setting = format!("{}={value}", self.column);
         ["set", table, row, &setting].map(str::to_owned).into()
@@ -108,6 +157,10 @@ impl Setting {
             },
             Default::False => value == &Value::from(false),
             Default::Zero => value == &Value::from(0),
+            Default::Without(keys) => {
+                let have = map(value);
+                !keys.iter().any(|key| have.contains_key(*key))
+            }
         }
     }
 }

@@ -238,6 +238,9 @@ fn what_others_set_on_our_bridge_is_told_and_mended() {
         assert_eq!(drift(&live), "   none\n", "{command}");
         assert!(!live.lab.apply(live.node("node-1")).unwrap().changed, "{command}");
     }
+    // What Open vSwitch doesn't read is somebody's note.
+    live.on("node-1", "ovs-vsctl set Bridge br0 other_config:note=mine external_ids:owner=me");
+    assert_eq!(drift(&live), "   none\n");
     live.prove();
 }
 
