@@ -16,8 +16,13 @@ mod brought;
 mod change;
 mod confirm;
 mod connections;
+mod datapath;
 mod disturbance;
+mod duplicates;
+mod findings;
+mod firewall;
 mod flows;
+mod foreign;
 mod fragments;
 mod gateway;
 mod generations;
@@ -29,6 +34,7 @@ mod ports;
 mod proxies;
 mod qos;
 mod rulesets;
+mod settings;
 mod signature;
 mod snapshot;
 mod state;
@@ -54,6 +60,7 @@ pub use change::{Action, Change, Kind, Step};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 use connections::Look;
 pub use disturbance::Disturbance;
+pub use findings::Finding;
 pub use generations::{Generation, Generations, KEEP, generations};
 use links::{Links, Namespaces};
 use ovsdb::{Database, MARK};
@@ -76,6 +83,8 @@ pub struct Options {
     pub diff: bool,
     /// Take over a bridge that is not ringfence's.
     pub adopt: bool,
+    /// Take addresses that still answer on their segment.
+    pub take_over: bool,
     /// Another bridge than the plan's.
     pub bridge: Option<InterfaceName>,
     /// The directory where the state is kept.
@@ -96,6 +105,7 @@ impl Default for Options {
             check: false,
             diff: false,
             adopt: false,
+            take_over: false,
             bridge: None,
             state,
             keep: KEEP,
@@ -121,6 +131,8 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// What that disturbs which is there already.
     pub disturbs: Vec<Disturbance>,
+    /// What stands beside what ringfence manages, and matters to it.
+    pub findings: Vec<Finding>,
     /// Whether it is in effect only until a time is over, unless somebody confirms it.
     pub waiting: bool,
     /// Why it was taken back, if it was.
@@ -242,7 +254,20 @@ fn bring(
     system.at(Stage::Reading);
     let observed = Observed::read(artifacts, None, &state.half_made, system)?;
     right_node(artifacts, &observed.links)?;
+    ports::check_tun(&observed.database, &observed.links.node)?;
+    foreign::check(&artifacts.wiring, &observed.links.node)?;
+    datapath::check(&artifacts.wiring, &observed.database, observed.opened, system)?;
     let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
+    let mut findings = firewall::findings(&artifacts.wiring, &observed.chains, system)?;
+    if !options.take_over
+        && let Some(found) = duplicates::find(&artifacts.wiring, &observed.links, system)?
+    {
+        if !options.check {
+            return Err(found);
+        }
+        // Until this is applied, whoever has it may have let go.
+        findings.push(Finding::refused(found.code, found.message));
+    }
     let changes = difference.changes();
     let mut outcome = Outcome {
         node: artifacts.wiring.node.to_string(),
@@ -251,6 +276,7 @@ fn bring(
         check: options.check,
         changes,
         disturbs: difference.disturbs.iter().cloned().collect(),
+        findings,
         waiting: false,
         rolled_back: None,
         flow_diff: if options.diff { difference.flows.lines() } else { Vec::new() },
@@ -348,6 +374,7 @@ fn restore(
 ) -> Result<(), Diagnostic> {
     let artifacts = store.open(kept)?;
     let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
+    foreign::check(&artifacts.wiring, &observed.links.node)?;
     let difference = Difference::between(&artifacts, &observed, state, false, system)?;
     if difference.changes().is_empty() {
         connections::end(&artifacts, &observed.links.node, Look::ALL, &state.reused, system)?;
@@ -466,8 +493,12 @@ struct Observed {
     links: Links,
     /// What nft prints, by the names of the rulesets.
     listings: BTreeMap<String, Option<Vec<u8>>>,
-    /// `None` where there is no bridge.
+    /// Where others have hooks of nft in the node's own namespace.
+    chains: Vec<firewall::Chain>,
+    /// `None` where there is no bridge, or none that is open.
     flows: Option<flows::Live>,
+    /// Whether Open vSwitch could open the bridge, if there is one.
+    opened: bool,
     groups: groups::Groups,
     proxies: proxies::Proxies,
     meters: meters::Meters,
@@ -495,9 +526,9 @@ impl Observed {
             let nodes = || both(|| Database::read(system), || rulesets::listing(system, None));
             let ((database, listing), links) =
                 both(nodes, || Links::read(system, half_made, untouched));
-            let links = links?;
-            let listings = listings(artifacts, listing?, &links, system)?;
-            Ok((database?, links, listings, proxies::Proxies::read(system)?))
+            let (links, (listing, chains)) = (links?, listing?);
+            let listings = listings(artifacts, listing, &links, system)?;
+            Ok((database?, links, (listings, chains), proxies::Proxies::read(system)?))
         };
         let groups = || match changed {
             Some(difference) if !difference.has_groups => Ok(groups::Groups::new()),
@@ -509,15 +540,28 @@ impl Observed {
         };
         let tables = || both(groups, || (meters(), fragments::read(system, bridge)));
         let (rest, (flows, (groups, (meters, fragments)))) = both(rest, || both(flows, tables));
-        let (database, links, listings, proxies) = rest?;
+        let (database, links, (listings, chains), proxies) = rest?;
         let flows = flows?;
-        if flows.is_none() && database.bridges.contains_key(bridge) {
+        let opened = flows.is_some() || !database.bridges.contains_key(bridge);
+        // After a change, there is nothing more that could mend it.
+        if !opened && (changed.is_some() || !datapath::answers(system)) {
             let message = format!("Open vSwitch does not answer for its bridge `{bridge}`");
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
         let (groups, meters, fragments) = (groups?, meters?, fragments?);
-        Ok(Self { database, links, listings, flows, groups, proxies, meters, fragments })
+        Ok(Self {
+            database,
+            links,
+            listings,
+            chains,
+            flows,
+            opened,
+            groups,
+            proxies,
+            meters,
+            fragments,
+        })
     }
 }
 
@@ -531,7 +575,7 @@ fn listings(
     let mut listings = BTreeMap::from([(String::new(), own)]);
     for router in &artifacts.wiring.routers {
         let exists = links.netns.contains_key(router.netns.as_str());
-        let listing = if exists { rulesets::listing(system, Some(&router.netns))? } else { None };
+        let listing = if exists { rulesets::listing(system, Some(&router.netns))?.0 } else { None };
         listings.insert(router.name.to_string(), listing);
     }
     Ok(listings)
@@ -570,7 +614,7 @@ impl Difference {
         let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
         let links = links::compare(wiring, &observed.links)?;
         ports::check_tun(&observed.database, &observed.links.node)?;
-        let ports = ports::compare(wiring, &observed.database, &links, adopt)?;
+        let ports = ports::compare(wiring, &observed.database, &links, observed.opened, adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;

@@ -334,6 +334,9 @@ impl<'m> Renderer<'m> {
             "notes.md",
             context! {
                 node => wiring.node.as_str(),
+                address => wiring.address.to_string(),
+                tun => pipeline::TUN,
+                vxlan_port => wiring.bridge.vxlan_port,
                 bridge => wiring.bridge.name.as_str(),
                 services => self.model.has_services(),
                 node_port_addresses => node_port_addresses,

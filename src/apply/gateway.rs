@@ -12,6 +12,7 @@ use super::change::{Action, Kind, Step};
 use super::links::batch;
 use super::ovsdb::{Bridge, Database, MARK, Port};
 use super::ports::{TIMEOUT, not_ours};
+use super::settings;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
 use crate::plan::{Uplink, Wiring};
@@ -174,6 +175,12 @@ fn make(
         step.commands.push(Command::change(Tool::OvsVsctl, words));
         let action = if live.is_none() { Action::Add } else { Action::Change };
         step.change(action, Kind::Bridge, name, format!("takes the uplink {interface} as port"));
+    }
+    if have.astray.contains(&settings::CONTROLLER) {
+        step.change(Action::Change, Kind::Bridge, name, settings::CONTROLLER.words());
+        let words = [TIMEOUT.to_owned(), "--".to_owned()].into_iter();
+        let words = words.chain(settings::CONTROLLER.clause("Bridge", name));
+        step.commands.push(Command::change(Tool::OvsVsctl, words));
     }
     if wiring.bridge.datapath == Datapath::Netdev
         && node.links.get(name).is_none_or(|link| !link.up)

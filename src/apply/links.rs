@@ -573,20 +573,29 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
         step.change(Action::Add, Kind::Link, "lo", format!("address of {owner}"));
         let label = pipeline::EGRESS_LABEL;
         lines.push(format!("address replace {address} dev lo label {label}"));
-        // Where the node has its own address of the subnet is where others look for this one.
-        let on_uplink = |(name, link): &(&String, &Link)| {
-            let addresses = links.node.addresses(link).iter();
-            *name != "lo" && addresses.clone().any(|own| ip.uplink.contains(&own.addr()))
-        };
         // A gateway bridge has it by then, whoever has it now.
-        let uplink = wiring.gateway().map(|(bridge, _)| bridge);
-        let live = || links.node.links.iter().find(on_uplink).map(|(name, _)| name.as_str());
-        if let Some(interface) = uplink.map(InterfaceName::as_str).or_else(live) {
+        let uplink = wiring.gateway().map(|(bridge, _)| bridge.as_str());
+        if let Some(interface) = uplink.or_else(|| segment(wiring, links, &ip.uplink)) {
             announcements.push(announce(interface, &ip.address.to_string()));
         }
     }
     step.commands.extend(batch(None, &lines));
     step.commands.extend(announcements);
+}
+
+/// The interface by which this node reaches the segment of a subnet as it is: a gateway bridge if
+/// it is up, or where the node has its own address of the subnet.
+pub(super) fn segment<'a>(
+    wiring: &'a Wiring,
+    links: &'a Links,
+    subnet: &Ipv4Net,
+) -> Option<&'a str> {
+    let has =
+        |link: &Link| links.node.addresses(link).iter().any(|own| subnet.contains(&own.addr()));
+    let mut others = links.node.links.iter().filter(|(name, _)| *name != "lo");
+    let gateway = wiring.gateway().map(|(bridge, _)| bridge.as_str());
+    let gateway = gateway.filter(|name| links.node.links.get(*name).is_some_and(|link| link.up));
+    gateway.or_else(|| others.find(|(_, link)| has(link)).map(|(name, _)| name.as_str()))
 }
 
 /// Tells the segment where an address is now (RFC 5227, section 3).

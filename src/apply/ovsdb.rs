@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::settings::{self, Setting};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::spec::Datapath;
 use crate::system::{Command, System, Tool, failed};
@@ -37,6 +38,8 @@ pub(super) struct Bridge {
     pub(super) external_ids: BTreeMap<String, String>,
     /// Its ports by name, each with its one interface.
     pub(super) ports: BTreeMap<String, Port>,
+    /// Its settings that are not as ringfence makes them.
+    pub(super) astray: Vec<Setting>,
 }
 
 impl Bridge {
@@ -68,6 +71,12 @@ pub(super) struct Port {
     pub(super) qos: Option<String>,
     /// Its VLAN, if it is in one.
     pub(super) tag: Option<i64>,
+    /// How many interfaces it has: several are a bond, of which this is about the first.
+    pub(super) interfaces: usize,
+    /// Its settings that are not as ringfence makes them.
+    pub(super) port_astray: Vec<Setting>,
+    /// The same of its interface.
+    pub(super) interface_astray: Vec<Setting>,
 }
 
 /// A queue discipline, or one of its queues.
@@ -87,26 +96,20 @@ impl Database {
     /// Reads the database. Fails where Open vSwitch doesn't run.
     pub(super) fn read(system: &dyn System) -> Result<Self, Diagnostic> {
         let select = |table: &str, columns: &[&str]| json!({"op": "select", "table": table, "where": [], "columns": columns});
+        let also = |columns: &[&'static str], settings: &[Setting]| -> Vec<&'static str> {
+            let settings = settings.iter().map(|setting| setting.column);
+            let settings = settings.filter(|column| !columns.contains(column));
+            columns.iter().copied().chain(settings).collect()
+        };
+        let bridge = ["name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"];
+        let port = ["_uuid", "name", "interfaces", "external_ids", "qos", "tag"];
+        let interface =
+            ["_uuid", "name", "type", "options", "ofport", "ofport_request", "mac", "mtu_request"];
         let transaction = json!([
             "Open_vSwitch",
-            select(
-                "Bridge",
-                &["name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"]
-            ),
-            select("Port", &["_uuid", "name", "interfaces", "external_ids", "qos", "tag"]),
-            select(
-                "Interface",
-                &[
-                    "_uuid",
-                    "name",
-                    "type",
-                    "options",
-                    "ofport",
-                    "ofport_request",
-                    "mac",
-                    "mtu_request"
-                ]
-            ),
+            select("Bridge", &also(&bridge, &settings::BRIDGE)),
+            select("Port", &also(&port, &settings::PORT)),
+            select("Interface", &also(&interface, &settings::INTERFACE)),
             select("QoS", &["_uuid", "type", "external_ids", "other_config", "queues"]),
             select("Queue", &["_uuid", "external_ids", "other_config"]),
         ]);
@@ -147,6 +150,7 @@ impl Database {
                 protocols: set(row.get("protocols")?).iter().filter_map(atom).collect(),
                 external_ids: map(row.get("external_ids")?),
                 ports: BTreeMap::new(),
+                astray: settings::astray(row, &settings::BRIDGE),
             };
             bridge.protocols.sort();
             for port in set(row.get("ports")?) {
@@ -166,6 +170,9 @@ impl Database {
                     mtu_request: number("mtu_request"),
                     qos: set(port.get("qos")?).first().and_then(reference),
                     tag: of(port, "tag"),
+                    interfaces: own.len(),
+                    port_astray: settings::astray(port, &settings::PORT),
+                    interface_astray: settings::astray(interface, &settings::INTERFACE),
                 };
                 bridge.ports.insert(text(port, "name")?, found);
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::change::{Action, Kind, Step};
 use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Database, MARK, Port};
-use super::qos;
+use super::{qos, settings};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::{self, OfPort};
 use crate::plan::Wiring;
@@ -47,6 +47,7 @@ pub(super) fn compare(
     wiring: &Wiring,
     database: &Database,
     links: &LinkSteps,
+    opened: bool,
     adopt: bool,
 ) -> Result<Ports, Diagnostic> {
     let name = wiring.bridge.name.as_str();
@@ -59,10 +60,10 @@ pub(super) fn compare(
         return Err(Diagnostic::new(Code::NotOurs, message)
             .help("choose another with --bridge, or take it over, flows and all, with --adopt"));
     }
-    let mut ports =
-        Ports { flows_lost: live.is_none(), datapath_lost: live.is_none(), ..Ports::default() };
+    let lost = live.is_none() || !opened;
+    let mut ports = Ports { flows_lost: lost, datapath_lost: lost, ..Ports::default() };
     let mut words: Vec<String> = Vec::new();
-    bridge(wiring, database, &mut ports, &mut words);
+    bridge(wiring, database, opened, &mut ports, &mut words);
     let wanted = wanted(wiring);
     let empty = BTreeMap::new();
     let have = live.map_or(&empty, |live| &live.ports);
@@ -118,7 +119,13 @@ pub(super) fn compare(
     Ok(ports)
 }
 
-fn bridge(wiring: &Wiring, database: &Database, ports: &mut Ports, words: &mut Vec<String>) {
+fn bridge(
+    wiring: &Wiring,
+    database: &Database,
+    opened: bool,
+    ports: &mut Ports,
+    words: &mut Vec<String>,
+) {
     let name = wiring.bridge.name.as_str();
     let live = database.bridges.get(name);
     if live.is_none() {
@@ -130,36 +137,48 @@ fn bridge(wiring: &Wiring, database: &Database, ports: &mut Ports, words: &mut V
     let same_datapath = have.has_datapath(wiring.bridge.datapath);
     let mut protocols: Vec<&str> = PROTOCOLS.split(',').collect();
     protocols.sort_unstable();
-    let mut differing = Vec::new();
+    let mut differing: Vec<String> = Vec::new();
     let mut settings = Vec::new();
     if !same_datapath {
         ports.flows_lost = true;
         ports.datapath_lost = true;
-        differing.push("datapath");
+        differing.push("datapath".to_owned());
+        settings.push(format!("datapath_type={datapath}"));
+    } else if live.is_some() && !opened {
+        // Open vSwitch tries again with every change, and ovs-vsctl waits for it.
+        differing.push("not open".to_owned());
         settings.push(format!("datapath_type={datapath}"));
     }
     if have.fail_mode != "secure" {
         // Open vSwitch drops all flows when the mode changes.
         ports.flows_lost = true;
-        differing.push("fail mode");
+        differing.push("fail mode".to_owned());
         settings.push("fail_mode=secure".to_owned());
     }
     if have.protocols != protocols {
-        differing.push("protocols");
+        differing.push("protocols".to_owned());
         settings.push(format!("protocols={PROTOCOLS}"));
     }
     if have.external_ids.get(MARK).map(String::as_str) != Some(wiring.node.as_str()) {
-        differing.push("mark");
+        differing.push("mark".to_owned());
         settings.push(format!("external_ids:{MARK}=\"{}\"", wiring.node));
         if live.is_some() && !have.external_ids.contains_key(MARK) {
             settings.push(format!("external_ids:{ADOPTED}=true"));
         }
     }
+    for setting in &have.astray {
+        // Open vSwitch drops all flows when the last controller goes.
+        ports.flows_lost |= *setting == settings::CONTROLLER;
+        differing.push(setting.words());
+        extend(words, setting.clause("Bridge", name).into_iter());
+    }
     if !settings.is_empty() {
         let head = ["set", "Bridge", name].map(str::to_owned);
         extend(words, head.into_iter().chain(settings));
+    }
+    if !differing.is_empty() {
         if live.is_some() {
-            if ports.flows_lost {
+            if ports.flows_lost && opened {
                 let effect = "loses its flows: it forwards nothing until it has the new ones";
                 ports.before.disturb(format!("bridge {name}"), effect);
             }
@@ -282,6 +301,8 @@ fn again(wanted: &Wanted, have: &Port, links: &LinkSteps) -> Option<String> {
         Some(format!("port number {other}, not {number}"))
     } else if have.kind != wanted.kind {
         Some("type".to_owned())
+    } else if have.interfaces > 1 {
+        Some("bond".to_owned())
     } else if links.unplugged.contains(&wanted.name) {
         Some("unplugged".to_owned())
     } else {
@@ -317,8 +338,15 @@ fn want(
     if have.kind != *kind {
         settings.push(format!("type={kind}"));
     }
-    let other = options.iter().any(|(key, value)| have.options.get(key) != Some(value));
-    if other && !fresh && differing.is_empty() {
+    let foreign = have.options.keys().filter(|key| !options.contains_key(*key));
+    let foreign: Vec<&String> = foreign.collect();
+    if !foreign.is_empty() {
+        // Those of ours come with the same transaction, so the interface only loses this.
+        clause(words, &["clear", "Interface", name, "options"]);
+    }
+    let has = |key: &String, value: &String| have.options.get(key) == Some(value);
+    let other = !foreign.is_empty() || options.iter().any(|(key, value)| !has(key, value));
+    if other && !options.is_empty() && !fresh && differing.is_empty() {
         let (whose, effect) = if *kind == "patch" {
             ("the patch to the uplink", "changes its peer: packets of egress routers are lost")
         } else {
@@ -327,11 +355,14 @@ fn want(
         step.disturb(whose, effect);
     }
     for (key, value) in options {
-        if have.options.get(key) != Some(value) {
+        if !has(key, value) {
             differing.push(key.clone());
+        }
+        if !has(key, value) || !foreign.is_empty() {
             settings.push(format!("options:{key}={value}"));
         }
     }
+    differing.extend(foreign.iter().map(|key| format!("option {key}")));
     if have.ofport_request != Some(number) {
         settings.push(format!("ofport_request={number}"));
     }
@@ -349,6 +380,21 @@ fn want(
     {
         differing.push("MTU".to_owned());
         settings.push(format!("mtu_request={mtu}"));
+    }
+    for (table, astray) in [("Port", &have.port_astray), ("Interface", &have.interface_astray)] {
+        for setting in astray {
+            differing.push(setting.words());
+            extend(words, setting.clause(table, name).into_iter());
+        }
+    }
+    for (asked, column) in [
+        (mac.is_none() && have.mac.is_some(), "mac"),
+        (mtu.is_none() && have.mtu_request.is_some(), "mtu_request"),
+    ] {
+        if asked {
+            differing.push(column.replace('_', " "));
+            clause(words, &["clear", "Interface", name, column]);
+        }
     }
     if !settings.is_empty() {
         let head = ["set", "Interface", name].map(str::to_owned);

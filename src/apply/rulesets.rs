@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::change::{Action, Kind, Step};
+use super::firewall::{self, Chain};
 use super::state::Loaded;
 use crate::diagnostic::Diagnostic;
 use crate::nft::{Family, TABLE};
@@ -23,12 +24,13 @@ pub(super) struct Place<'a> {
     pub(super) netns: Option<&'a NetnsName>,
 }
 
-/// What nft prints of the tables of ours; `None` where there are none.
+/// What nft prints of the tables of ours, `None` where there are none, and the hooks of others.
 pub(super) fn listing(
     system: &dyn System,
     netns: Option<&NetnsName>,
-) -> Result<Option<Vec<u8>>, Diagnostic> {
-    let tables = system.succeed(&Command::read(Tool::Nft, ["list", "tables"]).within(netns))?;
+) -> Result<(Option<Vec<u8>>, Vec<Chain>), Diagnostic> {
+    // This tells all tables too, and doesn't read their rules.
+    let tables = system.succeed(&Command::read(Tool::Nft, ["list", "chains"]).within(netns))?;
     let tables = String::from_utf8_lossy(&tables);
     let mut listing = Vec::new();
     for family in Family::ALL {
@@ -38,18 +40,18 @@ pub(super) fn listing(
             listing.extend(system.succeed(&Command::read(Tool::Nft, list).within(netns))?);
         }
     }
-    Ok((!listing.is_empty()).then_some(listing))
+    Ok(((!listing.is_empty()).then_some(listing), firewall::chains(&tables)))
 }
 
-/// The line of `nft list tables` for the table of ours in a family.
+/// The line of `nft list tables` for the table of ours in a family; `list chains` adds a brace.
 pub(super) fn line(family: Family) -> String {
     format!("table {} {TABLE}", family.as_str())
 }
 
-/// Whether what `nft list tables` prints has the table of ours in a family.
+/// Whether what nft prints of all tables or chains has the table of ours in a family.
 pub(super) fn has_table(tables: &str, family: Family) -> bool {
     let line = line(family);
-    tables.lines().any(|other| other.trim() == line)
+    tables.lines().any(|other| other.trim_end_matches(" {").trim() == line)
 }
 
 /// What has to be done for `file` to be in effect.

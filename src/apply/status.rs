@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::artifacts::{Artifacts, is_digest};
 use super::change::{Action, Change, Kind};
+use super::findings::Finding;
 use super::flows::Live;
 use super::generations::nothing_kept;
 use super::state::{Store, now};
-use super::{Difference, Observed, preflight};
+use super::{Difference, Observed, firewall, foreign, preflight};
 use crate::diagnostic::Diagnostic;
 use crate::pipeline::Table;
 use crate::system::System;
@@ -38,6 +39,8 @@ pub struct Status {
     pub ruleset: Option<String>,
     /// How the node differs from the current generation: what applying it would change.
     pub drift: Vec<Drift>,
+    /// What stands beside what ringfence manages, and matters to it.
+    pub findings: Vec<Finding>,
 }
 
 /// A difference between a node and its current generation.
@@ -51,10 +54,12 @@ pub struct Drift {
 }
 
 impl Status {
-    /// Whether the node is as the current generation has it, and no other is on its way.
+    /// Whether the node is as the current generation has it, no other is on its way, and nothing
+    /// would stop one.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.drift.is_empty() && self.pending.is_none()
+        let refused = self.findings.iter().any(|finding| finding.code.is_some());
+        self.drift.is_empty() && self.pending.is_none() && !refused
     }
 }
 
@@ -70,6 +75,8 @@ pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
     let difference = Difference::between(&artifacts, &observed, &state, false, system)?;
     let changes = difference.changes().into_iter();
     let drift = changes.map(|change| Drift { place: place(&change, &artifacts), change }).collect();
+    let mut findings = foreign::findings(&artifacts.wiring, &observed.links.node);
+    findings.extend(firewall::findings(&artifacts.wiring, &observed.chains, system)?);
     let confirmable = state.waiting.as_ref().filter(|waiting| waiting.applied);
     Ok(Status {
         node: artifacts.wiring.node.to_string(),
@@ -81,6 +88,7 @@ pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
         bridge: bridge_generation(&observed),
         ruleset: ruleset_generation(&observed),
         drift,
+        findings,
     })
 }
 

@@ -23,7 +23,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
     }
     let database = Database::read(system)?;
     let links = Links::read(system, &store.read()?.half_made, &Namespaces::new())?;
-    let listing = rulesets::listing(system, None)?;
+    let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
         let mut step = Step::default();

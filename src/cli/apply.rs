@@ -57,6 +57,9 @@ pub(super) struct Shared {
     /// Exit with 2 instead of 0 where something was changed
     #[arg(long)]
     detailed_exitcode: bool,
+    /// Take egress IPs and sources of egress routers even where somebody still answers for them
+    #[arg(long)]
+    take_over: bool,
     /// How many generations to keep on this node, the current one included
     #[arg(long, value_name = "NUMBER", default_value_t = KEEP as u64,
           value_parser = clap::value_parser!(u64).range(1..=1000))]
@@ -72,6 +75,7 @@ impl Shared {
         Options {
             check: self.check,
             diff: self.diff,
+            take_over: self.take_over,
             keep,
             state: self.state.clone(),
             ..Options::default()
@@ -126,6 +130,9 @@ impl Shared {
         // A run has said so before it changed anything.
         for disturbance in outcome.disturbs.iter().filter(|_| outcome.check) {
             print(&format!("{disturbance}\n"));
+        }
+        for finding in &outcome.findings {
+            print(&format!("{finding}\n"));
         }
         for change in &outcome.changes {
             print(&format!("{change}\n"));

@@ -67,6 +67,9 @@ fn human(status: &Status) -> String {
             let _ = writeln!(text, "  at {place}");
         }
     }
+    for finding in &status.findings {
+        let _ = writeln!(text, "{finding}");
+    }
     text
 }
 

@@ -226,6 +226,9 @@ codes! {
     SymbolicLink = 217 Error,
     NotSigned = 218 Error,
     SignersUnusable = 219 Error,
+    ForeignNetwork = 220 Error,
+    AddressAnswers = 221 Error,
+    DatapathUnusable = 222 Error,
     // The lab.
     LabSetup = 230 Error,
     LabDiffers = 231 Error,

@@ -36,6 +36,8 @@ pub struct Network {
     pub addresses: BTreeMap<u32, Vec<Ipv4Net>>,
     /// The unicast IPv4 routes of the main table.
     pub routes: Vec<Route>,
+    /// Where its other routes lead, which have no one link: several, or none, as to a black hole.
+    pub linkless: Vec<Ipv4Net>,
     /// Whether it forwards IPv4.
     pub forwards: bool,
     /// The addresses by their labels, which are their interfaces' names by default.
@@ -181,7 +183,11 @@ fn read() -> io::Result<Network> {
     request.header.address_family = AddressFamily::Inet;
     dump(&socket, RouteNetlinkMessage::GetRoute(request), |message| {
         if let RouteNetlinkMessage::NewRoute(message) = message {
-            network.routes.extend(route(&message));
+            match route(&message) {
+                Some((route, Some(link))) => network.routes.push(Route { link, ..route }),
+                Some((route, None)) => network.linkless.push(route.destination),
+                None => {}
+            }
         }
     })?;
     let forwards = std::fs::read("/proc/sys/net/ipv4/ip_forward")?;
@@ -258,9 +264,11 @@ fn address(message: &AddressMessage) -> Option<Ipv4Net> {
     Ipv4Net::new(find(true).or_else(|| find(false))?, message.header.prefix_len).ok()
 }
 
-fn route(message: &RouteMessage) -> Option<Route> {
+/// A route of the main table, and the link that it leaves by. The kernel's own addresses are in
+/// other tables.
+fn route(message: &RouteMessage) -> Option<(Route, Option<u32>)> {
     let header = &message.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+    if header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
     let mut destination = Ipv4Addr::UNSPECIFIED;
@@ -275,5 +283,6 @@ fn route(message: &RouteMessage) -> Option<Route> {
         }
     }
     let destination = Ipv4Net::new(destination, header.destination_prefix_length).ok()?;
-    Some(Route { destination, gateway, link: link?, metric })
+    let link = link.filter(|_| header.kind == RouteType::Unicast);
+    Some((Route { destination, gateway, link: 0, metric }, link))
 }

@@ -816,13 +816,13 @@ fn a_node_without_a_working_switch_is_not_taken_for_an_empty_one() {
 const UNREADABLE: &[(&str, &str, &str)] = &[
     (
         "nft",
-        "case $* in 'list tables') kill -9 $$;; esac",
-        "RF208]: `nft list tables` was killed: it printed no reason",
+        "case $* in 'list chains') kill -9 $$;; esac",
+        "RF208]: `nft list chains` was killed: it printed no reason",
     ),
     (
         "nft",
         "echo 'Operation not permitted (you must be root)' >&2; exit 1",
-        "RF208]: `nft list tables` failed with status 1: Operation not permitted (you must be root)",
+        "RF208]: `nft list chains` failed with status 1: Operation not permitted (you must be root)",
     ),
     (
         "ovsdb-client",

@@ -110,7 +110,12 @@ impl Live {
     }
 
     /// A connection from a pod to the outside, as the intent has it.
-    fn probe_outside(&self, pod: &str, to: SocketAddrV4, seen_as: Option<Ipv4Addr>) -> Probe {
+    pub(crate) fn probe_outside(
+        &self,
+        pod: &str,
+        to: SocketAddrV4,
+        seen_as: Option<Ipv4Addr>,
+    ) -> Probe {
         let from = self.tenant(pod);
         let port = Port::new(to.port().into()).unwrap();
         let (protocol, outside) = (Protocol::Tcp, To::Outside(*to.ip()));

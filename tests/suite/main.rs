@@ -22,6 +22,7 @@ mod lab;
 mod names;
 mod node_ports;
 mod nothing;
+mod others;
 mod ovs;
 mod progress;
 mod properties;

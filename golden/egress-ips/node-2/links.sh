@@ -28,4 +28,10 @@ attach 'pod tools/shell-0' tools.shell-0 rf-522d62289100 0a:58:0a:80:03:35 10.12
 
 # Egress IPs: the kernel answers for addresses of lo on every interface. Tell the segment after a
 # move: arping -U -c 2 -I UPLINK -s ADDRESS ADDRESS
-ip address replace 192.168.12.130/32 dev lo label lo:ringfence
+for address in 192.168.12.130; do
+	if ip -o -4 address show to "$address" | grep -v ' lo:ringfence\\'; then
+		echo "$address is an address of somebody else's here" >&2
+		exit 1
+	fi
+	ip address replace "$address/32" dev lo label lo:ringfence
+done

@@ -29,4 +29,10 @@ attach 'pod shop/web-3' shop.web-3 rf-0a3b626f8f81 0a:58:0a:80:04:22 10.128.4.34
 
 # Egress IPs: the kernel answers for addresses of lo on every interface. Tell the segment after a
 # move: arping -U -c 2 -I UPLINK -s ADDRESS ADDRESS
-ip address replace 192.168.12.131/32 dev lo label lo:ringfence
+for address in 192.168.12.131; do
+	if ip -o -4 address show to "$address" | grep -v ' lo:ringfence\\'; then
+		echo "$address is an address of somebody else's here" >&2
+		exit 1
+	fi
+	ip address replace "$address/32" dev lo label lo:ringfence
+done

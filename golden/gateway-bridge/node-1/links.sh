@@ -43,4 +43,10 @@ outside 'router partner' router_partner rf-530581651ad8 0a:58:c0:a8:0c:63
 
 # Egress IPs: the kernel answers for addresses of lo on every interface. Tell the segment after a
 # move: arping -U -c 2 -I UPLINK -s ADDRESS ADDRESS
-ip address replace 192.168.12.130/32 dev lo label lo:ringfence
+for address in 192.168.12.130; do
+	if ip -o -4 address show to "$address" | grep -v ' lo:ringfence\\'; then
+		echo "$address is an address of somebody else's here" >&2
+		exit 1
+	fi
+	ip address replace "$address/32" dev lo label lo:ringfence
+done
