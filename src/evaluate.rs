@@ -169,7 +169,10 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::ForgetInPort => registers.forgot_in_port = true,
                     Action::AnswerArp(_) => self.ends.push(End::Port(frame.in_port)),
                     Action::Recirculate(next, _) => self.on(flows, frame.clone(), registers, *next),
-                    Action::EthernetTo(_) | Action::Meter(_) | Action::Note(_) => {}
+                    Action::EthernetTo(_)
+                    | Action::ForgetMark
+                    | Action::Meter(_)
+                    | Action::Note(_) => {}
                 }
             }
         }
@@ -196,14 +199,17 @@ fn output(port: OfPort, frame: &Frame, registers: &Registers) -> Option<End> {
 }
 
 fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
-    let Match { ct, source, destination, part, tunnel_source, in_port, dl_src, packet } =
+    let Match { mark, ct, source, destination, part, tunnel_source, in_port, dl_src, packet } =
         conditions;
     let register = |register: Register| registers.values[usize::from(register.number())];
-    ct.is_none_or(|state| match state {
-        CtState::Untracked => !registers.tracked,
-        CtState::New => registers.tracked,
-        CtState::Reply => false,
-    }) && source.is_none_or(|value| value == register(Register::Source))
+    // What comes from the host has passed its ruleset, which marks it.
+    mark.is_none_or(|_| frame.in_port == OfPort::TUN)
+        && ct.is_none_or(|state| match state {
+            CtState::Untracked => !registers.tracked,
+            CtState::New => registers.tracked,
+            CtState::Reply => false,
+        })
+        && source.is_none_or(|value| value == register(Register::Source))
         && destination.is_none_or(|value| value == register(Register::Destination))
         && part.is_none_or(|value| value == register(Register::Part))
         && tunnel_source.is_none_or(|address| frame.tunnel.is_some_and(|(from, _)| from == address))

@@ -232,7 +232,11 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
         for (other, _) in model.intent().nodes() {
             let body = ip(&model, from, model.gateway(other), (Protocol::Tcp, 22));
             let arrival = fabric.send(node, &from_tenant(&model, from, body));
+            // Its kernel knows what is a reply, and takes nothing else.
             prop_assert_eq!(arrival, Arrival::Host(other), "{:?} to a gateway", from);
+            prop_assert!(!expect(To::Node(other), (Protocol::Tcp, 22)), "{:?} to a gateway", from);
+            let dns = expect(To::Node(other), (Protocol::Udp, 53));
+            prop_assert_eq!(dns, other == node, "{:?} to DNS", from);
         }
     }
     Ok(())
