@@ -43,6 +43,10 @@
 //! comes from the outside is translated to the service's address by the node's ruleset, and from
 //! then on is as the node's own.
 //!
+//! What is for a node itself leaves by `tun0`, and the node's ruleset decides about it: only the node's
+//! kernel knows what is a reply. What comes back from there has passed the same ruleset, which marks it;
+//! where the bridge sees marks, table 25 takes nothing without, but for what the node itself sends.
+//!
 //! The numbers are openshift-sdn's wherever the role is the same. Every table ends in an explicit
 //! drop at priority 0, so that what nobody wanted is counted and can be seen.
 

@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::probe::{POD_PORT, Planner};
+use super::probe::{POD_PORT, Planner, Want};
 use crate::intent::NodeId;
 use crate::model::{Model, Tenant};
 use crate::reach::To;
 use crate::spec::Protocol;
+use crate::value::Port;
 
-/// One port of every entry of `nodeAccess` for TCP or UDP, at which the nodes answer in the lab.
+/// The ports of DNS, and one of every entry of `nodeAccess` for TCP or UDP: the nodes answer there in
+/// the lab.
 pub(super) fn examples(model: &Model) -> Vec<(Protocol, u16)> {
     let declared = &model.intent().cluster().node_access;
     let mut ports: Vec<_> = declared
         .iter()
         .map(|access| (access.protocol, *access.ports.start()))
         .filter(|(protocol, _)| *protocol != Protocol::Sctp)
+        .chain([Protocol::Tcp, Protocol::Udp].map(|protocol| (protocol, Port::DNS.get())))
         .collect();
     ports.sort_unstable();
     ports.dedup();
@@ -65,5 +68,10 @@ impl Planner<'_> {
         let (from_name, node) = (self.name(from), &self.model.intent()[node].name);
         let title = format!("{from_name} to {node} itself, {address}:{port}/{protocol}");
         self.push(from, to, SocketAddrV4::new(address, port), protocol, title);
+        // Who answers datagrams can't tell the address that they came to.
+        let probe = self.probes.last_mut().filter(|_| protocol == Protocol::Udp);
+        if let Some(Want::Answer { at, .. }) = probe.map(|probe| &mut probe.want) {
+            *at = None;
+        }
     }
 }

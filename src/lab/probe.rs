@@ -254,7 +254,7 @@ pub fn plan(model: &Model) -> Vec<Probe> {
 
 pub(super) struct Planner<'m> {
     pub(super) model: &'m Model,
-    probes: Vec<Probe>,
+    pub(super) probes: Vec<Probe>,
     /// Of each client as the bridge knows it: the addresses that it opens SCTP associations to, and
     /// the pods behind them.
     associations: BTreeMap<Ipv4Addr, Vec<(SocketAddrV4, BTreeSet<PodId>)>>,

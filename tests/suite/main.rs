@@ -17,6 +17,7 @@ mod hostile;
 mod interruptions;
 mod lab;
 mod names;
+mod node_access;
 mod node_ports;
 mod ovs;
 mod progress;

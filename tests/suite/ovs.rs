@@ -171,7 +171,7 @@ fn sh_parses_every_golden_script() {
 }
 
 /// The first node, with its files.
-fn first_node(model: &Model, sources: &Sources) -> (NodeId, BTreeMap<String, Vec<u8>>) {
+pub(crate) fn first_node(model: &Model, sources: &Sources) -> (NodeId, BTreeMap<String, Vec<u8>>) {
     let common = Common::new(model).unwrap();
     let (node, _) = model.intent().nodes().next().unwrap();
     let plan = Plan::of(&common, node).unwrap();
