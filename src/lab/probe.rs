@@ -1169,8 +1169,10 @@ impl Lab {
         }
         let known = |address: &Ipv4Addr| {
             intent.cluster().contains(*address)
-                || intent.nodes().any(|(_, node)| {
-                    node.address == *address || node.node_port_addresses.contains(address)
+                || intent.nodes().any(|(id, node)| {
+                    node.address == *address
+                        || node.node_port_addresses.contains(address)
+                        || self.model.held(id).any(|(ip, _)| ip.address == *address)
                 })
         };
         let ports = intent.services().flat_map(|(_, service)| &service.ports);
