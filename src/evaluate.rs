@@ -209,7 +209,10 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::ForgetInPort => registers.forgot_in_port = true,
                     Action::AnswerArp(_) => self.ends.push(End::Port(frame.in_port)),
                     Action::Recirculate(next, _) => self.on(flows, frame.clone(), registers, *next),
-                    Action::EthernetTo(_) | Action::Meter(_) | Action::Note(_) => {}
+                    Action::EthernetTo(_)
+                    | Action::ForgetMark
+                    | Action::Meter(_)
+                    | Action::Note(_) => {}
                 }
             }
         }
@@ -236,10 +239,22 @@ fn output(port: OfPort, frame: &Frame, registers: &Registers) -> Option<End> {
 }
 
 fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
-    let Match { tagged, ct, source, destination, part, tunnel_source, in_port, dl_src, packet } =
-        conditions;
+    let Match {
+        mark,
+        tagged,
+        ct,
+        source,
+        destination,
+        part,
+        tunnel_source,
+        in_port,
+        dl_src,
+        packet,
+    } = conditions;
     let register = |register: Register| registers.values[usize::from(register.number())];
     (!tagged || frame.tagged)
+        // What comes from the host has passed its ruleset, which marks it.
+        && mark.is_none_or(|_| frame.in_port == OfPort::TUN)
         && ct.is_none_or(|state| match state {
             CtState::Untracked => !registers.tracked,
             CtState::New => registers.tracked,

@@ -186,8 +186,29 @@ pub struct Cluster {
     pub platform: Platform,
     /// How names become addresses.
     pub dns: Dns,
+    /// What the nodes' own processes take from the pods of their node, beside DNS.
+    pub node_access: Vec<NodeAccess>,
     /// Where the section stands, if there is one.
     pub place: Option<Place>,
+}
+
+/// Ports of every node that its own pods reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAccess {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The ports.
+    pub ports: RangeInclusive<u16>,
+    /// Where it is written.
+    pub place: Place,
+}
+
+impl NodeAccess {
+    /// Whether it is about a port.
+    #[must_use]
+    pub fn takes(&self, protocol: Protocol, port: Port) -> bool {
+        self.protocol == protocol && self.ports.contains(&port.get())
+    }
 }
 
 /// How names become addresses.

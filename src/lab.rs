@@ -9,6 +9,7 @@ mod agent;
 mod host;
 mod names;
 mod network;
+mod node_access;
 mod probe;
 mod sctp;
 mod state;

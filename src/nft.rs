@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
@@ -209,6 +210,8 @@ pub enum Condition {
     NotOif(InterfaceName),
     /// Its source is in this network.
     Source(Ipv4Net),
+    /// Its source is elsewhere.
+    NotSource(Ipv4Net),
     /// Its destination is in this network.
     Destination(Ipv4Net),
     /// Its destination is outside of this network.
@@ -227,6 +230,10 @@ pub enum Condition {
     TcpPorts(Vec<Port>),
     /// It has this protocol, for this port.
     Port(Protocol, Port),
+    /// It has this protocol, for one of these ports, in order and apart.
+    Ports(Protocol, Vec<RangeInclusive<u16>>),
+    /// It asks for an echo (RFC 792).
+    EchoRequest,
 }
 
 /// What a rule does.
@@ -236,6 +243,10 @@ pub enum Statement {
     Accept,
     /// Drops it.
     Drop,
+    /// Drops it and counts it.
+    CountedDrop,
+    /// Gives it this mark.
+    Mark(u32),
     /// Drops it and tells its sender, as this protocol would.
     Refuse(Refusal),
     /// Gives it the address of the interface by which it leaves.
@@ -289,6 +300,7 @@ impl fmt::Display for Condition {
             Self::Oif(name) => write!(f, "oifname \"{name}\""),
             Self::NotOif(name) => write!(f, "oifname != \"{name}\""),
             Self::Source(network) => write!(f, "ip saddr {}", Network(*network)),
+            Self::NotSource(network) => write!(f, "ip saddr != {}", Network(*network)),
             Self::Destination(network) => write!(f, "ip daddr {}", Network(*network)),
             Self::DestinationOutside(network) => {
                 write!(f, "ip daddr != {}", Network(*network))
@@ -303,6 +315,14 @@ impl fmt::Display for Condition {
                 write!(f, "tcp dport {{ {} }}", ports.join(", "))
             }
             Self::Port(protocol, port) => write!(f, "{protocol} dport {port}"),
+            Self::Ports(protocol, ranges) => {
+                let ranges = ranges.iter().map(|range| match (range.start(), range.end()) {
+                    (first, last) if first == last => first.to_string(),
+                    (first, last) => format!("{first}-{last}"),
+                });
+                write!(f, "{protocol} dport {{ {} }}", ranges.collect::<Vec<_>>().join(", "))
+            }
+            Self::EchoRequest => f.write_str("icmp type echo-request"),
         }
     }
 }
@@ -312,6 +332,8 @@ impl fmt::Display for Statement {
         match self {
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
+            Self::CountedDrop => f.write_str("counter drop"),
+            Self::Mark(mark) => write!(f, "meta mark set {mark:#010x}"),
             Self::Refuse(Refusal::Reset) => f.write_str("reject with tcp reset"),
             Self::Refuse(Refusal::Port) => f.write_str("reject with icmp type port-unreachable"),
             Self::Refuse(Refusal::Protocol) => {

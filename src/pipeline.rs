@@ -43,6 +43,10 @@
 //! comes from the outside is translated to the service's address by the node's ruleset, and from
 //! then on is as the node's own.
 //!
+//! What is for a node itself leaves by `tun0`, and the node's ruleset decides about it: only the node's
+//! kernel knows what is a reply. What comes back from there has passed the same ruleset, which marks it;
+//! where the bridge sees marks, table 25 takes nothing without, but for what the node itself sends.
+//!
 //! The numbers are openshift-sdn's wherever the role is the same. Every table ends in an explicit
 //! drop at priority 0, so that what nobody wanted is counted and can be seen.
 
@@ -65,6 +69,9 @@ pub const ROUTER_INTERFACE: &str = "net1";
 /// The conntrack zone that multicast packets pass on their way to table 121. Nothing is ever
 /// committed to it.
 pub const MULTICAST_ZONE: u16 = 110;
+/// The mark of what the node's ruleset lets pass to `tun0`. On the kernel's datapath the bridge takes
+/// nothing from elsewhere without it, so that nothing comes in where the ruleset is gone.
+pub const PASSED_MARK: u32 = 0x7266_6e66;
 /// The label of egress IPs on `lo`, by which ringfence knows its own.
 pub const EGRESS_LABEL: &str = "lo:ringfence";
 /// Begins the names of the veths on the node's side.

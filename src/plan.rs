@@ -10,6 +10,7 @@ mod entry;
 mod guard;
 mod isolation;
 mod multicast;
+mod node_access;
 mod node_port;
 mod patch;
 pub mod proxy;

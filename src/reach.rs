@@ -86,9 +86,11 @@ impl Reach {
 pub fn reach(model: &Model, packet: &Packet) -> Reach {
     match (packet.from, packet.to) {
         (from, To::NodePort(node, address)) => to_node_port(model, from, (node, address), packet),
-        (From::Node(_), To::Tenant(_) | To::Node(_)) => {
-            Reach::new(Verdict::Allow, "nodes reach all pods", None)
+        (From::Node(_), To::Tenant(_)) => Reach::new(Verdict::Allow, "nodes reach all pods", None),
+        (From::Node(from), To::Node(to)) if from == to => {
+            Reach::new(Verdict::Allow, "nodes reach themselves", None)
         }
+        (From::Node(_), To::Node(_)) => Reach::new(Verdict::Deny, OTHER_GATEWAY, None),
         (From::Node(_), To::Outside(_)) => {
             Reach::new(Verdict::Allow, "nodes are not restricted", None)
         }
@@ -103,15 +105,35 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
         (From::Tenant(from), To::Tenant(to)) => {
             between(model, model.project(from), model.project(to))
         }
-        (From::Tenant(_), To::Node(_)) => {
+        (From::Tenant(from), To::Node(to)) => {
             if is_vxlan(model, packet) {
                 Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None)
+            } else if model.node(from) == to {
+                taken(model, packet)
             } else {
-                Reach::new(Verdict::Allow, "pods reach their gateways", None)
+                Reach::new(Verdict::Deny, OTHER_GATEWAY, None)
             }
         }
         (From::Tenant(from), To::Outside(address)) => outwards(model, from, address, packet),
     }
+}
+
+const OTHER_GATEWAY: &str = "the gateway of another node takes only replies";
+
+/// What a node's own processes take from pods.
+fn taken(model: &Model, packet: &Packet) -> Reach {
+    if is_dns(packet) {
+        return Reach::new(Verdict::Allow, "DNS of the pod's own node stays open", None);
+    }
+    let mut open = model.intent().cluster().node_access.iter();
+    match open.find(|access| access.takes(packet.protocol, packet.port)) {
+        Some(access) => Reach::new(Verdict::Allow, "`nodeAccess` opens it", Some(access.place)),
+        None => Reach::new(Verdict::Deny, "nodes take from pods what `nodeAccess` opens", None),
+    }
+}
+
+fn is_dns(packet: &Packet) -> bool {
+    packet.port == Port::DNS && packet.protocol != Protocol::Sctp
 }
 
 fn is_vxlan(model: &Model, packet: &Packet) -> bool {
@@ -236,7 +258,29 @@ fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
     }
 }
 
+/// What the egress policy lets leave, and whoever has the address takes.
 fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+    let way = leaves(model, from, address, packet);
+    if !way.allowed() {
+        return way;
+    }
+    let intent = model.intent();
+    let mut held = intent.nodes().flat_map(|(id, _)| model.held(id));
+    if held.any(|(ip, _)| ip.address == address) {
+        return Reach::new(Verdict::Deny, "an egress IP takes only replies", None);
+    }
+    let own = model.node(from);
+    let exit = model.leaving(from).map_or(own, |leaving| leaving.ip.node);
+    // Delivered by the kernel that it leaves the bridge to.
+    let here = address == intent[own].address
+        || address == intent[exit].address
+        || intent[exit].node_port_addresses.contains(&address);
+    if here { taken(model, packet) } else { way }
+}
+
+/// What the bridge lets leave: the egress policy, and what none can change.
+#[must_use]
+pub fn leaves(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
     let tunnels = model.intent().nodes().any(|(_, node)| node.address == address);
     if tunnels && is_vxlan(model, packet) {
         return Reach::new(Verdict::Deny, "pods can't send to the VXLAN port of nodes", None);
@@ -244,8 +288,7 @@ fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> 
     if address.octets()[0] >= 224 {
         return Reach::new(Verdict::Deny, "groups and reserved addresses are not outside", None);
     }
-    let dns = packet.port == Port::DNS && packet.protocol != Protocol::Sctp;
-    if dns && address == model.intent()[model.node(from)].address {
+    if is_dns(packet) && address == model.intent()[model.node(from)].address {
         return Reach::new(Verdict::Allow, "DNS of the pod's own node stays open", None);
     }
     for (rule, subject, _) in model.ranked_rules(model.project(from)) {

@@ -9,6 +9,7 @@ mod egress_ips;
 mod egress_policies;
 mod egress_routers;
 mod mdns;
+mod node_access;
 mod node_ports;
 mod nodes;
 mod outside;

@@ -16,7 +16,7 @@ mod service;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use cluster::{Cluster, Dns, Mode, Platform, PodNetwork};
+pub use cluster::{Cluster, Dns, Mode, NodeAccess, Platform, PodNetwork};
 pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter, ProxyRule, RouterMode};

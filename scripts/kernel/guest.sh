@@ -71,6 +71,7 @@ RINGFENCE_LAB_DATAPATH=system /tmp/suite --test-threads=1 $(cat /share/tests)
 
 # This machine as a node.
 cp systemd/ringfence.service /etc/systemd/system/
+install -D -m 0644 systemd/after-flush.conf /etc/systemd/system/nftables.service.d/ringfence.conf
 systemctl enable ringfence
 systemctl is-active openvswitch-switch
 mkdir /srv/network
@@ -82,6 +83,31 @@ proxies
 [ "$(ask www.example.com)" != 403 ]
 [ "$(ask www.example.org)" = 403 ]
 ringfence apply --detailed-exitcode /srv/out/node-1
+
+# Whoever flushes the tables of nft opens no pod to the segment, and gets ringfence's back.
+ip netns add segment
+ip link add segment0 type veth peer name eth0 netns segment
+ip address add 198.18.0.1/30 dev segment0
+ip link set segment0 up
+ip -n segment address add 198.18.0.2/30 dev eth0
+ip -n segment link set eth0 up
+ip -n segment route add default via 198.18.0.1
+closed() {
+	! ip netns exec segment ping -q -c 3 -i 0.2 -w 3 10.128.0.254 || exit 1
+}
+nft flush ruleset
+closed
+ringfence apply /srv/out/node-1
+for verb in start reload restart stop start; do
+	systemctl $verb nftables
+	closed
+	sleep 10
+	ringfence status
+	closed
+done
+systemctl stop nftables
+sleep 10
+ip netns delete segment
 
 # A proxy that ends by itself comes back, and one that gets other rules isn't ended for that.
 systemctl kill --signal=KILL ringfence-router-web

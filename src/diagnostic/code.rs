@@ -203,6 +203,9 @@ codes! {
     RouterHostName = 180 Error,
     RouterProtocol = 181 Error,
     RouterNameServer = 182 Error,
+    // What nodes take from pods.
+    NodeAccessVxlan = 190 Error,
+    NodeAccessOpen = 191 Warning,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

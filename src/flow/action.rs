@@ -52,6 +52,8 @@ pub enum Action {
     KeptToDestination,
     /// Makes reg3 the source.
     KeptToSource,
+    /// Forgets the mark of the node's kernel, which else would go on into a tunnel's packets.
+    ForgetMark,
     /// Forgets the port of entry, so that the packet can leave by it.
     ForgetInPort,
     /// Answers an ARP request with this Ethernet address, by the port of entry.
@@ -131,6 +133,7 @@ impl Action {
             Self::KeptToSource => {
                 out.extend_from_slice(b"move:NXM_NX_REG3[]->NXM_OF_IP_SRC[]");
             }
+            Self::ForgetMark => out.extend_from_slice(b"set_field:0->pkt_mark"),
             Self::ForgetInPort => out.extend_from_slice(b"set_field:0->in_port"),
             Self::AnswerArp(mac) => {
                 out.extend_from_slice(b"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:");

@@ -13,6 +13,8 @@ use crate::value::Mac;
 /// The packets that a flow takes: all conditions hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Match {
+    /// The mark that the node's kernel gave the packet.
+    pub mark: Option<u32>,
     /// Whether the frame has a VLAN tag (802.1Q). Every other condition sees through one.
     pub tagged: bool,
     /// What conntrack says of the packet.
@@ -166,6 +168,10 @@ pub fn port_masks(range: &RangeInclusive<u16>) -> Vec<MaskedPort> {
 impl Match {
     /// Appends every condition with a comma before it, in Open vSwitch's order.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
+        if let Some(mark) = self.mark {
+            out.extend_from_slice(b",pkt_mark=");
+            write_hex(out, mark.into());
+        }
         if let Some(state) = self.ct {
             out.extend_from_slice(match state {
                 CtState::Untracked => b",ct_state=-trk",

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use super::agent::{Agent, Reply, Request, Transport};
 use super::network::{comes_by, stand_in};
-use super::{Lab, failed, names};
+use super::{Lab, failed, names, node_access};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{
     Attachment, BlockAt, EgressRouter, EgressRule, NodeId, PodId, RouterId, RouterMode, ServiceId,
@@ -22,7 +22,7 @@ use crate::spec::Protocol;
 use crate::value::{Bandwidth, HostName, Port, StringValue as _};
 
 /// The port that pods and nodes answer at.
-const POD_PORT: u64 = 8080;
+pub(super) const POD_PORT: u64 = 8080;
 /// The port that the outside answers at where a rule is about none.
 const OUTSIDE_PORT: u64 = 80;
 /// The port of multicast groups.
@@ -247,27 +247,28 @@ pub fn plan(model: &Model) -> Vec<Probe> {
         planner.service(id, address);
     }
     planner.node_ports();
+    planner.node_access();
     planner.bandwidths();
     planner.probes
 }
 
-struct Planner<'m> {
-    model: &'m Model,
-    probes: Vec<Probe>,
+pub(super) struct Planner<'m> {
+    pub(super) model: &'m Model,
+    pub(super) probes: Vec<Probe>,
     /// Of each client as the bridge knows it: the addresses that it opens SCTP associations to, and
     /// the pods behind them.
     associations: BTreeMap<Ipv4Addr, Vec<(SocketAddrV4, BTreeSet<PodId>)>>,
 }
 
 impl Planner<'_> {
-    fn name(&self, tenant: Tenant) -> String {
+    pub(super) fn name(&self, tenant: Tenant) -> String {
         match tenant {
             Tenant::Pod(id) => self.model.intent().pod_name(id),
             Tenant::Router(id) => self.model.intent()[id].name.to_string(),
         }
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         from: Tenant,
         to: To,
@@ -279,6 +280,10 @@ impl Planner<'_> {
         let packet = Packet { from: From::Tenant(from), to, protocol, port };
         let reach = reach(self.model, &packet);
         let seen_as = match to {
+            // Its own node sees the pod itself.
+            To::Outside(to) if to == self.model.intent()[self.model.node(from)].address => {
+                self.model.endpoint(from).address
+            }
             // An egress IP or the node's own address stands for the pod's.
             To::Outside(_) => self.model.seen_outside_as(from),
             _ => self.model.endpoint(from).address,
@@ -1145,6 +1150,11 @@ impl Lab {
             }
         }
         let intent = self.model.intent();
+        for (protocol, number) in node_access::examples(&self.model) {
+            for (id, _) in intent.nodes().filter(|_| u64::from(number) != POD_PORT) {
+                agent(agents, Place::Node(id))?.listen(transport(protocol), any(number))?;
+            }
+        }
         let mut behind: BTreeSet<(Place, Transport, u16)> = BTreeSet::new();
         for port in intent.services().flat_map(|(_, service)| &service.ports) {
             let at = |(pod, to): &(_, Port)| {
@@ -1159,8 +1169,10 @@ impl Lab {
         }
         let known = |address: &Ipv4Addr| {
             intent.cluster().contains(*address)
-                || intent.nodes().any(|(_, node)| {
-                    node.address == *address || node.node_port_addresses.contains(address)
+                || intent.nodes().any(|(id, node)| {
+                    node.address == *address
+                        || node.node_port_addresses.contains(address)
+                        || self.model.held(id).any(|(ip, _)| ip.address == *address)
                 })
         };
         let ports = intent.services().flat_map(|(_, service)| &service.ports);
@@ -1214,7 +1226,12 @@ impl Lab {
         let nodes: Vec<NodeId> = self.model.intent().nodes().map(|(id, _)| id).collect();
         for from in &nodes {
             for to in nodes.iter().filter(|to| *to != from) {
-                let address = SocketAddrV4::new(self.model.gateway(*to), port(POD_PORT));
+                // A node takes nothing from another by the tunnel; its pods do. Where neither has any,
+                // nothing goes between the two.
+                let mut pods = self.model.intent().pods();
+                let Some((pod, _)) = pods.find(|(_, pod)| pod.node == *to) else { continue };
+                let address = self.model.endpoint(Tenant::Pod(pod)).address;
+                let address = SocketAddrV4::new(address, port(POD_PORT));
                 let agent = agent(agents, Place::Node(*from))?;
                 loop {
                     agent.send(&request(0, Transport::Tcp, address, Duration::from_secs(3)))?;

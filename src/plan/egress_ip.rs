@@ -68,8 +68,7 @@ fn hold(builder: &mut Builder<'_>) {
         let subject = model.egress_ip_subject(leaving);
         let actions = vec![Action::EthernetTo(mac), Action::Output(OfPort::TUN)];
         builder.flow(subject, Table::RouteFromVxlan, 100, matches, actions);
-        let actions = vec![Action::Goto(Table::Route)];
-        builder.flow(subject, Table::FromHost, 100, ip_to(address), actions);
+        super::entry::passed(builder, subject, address);
     }
     if any {
         let cluster = model.cluster_subject();

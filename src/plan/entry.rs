@@ -1,11 +1,15 @@
 //! Tables 0 to 25: who may send, and as whom.
 
+use ipnet::Ipv4Net;
+
 use super::common::PerNode;
 use super::{Builder, arp, host, ip, ip_to};
 use crate::flow::{Action, ArpMatch, Flow, IpMatch, Match, Packet};
 use crate::intent::NodeId;
 use crate::model::Model;
-use crate::pipeline::{OfPort, Register, Table};
+use crate::pipeline::{OfPort, PASSED_MARK, Register, Table};
+use crate::spec::Datapath;
+use crate::subject::Subject;
 
 pub(super) fn lower(builder: &mut Builder<'_>) {
     classify(builder);
@@ -85,7 +89,7 @@ fn from_pods(builder: &mut Builder<'_>) {
 }
 
 /// The host speaks as the gateway; it passes on replies from outside, but nothing that claims to
-/// come from a pod.
+/// come from a pod. What isn't the host's own has its ruleset's mark, where marks reach the bridge.
 fn from_host(builder: &mut Builder<'_>) {
     let model = builder.model;
     let cluster = model.cluster_subject();
@@ -95,12 +99,26 @@ fn from_host(builder: &mut Builder<'_>) {
     let matches = arp(ArpMatch { spa: gateway, ..ArpMatch::default() });
     builder.flow(own, Table::FromHost, 300, matches, route());
     let matches = ip(IpMatch { src: gateway, ..IpMatch::default() });
-    builder.flow(own, Table::FromHost, 300, matches, route());
+    builder.flow(own, Table::FromHost, 300, matches, routed(model, builder.node));
     for network in &model.intent().cluster().pod_networks {
         let matches = ip(IpMatch { src: Some(network.cidr), ..IpMatch::default() });
         builder.flow(cluster, Table::FromHost, 200, matches, vec![]);
     }
-    builder.flow(own, Table::FromHost, 100, ip_to(model.subnet(builder.node)), route());
+    passed(builder, own, model.subnet(builder.node));
     super::service::arp_from_host(builder);
     builder.default(Table::FromHost, vec![]);
+}
+
+/// Table 25: what the host's ruleset let pass to a network.
+pub(super) fn passed<'m>(builder: &mut Builder<'m>, subject: &'m Subject, network: Ipv4Net) {
+    let system = builder.model.datapath(builder.node) == Datapath::System;
+    let mark = system.then_some(PASSED_MARK);
+    let matches = Match { mark, ..ip_to(network) };
+    let actions = routed(builder.model, builder.node);
+    builder.flow(subject, Table::FromHost, 100, matches, actions);
+}
+
+fn routed(model: &Model, node: NodeId) -> Vec<Action> {
+    let system = model.datapath(node) == Datapath::System;
+    system.then_some(Action::ForgetMark).into_iter().chain([Action::Goto(Table::Route)]).collect()
 }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::node_access;
 use super::node_port::{self, Inwards};
 use super::wiring::{Wiring, interface};
 use crate::diagnostic::Diagnostic;
@@ -33,7 +34,7 @@ pub(super) fn lower<'m>(
     sets.insert(0, Set { name: TUNNELS, elements: Elements::Addresses(nodes) });
     let mut inet = Table {
         family: Family::Inet,
-        chains: inet_chains(model, egress_ips.as_ref().map(|map| map.name), chains, onwards)?,
+        chains: inet_chains(model, node, egress_ips.as_ref().map(|map| map.name), chains, onwards)?,
         sets,
         maps,
         address_maps: egress_ips.into_iter().collect(),
@@ -74,6 +75,7 @@ fn guard<'m>(
 /// before the forwarding; what they have translated meets `onwards`.
 fn inet_chains<'m>(
     model: &'m Model,
+    node: NodeId,
     egress_ips: Option<&'static str>,
     node_ports: Vec<Chain<'m>>,
     onwards: Option<Vec<Condition>>,
@@ -136,6 +138,17 @@ fn inet_chains<'m>(
     }
     chains.extend(node_ports);
     chains.push(Chain::new("rf_forwards", "filter", "forward", "filter", forward));
+    chains.push(Chain::new(
+        "rf_input",
+        "filter",
+        "input",
+        "filter",
+        node_access::rules(model, node)?,
+    ));
+    if model.datapath(node) == Datapath::System {
+        let passed = rule(vec![Condition::Oif(tun()?)], Statement::Mark(pipeline::PASSED_MARK));
+        chains.push(Chain::new("rf_passed", "filter", "postrouting", "mangle", vec![passed]));
+    }
     chains.push(Chain::new("rf_source", "nat", "postrouting", "srcnat", masquerade));
     // Conntrack translates nothing that it calls invalid, or that somebody told it not to track.
     chains.push(Chain::new("rf_escaped", "filter", "postrouting", "srcnat + 10", escaped));
@@ -174,6 +187,6 @@ pub(super) const REFUSALS: [(Option<Protocol>, Refusal); 3] = [
     (None, Refusal::Port),
 ];
 
-fn lo() -> Result<InterfaceName, Diagnostic> {
+pub(super) fn lo() -> Result<InterfaceName, Diagnostic> {
     interface("lo")
 }

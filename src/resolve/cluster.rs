@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 
-use super::{Context, Wire};
+use super::{Context, Wire, node_access};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::document::At;
 use crate::intent::{Cluster, Dns, PodNetwork};
@@ -19,7 +19,7 @@ const DEFAULT_KEEP: Span = Span::hours(6);
 /// The smallest MTU that every IPv4 host must take (RFC 791), and what VXLAN leaves of 65535.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65485;
 
-type Sections<'a> = Vec<(At<'a>, &'a spec::Cluster)>;
+pub(super) type Sections<'a> = Vec<(At<'a>, &'a spec::Cluster)>;
 
 pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
     let sections: Sections<'_> = wire.values("cluster", |state| state.cluster.as_ref()).collect();
@@ -50,14 +50,16 @@ pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
     mode_cannot(wire, mode, context);
     let vxlan_port = one(&sections, "vxlanPort", |c| c.vxlan_port.as_ref(), context);
     let platform = one(&sections, "platform", |c| c.platform.as_ref(), context);
+    let vxlan_port = vxlan_port.map_or_else(default_vxlan_port, |(_, port)| *port);
     Cluster {
         mode: mode.map(|(_, mode)| *mode).unwrap_or_default(),
         pod_networks: networks.into_iter().map(|(network, _)| network).collect(),
         service_network,
-        vxlan_port: vxlan_port.map_or_else(default_vxlan_port, |(_, port)| *port),
+        vxlan_port,
         mtu: mtu.map_or(DEFAULT_MTU, |(_, mtu)| *mtu),
         platform: platform.map(|(_, platform)| *platform).unwrap_or_default(),
         dns: dns(&sections, context),
+        node_access: node_access::resolve(&sections, vxlan_port, context),
         place: sections.first().map(|(at, _)| at.place()),
     }
 }

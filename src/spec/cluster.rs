@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::NodePortBlock;
+use super::{NodePortBlock, Protocol};
 use crate::value::{Cidr, NameServer, Port, Span};
 
 /// What holds for the whole network. Everything has a default.
@@ -29,6 +29,22 @@ pub struct Cluster {
     /// What of node ports and load balancers the nodes don't serve.
     #[serde(default)]
     pub block_node_ports: Vec<NodePortBlock>,
+    /// What the nodes' own processes take from the pods of their node, beside DNS. Default: nothing.
+    #[serde(default)]
+    pub node_access: Vec<NodeAccess>,
+}
+
+/// Ports of every node that its own pods reach.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeAccess {
+    /// The protocol. Default: tcp.
+    #[serde(default = "super::egress_policy::tcp")]
+    pub protocol: Protocol,
+    /// The port, or the first of a range.
+    pub port: Port,
+    /// The last of the range. Default: the port alone.
+    pub end_port: Option<Port>,
 }
 
 /// How the names in egress policies become addresses. Everything has a default.

@@ -1084,7 +1084,7 @@ fi";
     assert_eq!(
         (stderr.as_str(), status),
         (
-            "bringing up the lab\nsending packets\nerror[RF231]: 1 of 8 probes did not do what the \
+            "bringing up the lab\nsending packets\nerror[RF231]: 1 of 24 probes did not do what the \
              desired state says\n\n1 error\n",
             1
         )

@@ -20,6 +20,7 @@ mod inside;
 mod interruptions;
 mod lab;
 mod names;
+mod node_access;
 mod node_ports;
 mod nothing;
 mod others;

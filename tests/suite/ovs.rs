@@ -12,7 +12,7 @@ use ringfence::intent::NodeId;
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
 use ringfence::plan::{Common, Plan};
-use ringfence::reach::{From, Packet, To, reach};
+use ringfence::reach::{From, Packet, To, leaves, reach};
 use ringfence::render::Renderer;
 use ringfence::source::Sources;
 use ringfence::spec::{Datapath, Protocol};
@@ -171,7 +171,7 @@ fn sh_parses_every_golden_script() {
 }
 
 /// The first node, with its files.
-fn first_node(model: &Model, sources: &Sources) -> (NodeId, BTreeMap<String, Vec<u8>>) {
+pub(crate) fn first_node(model: &Model, sources: &Sources) -> (NodeId, BTreeMap<String, Vec<u8>>) {
     let common = Common::new(model).unwrap();
     let (node, _) = model.intent().nodes().next().unwrap();
     let plan = Plan::of(&common, node).unwrap();
@@ -322,7 +322,10 @@ fn traces_agree_with_the_intent() {
             (intent[node].address, Protocol::Tcp, 22),
         ] {
             let arrival = follow(&live, from, address, protocol, port);
-            let expected = if allowed(To::Outside(address), protocol, port) {
+            let number = Port::new(port.into()).unwrap();
+            let (sender, to) = (From::Tenant(from), To::Outside(address));
+            let packet = Packet { from: sender, to, protocol, port: number };
+            let expected = if leaves(model, from, address, &packet).allowed() {
                 Traced::Port(OfPort::TUN.get())
             } else {
                 Traced::Dropped

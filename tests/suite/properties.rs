@@ -14,7 +14,7 @@ use ringfence::intent::{NodeId, PodId, ServiceId, ServicePort, Verdict};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
 use ringfence::plan::{Common, Plan};
-use ringfence::reach::{From, Packet, To, reach};
+use ringfence::reach::{From, Packet, To, leaves, reach};
 use ringfence::render::Renderer;
 use ringfence::source::Sources;
 use ringfence::spec::{Datapath, Protocol};
@@ -228,12 +228,18 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
         ]) {
             let body = ip(&model, from, address, transport);
             let arrival = fabric.send(node, &from_tenant(&model, from, body));
-            let allowed = expect(To::Outside(address), transport);
+            // What is for the pod's own node, its kernel decides behind the bridge.
+            let (protocol, port) = (transport.0, Port::new(transport.1.into()).unwrap());
+            let (sender, to) = (From::Tenant(from), To::Outside(address));
+            let packet = Packet { from: sender, to, protocol, port };
+            let allowed = leaves(&model, from, address, &packet).allowed();
             let near = address == model.intent()[node].address;
             let by = if near { node } else { exit(&model, from) };
             let expected = if allowed { Arrival::Host(by) } else { Arrival::Nowhere };
             prop_assert_eq!(arrival, expected, "{:?} to {} {:?}", from, address, transport);
             check_parts(&fabric, node, &from_tenant(&model, from, body), false)?;
+            let taken = allowed && (!near || port == Port::DNS);
+            prop_assert_eq!(expect(to, transport), taken, "{:?} to {}", from, address);
         }
         for (dst, transport) in outside().filter(|(_, transport)| transport.1 == 80) {
             let src = model.endpoint(from).address;
@@ -274,9 +280,13 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
                 let body = ip(&model, from, model.gateway(other), transport);
                 let frame = from_tenant(&model, from, body);
                 let arrival = fabric.send(node, &frame);
+                // Its kernel knows what is a reply, and takes nothing else.
                 prop_assert_eq!(arrival, expected, "{:?} to a gateway {:?}", from, transport);
                 check_parts(&fabric, node, &frame, false)?;
             }
+            prop_assert!(!expect(To::Node(other), (Protocol::Tcp, 22)), "{:?} to a gateway", from);
+            let dns = expect(To::Node(other), (Protocol::Udp, 53));
+            prop_assert_eq!(dns, other == node, "{:?} to DNS", from);
         }
     }
     Ok(())
