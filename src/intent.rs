@@ -544,6 +544,9 @@ pub struct EgressRouter {
     pub node: NodeId,
     /// The address that the outside sees, in the uplink's subnet.
     pub source: Ipv4Addr,
+    /// The network whose hosts it reaches directly: the uplink's subnet, a part of that, or the
+    /// source alone.
+    pub segment: Ipv4Net,
     /// The next hop, in the uplink's subnet.
     pub gateway: Ipv4Addr,
     /// How it leads there.

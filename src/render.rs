@@ -238,6 +238,8 @@ impl<'m> Renderer<'m> {
                 },
                 mac => router.outside.mac.to_string(),
                 source => router.outside.source.to_string(),
+                address => router.source().to_string(),
+                to_gateway => router.to_gateway().map(|route| route.to_string()),
                 gateway => router.outside.gateway.to_string(),
             },
         )
@@ -309,6 +311,8 @@ impl<'m> Renderer<'m> {
                     project => intent[intent[*id].project].name.as_str(),
                     address => self.model.endpoint(Tenant::Router(*id)).address.to_string(),
                     source => router.outside.source.to_string(),
+                    segment => router.outside.segment.map(|segment| segment.to_string()),
+                    gateway => router.outside.gateway.to_string(),
                     mac => router.outside.mac.to_string(),
                     script => outside_script(router),
                     uplink => match &router.outside.via {

@@ -200,6 +200,7 @@ codes! {
     RouterHostName = 180 Error,
     RouterProtocol = 181 Error,
     RouterNameServer = 182 Error,
+    RouterSegment = 196 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

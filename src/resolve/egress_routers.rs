@@ -7,6 +7,7 @@ use serde_json::Value;
 
 mod placement;
 mod proxies;
+mod segment;
 
 use super::{Context, Nodes, Projects, Wire, unique};
 use crate::diagnostic::{Code, Diagnostic};
@@ -70,8 +71,9 @@ pub(super) fn resolve(
             None
         });
         let source_place = at.key("source").place();
+        let length = source.length;
         let gateway_place = at.key("gateway").place();
-        let source = context.host_address(source, source_place);
+        let source = context.host_address(&source.address, source_place);
         let gateway = context.host_address(gateway, gateway_place);
         if let (Some(source), Some(gateway)) = (source, gateway)
             && source == gateway
@@ -94,6 +96,9 @@ pub(super) fn resolve(
         if let (Some(node), Some(gateway)) = (node, gateway) {
             placement::gateway_outside(gateway, gateway_place, node, nodes, context);
         }
+        let segment = source.zip(node).and_then(|(source, node)| {
+            segment::of(source, length, source_place, (node, nodes), context)
+        });
         proxies::mode_keys(wire, at, context);
         let mode = match mode {
             spec::RouterMode::Redirect => {
@@ -109,14 +114,15 @@ pub(super) fn resolve(
                 name_servers: proxies::name_servers(wire, at, cluster, context),
             },
         };
-        if let (Some(project), Some(source), Some(gateway), Some(node)) =
-            (project, source, gateway, node)
+        if let (Some(project), Some(source), Some(gateway), Some(node), Some(segment)) =
+            (project, source, gateway, node, segment)
         {
             routers.push(EgressRouter {
                 name: name.clone(),
                 project,
                 node,
                 source,
+                segment,
                 gateway,
                 mode,
                 place: at.place(),
@@ -321,7 +327,7 @@ fn destination_itself(
     at: At<'_>,
     context: &mut Context,
 ) {
-    if wire.source.0 == to {
+    if wire.source.address.0 == to {
         context.push(
             Diagnostic::new(
                 Code::RouterDestination,

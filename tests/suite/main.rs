@@ -25,6 +25,7 @@ mod proxies;
 mod readme;
 mod rollout;
 mod router_cases;
+mod routers;
 mod schema;
 mod sctp;
 mod signatures;
