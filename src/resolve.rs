@@ -44,7 +44,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let policies = egress_policies::resolve(&wire, &projects, &cluster, &mut context);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &cluster, &mut context);
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
-    let services = services::resolve(&projects, &policies, &cluster, &mut context);
+    let services = services::resolve(&wire, &projects, &policies, &routers, &cluster, &mut context);
     let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
@@ -75,6 +75,7 @@ impl Context {
             Code::MissingKey
                 | Code::UnknownNode
                 | Code::UnknownProject
+                | Code::UnknownRouter
                 | Code::SelectorMatchesNothing
                 | Code::ServiceTargetPort
                 | Code::PolicyEmpty

@@ -92,6 +92,7 @@ pub const FORMATS: &[(&str, Check)] = &[
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),
     (Bandwidth::FORMAT, |text| Bandwidth::parse(text).map(drop)),
     (HostName::FORMAT, |text| HostName::parse(text).map(drop)),
+    (HostAddress::FORMAT, |text| HostAddress::parse(text).map(drop)),
     (Host::FORMAT, |text| Host::parse(text).map(drop)),
     (Site::FORMAT, |text| Site::parse(text).map(drop)),
     (Mac::FORMAT, |text| Mac::parse(text).map(drop)),

@@ -133,6 +133,10 @@ codes! {
     OutputLeftover = 111 Warning,
     OutputUnwritable = 112 Error,
     CookieUnknown = 113 Error,
+    // Services in front of egress routers.
+    ServiceRouterType = 114 Error,
+    UnknownRouter = 115 Error,
+    ServiceRouterPort = 116 Error,
     // Services.
     ServicePortTwice = 120 Error,
     ServicePortName = 121 Error,

@@ -36,6 +36,7 @@ pub(super) fn resolve(
         let spec::EgressRouter {
             name,
             project,
+            labels,
             mode,
             source,
             gateway,
@@ -120,6 +121,7 @@ pub(super) fn resolve(
             routers.push(EgressRouter {
                 name: name.clone(),
                 project,
+                labels: labels.clone(),
                 node,
                 source,
                 segment,

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::egress_policy::tcp;
-use super::{Protocol, Selector};
+use super::{Labels, Protocol, Selector};
 use crate::value::{Address, Host, HostAddress, Name, Port, Site};
 
 /// A pod with a second interface on its node's uplink, which leads what its project's pods send to
@@ -16,6 +16,9 @@ pub struct EgressRouter {
     pub name: Name,
     /// The project that may use it.
     pub project: Name,
+    /// For selectors of the project's services. Without labels, no selector means it.
+    #[serde(default)]
+    pub labels: Labels,
     /// How it leads outside. Default: redirect.
     #[serde(default)]
     pub mode: RouterMode,

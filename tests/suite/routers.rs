@@ -113,8 +113,12 @@ fn a_router_reaches_hosts_of_its_own_segment_directly() {
     outside
         .run(
             Some("peer"),
-            &["sh", "-ec", "ip link set eth0 address 02:00:00:00:00:51; sleep 1; arping -q -U -c 2 \
-                            -I eth0 -s 192.168.12.50 192.168.12.50"],
+            &[
+                "sh",
+                "-ec",
+                "ip link set eth0 address 02:00:00:00:00:51; sleep 1; arping -q -U -c 2 \
+                            -I eth0 -s 192.168.12.50 192.168.12.50",
+            ],
         )
         .unwrap();
     for (node, router) in [("node-1", "macvlan"), ("node-2", "bridged")] {
@@ -132,7 +136,8 @@ fn the_way_to_the_segment_is_mended_and_made_of_that_of_earlier_versions() {
     std::fs::write(directory.path().join("network.yaml"), WORLD).unwrap();
     let live = live(directory.path());
     live.apply_all();
-    let routes = |router: &str| live.on("node-1", &format!("ip -n router_{router} route show dev net1"));
+    let routes =
+        |router: &str| live.on("node-1", &format!("ip -n router_{router} route show dev net1"));
     let direct = "default via 192.168.12.1 \n\
                   192.168.12.0/24 proto kernel scope link src 192.168.12.99 \n";
     assert_eq!(routes("macvlan"), direct);
