@@ -59,3 +59,18 @@ string_value!(
     r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)(/[0-9]{1,3})?$",
     "192.168.12.99/24"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_kept_and_must_fit() {
+        for text in ["192.168.12.99", "192.168.12.99/24", "192.168.12.99/32", "2001:db8::1/64"] {
+            assert_eq!(HostAddress::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "/24", "192.168.12.99/", "192.168.12.99/33", "192.168.12.99/+4", "a/24"] {
+            assert_eq!(HostAddress::parse(text).unwrap_err().code, Code::BadAddress, "{text}");
+        }
+    }
+}

@@ -34,7 +34,9 @@ projects:
         ports:
           - {{name: https, port: 443, targetPort: 8443}}
           - {{name: log, protocol: UDP, port: 514}}
-          - {{name: diameter, protocol: SCTP, port: 3868}}
+      - name: signals
+        egressRouter: signals
+        ports: [{{protocol: SCTP, port: 3868}}]
       - name: proxy
         selector: {{role: browse}}
         ports: [{{port: 3128, targetPort: 8080}}]
@@ -56,7 +58,12 @@ egressRouters:
     destinations:
       - {{port: 8443, to: 203.0.113.25, toPort: 443}}
       - {{port: 514, protocol: udp, to: 203.0.113.26}}
-      - {{port: 3868, protocol: sctp, to: 203.0.113.27}}
+  - name: signals
+    project: shop
+    source: 192.168.12.96
+    gateway: 192.168.12.1
+    node: node-2
+    destinations: [{{port: 3868, protocol: sctp, to: 203.0.113.27}}]
   - name: browse
     project: shop
     labels: {{role: browse}}
@@ -106,8 +113,8 @@ fn prove(live: &Live) {
     }
     // Pods have shown it without the service, and conntrack in userspace takes both for one.
     let sctp =
-        Seen::Answer { seen_as: "192.168.12.99".to_owned(), at: "203.0.113.27:3868".to_owned() };
-    assert_eq!(*found["node-1 to service shop/supplier:3868/sctp"], sctp);
+        Seen::Answer { seen_as: "192.168.12.96".to_owned(), at: "203.0.113.27:3868".to_owned() };
+    assert_eq!(*found["node-1 to service shop/signals:3868/sctp"], sctp);
     for service in ["supplier:443/tcp", "partner:443/tcp", "proxy:3128/tcp"] {
         let title = format!("bank/core to service shop/{service}");
         assert_eq!(*found[title.as_str()], Seen::Silence, "{title}");

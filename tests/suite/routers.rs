@@ -122,7 +122,13 @@ fn a_router_reaches_hosts_of_its_own_segment_directly() {
         )
         .unwrap();
     for (node, router) in [("node-1", "macvlan"), ("node-2", "bridged")] {
-        let table = live.on(node, &format!("ip -n router_{router} neigh show 192.168.12.50"));
+        let table = live.on(
+            node,
+            &format!(
+                "for _ in $(seq 100); do ip -n router_{router} neigh show 192.168.12.50 | grep \
+                 02:00:00:00:00:51 && exit; sleep 0.2; done; ip -n router_{router} neigh"
+            ),
+        );
         assert!(table.contains("02:00:00:00:00:51"), "{router}: {table}");
     }
     through("macvlan", "192.168.12.99");
