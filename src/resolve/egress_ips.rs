@@ -80,7 +80,9 @@ fn served(mut hosted: Vec<Hosted>, nodes: &Nodes<'_>, context: &mut Context) -> 
     if hosted.iter().any(|ip| !ip.available.is_empty()) {
         hosted.retain(|ip| !ip.available.is_empty());
     } else {
-        hosted.iter().for_each(|ip| unavailable(ip, nodes, context));
+        for ip in &hosted {
+            unavailable(ip, nodes, context);
+        }
     }
     hosted
 }

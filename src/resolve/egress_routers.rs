@@ -79,15 +79,7 @@ pub(super) fn resolve(
         if let (Some(source), Some(gateway)) = (source, gateway)
             && source == gateway
         {
-            context.push(
-                Diagnostic::new(
-                    Code::RouterGatewayIsSource,
-                    format!("the gateway {gateway} is the router's own source address"),
-                )
-                .at(gateway_place)
-                .related(source_place, "the source")
-                .help("the gateway is the next hop, usually the one of the node's uplink"),
-            );
+            gateway_itself(gateway, gateway_place, source_place, context);
         }
         if let Some(source) = source {
             source_twice(source, source_place, &mut sources, context);
@@ -133,6 +125,17 @@ pub(super) fn resolve(
     }
     mac_filter(&routers, nodes, context);
     routers
+}
+
+/// RF085: a router is not its own gateway.
+fn gateway_itself(gateway: Ipv4Addr, place: Place, source: Place, context: &mut Context) {
+    let message = format!("the gateway {gateway} is the router's own source address");
+    context.push(
+        Diagnostic::new(Code::RouterGatewayIsSource, message)
+            .at(place)
+            .related(source, "the source")
+            .help("the gateway is the next hop, usually the one of the node's uplink"),
+    );
 }
 
 /// RF081: a source address belongs to one router.

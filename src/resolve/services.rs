@@ -126,11 +126,7 @@ impl Resolver<'_> {
             node_ports::affinity(name, at.key("sessionAffinity").place(), context);
         }
         if ports.is_empty() && address != ServiceAddress::Headless {
-            context.push(
-                Diagnostic::new(Code::MissingKey, format!("the service `{name}` has no `ports`"))
-                    .at(at.place())
-                    .help("list at least one port, or set `clusterIP: None`"),
-            );
+            no_ports(name, at, context);
         }
         let items: Vec<(At<'_>, &spec::ServicePort)> =
             at.find("ports").into_iter().flat_map(At::children).zip(ports).collect();
@@ -310,6 +306,15 @@ impl Resolver<'_> {
         }
         ServiceAddress::Fixed(Fixed { value, place })
     }
+}
+
+/// RF006: an address has ports.
+fn no_ports(service: &Name, at: At<'_>, context: &mut Context) {
+    context.push(
+        Diagnostic::new(Code::MissingKey, format!("the service `{service}` has no `ports`"))
+            .at(at.place())
+            .help("list at least one port, or set `clusterIP: None`"),
+    );
 }
 
 /// RF147: all that is behind a port fits into one group.

@@ -57,7 +57,11 @@ table inet seen {
 END");
     let listen = "{\"Listen\":[\"Tcp\",\"192.168.12.50:80\"]}";
     let words = format!("(echo '{listen}'; exec sleep 600) | exec {PROGRAM} lab-agent");
-    outside.command(Some("peer"), &["sh", "-c", &words]).stdout_null().start().unwrap()
+    let agent = outside.command(Some("peer"), &["sh", "-c", &words]).stdout_null().start().unwrap();
+    let listens = "for _ in $(seq 600); do ss -ltn | grep -q 192.168.12.50:80 && exit; sleep 0.1; \
+                   done; exit 1";
+    outside.run(Some("peer"), &["sh", "-c", listens]).unwrap();
+    agent
 }
 
 /// What an agent in a pod tells of a connection.

@@ -14,6 +14,10 @@ use ringfence::model::Model;
 use ringfence::resolve::resolve;
 use ringfence::source::{Source, Sources};
 
+/// A service in front of a project's egress router.
+const WAY_OUT: &str = ", {name: way-out, selector: {role: router}, ports: [{name: a, port: 80, \
+                       targetPort: 8080}, {name: b, protocol: UDP, port: 80}]}";
+
 /// A network to be written as YAML.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
@@ -175,12 +179,7 @@ impl World {
             } else {
                 ""
             };
-            let way_out = if project.router {
-                ", {name: way-out, selector: {role: router}, ports: [{name: a, port: 80, \
-                 targetPort: 8080}, {name: b, protocol: UDP, port: 80}]}"
-            } else {
-                ""
-            };
+            let way_out = if project.router { WAY_OUT } else { "" };
             let services = project.services.map_or_else(String::new, |behind| {
                 let app = if behind { "web" } else { "none" };
                 let kind = if number % 2 == 0 { "NodePort" } else { "ClusterIP" };
