@@ -561,10 +561,15 @@ pub struct EgressRouter {
     pub name: Name,
     /// The project that may use it.
     pub project: ProjectId,
+    /// For selectors of services.
+    pub labels: Labels,
     /// The node that it runs on, which has an uplink.
     pub node: NodeId,
     /// The address that the outside sees, in the uplink's subnet.
     pub source: Ipv4Addr,
+    /// The network whose hosts it reaches directly: the uplink's subnet, a part of that, or the
+    /// source alone.
+    pub segment: Ipv4Net,
     /// The next hop, in the uplink's subnet.
     pub gateway: Ipv4Addr,
     /// How it leads there.
@@ -606,6 +611,29 @@ pub enum RouterMode {
         /// Its name servers; empty for those of the node.
         name_servers: Vec<Ipv4Addr>,
     },
+}
+
+impl RouterMode {
+    /// The single ports that it takes of a protocol, sorted.
+    #[must_use]
+    pub fn ports(&self, protocol: Protocol) -> Vec<Port> {
+        let of_tcp = |ports: Vec<Port>| if protocol == Protocol::Tcp { ports } else { Vec::new() };
+        match self {
+            Self::Redirect { destinations, .. } => {
+                let listed = destinations.iter().filter(|d| d.protocol == protocol);
+                listed.map(|destination| destination.port).collect()
+            }
+            Self::HttpProxy { .. } => of_tcp(vec![Port::HTTP_PROXY]),
+            Self::DnsProxy { ports, .. } => of_tcp(ports.iter().map(|port| port.port).collect()),
+        }
+    }
+
+    /// Whether it takes what comes to a port.
+    #[must_use]
+    pub fn takes(&self, protocol: Protocol, port: Port) -> bool {
+        let all = matches!(self, Self::Redirect { fallback: Some(_), .. });
+        (all && protocol != Protocol::Sctp) || self.ports(protocol).contains(&port)
+    }
 }
 
 /// One rule of an HTTP proxy.
@@ -742,7 +770,16 @@ pub struct MdnsRecord {
     pub place: Place,
 }
 
-/// A stable address in front of some pods of a project.
+/// Who is behind a port of a node's bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tenant {
+    /// A pod.
+    Pod(PodId),
+    /// An egress router.
+    Router(RouterId),
+}
+
+/// A stable address in front of some pods or egress routers of a project.
 #[derive(Debug)]
 pub struct Service {
     /// The project, whose network it is in.
@@ -755,9 +792,9 @@ pub struct Service {
     pub address: ServiceAddress,
     /// Whether a client address always gets the same pod.
     pub affinity: SessionAffinity,
-    /// The pods that it is for, ready or not.
-    pub pods: Vec<PodId>,
-    /// Its ports, by protocol and number. One without pods refuses.
+    /// The pods that it is for, ready or not, and the egress routers.
+    pub tenants: Vec<Tenant>,
+    /// Its ports, by protocol and number. One that nobody is behind refuses.
     pub ports: Vec<ServicePort>,
     /// Where it is defined.
     pub place: Place,
@@ -781,9 +818,9 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Its number.
     pub port: Port,
-    /// The pods behind it that are ready, each with its port, by pod.
-    pub backends: Vec<(PodId, Port)>,
-    /// The hosts outside behind it, each with its port, by address. A service has these or pods.
+    /// The pods behind it that are ready, and the egress routers, each with its port.
+    pub backends: Vec<(Tenant, Port)>,
+    /// The hosts outside behind it, each with its port, by address. A service has these or those.
     pub endpoints: Vec<(Ipv4Addr, Port)>,
     /// The port at every node that the desired state says. Without one, it is allocated where the
     /// type of the service has one.

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
 use crate::flow::Group;
+pub use crate::intent::Tenant;
 use crate::intent::{
     Addresses, BlockAt, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
     RouterId, ServiceId, ServicePort, Verdict,
@@ -38,8 +39,8 @@ pub struct Model {
     egress_ips: Vec<Option<Leaving>>,
     /// The ports of each service as subjects, with the numbers of their groups.
     service_ports: Vec<Vec<(Subject, u32)>>,
-    /// Whether a service that has an address is for a pod.
-    backs: Vec<bool>,
+    /// Whom services that have an address are for.
+    backs: BTreeSet<Tenant>,
     /// The ports at which nodes serve services, by protocol and port.
     node_ports: Vec<NodePort>,
     /// The meter of each pod that may send but so much, by the pods' index.
@@ -77,15 +78,6 @@ struct Local {
     routers: Vec<RouterId>,
 }
 
-/// Who is behind a port of a node's bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tenant {
-    /// A pod.
-    Pod(PodId),
-    /// An egress router.
-    Router(RouterId),
-}
-
 impl Model {
     /// The model of an intent with numbers that were allocated for it.
     #[must_use]
@@ -103,12 +95,10 @@ impl Model {
             || Subjects::of(&intent),
         );
         let service_ports = service_ports(&intent);
-        let mut backs = vec![false; intent.pods().len()];
+        let mut backs = BTreeSet::new();
         for (id, service) in intent.services() {
             if numbers.services[id.index()].is_some() {
-                for pod in &service.pods {
-                    backs[pod.index()] = true;
-                }
+                backs.extend(&service.tenants);
             }
         }
         let node_ports = served(&intent, &numbers.node_ports).into_iter();
@@ -386,10 +376,10 @@ impl Model {
         self.meters[id.index()].zip(self.intent[id].egress)
     }
 
-    /// Whether a service that has an address is for a pod.
+    /// Whether a service that has an address is for a pod or egress router.
     #[must_use]
     pub fn backs_service(&self, tenant: Tenant) -> bool {
-        matches!(tenant, Tenant::Pod(id) if self.backs[id.index()])
+        self.backs.contains(&tenant)
     }
 
     /// A service as a subject.

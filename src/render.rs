@@ -13,7 +13,7 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use crate::diagnostic::{Code, Diagnostic, json};
 use crate::flow::Action;
-use crate::intent::{Node, NodeId};
+use crate::intent::{Node, NodeId, RouterId};
 use crate::model::{Model, Tenant};
 use crate::nft::{self, Ruleset};
 use crate::pipeline::{self, OfPort, Table};
@@ -238,6 +238,8 @@ impl<'m> Renderer<'m> {
                 },
                 mac => router.outside.mac.to_string(),
                 source => router.outside.source.to_string(),
+                address => router.source().to_string(),
+                to_gateway => router.to_gateway().map(|route| route.to_string()),
                 gateway => router.outside.gateway.to_string(),
             },
         )
@@ -296,6 +298,15 @@ impl<'m> Renderer<'m> {
         })
     }
 
+    /// The services in front of a router, by their addresses, which stay where it moves.
+    fn in_front_of(&self, router: RouterId) -> Vec<String> {
+        let intent = self.model.intent();
+        let tenant = Tenant::Router(router);
+        let services =
+            self.model.services().filter(|(id, _)| intent[*id].tenants.contains(&tenant));
+        services.map(|(id, to)| format!("{to} (service {})", intent[id].name)).collect()
+    }
+
     fn notes(&self, node: NodeId, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         let intent = self.model.intent();
         let routers: Vec<Value> = self
@@ -308,7 +319,10 @@ impl<'m> Renderer<'m> {
                     name => router.name.as_str(),
                     project => intent[intent[*id].project].name.as_str(),
                     address => self.model.endpoint(Tenant::Router(*id)).address.to_string(),
+                    services => self.in_front_of(*id),
                     source => router.outside.source.to_string(),
+                    segment => router.outside.segment.map(|segment| segment.to_string()),
+                    gateway => router.outside.gateway.to_string(),
                     mac => router.outside.mac.to_string(),
                     script => outside_script(router),
                     uplink => match &router.outside.via {

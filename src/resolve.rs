@@ -49,7 +49,8 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let outside = Outside::new(&wire, &nodes, &cluster);
     let routers = egress_routers::resolve(&wire, &nodes, &projects, &outside, &mut context);
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
-    let services = services::resolve(&nodes, &projects, &policies, &outside, &mut context);
+    let services =
+        services::resolve(&wire, &nodes, &projects, &policies, &routers, &outside, &mut context);
     let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
@@ -80,6 +81,7 @@ impl Context {
             Code::MissingKey
                 | Code::UnknownNode
                 | Code::UnknownProject
+                | Code::UnknownRouter
                 | Code::SelectorMatchesNothing
                 | Code::ServiceTargetPort
                 | Code::PolicyEmpty

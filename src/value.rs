@@ -9,6 +9,7 @@ mod bandwidth;
 mod cluster_ip;
 mod dns_name;
 mod host;
+mod host_address;
 mod interface;
 mod label;
 mod mac;
@@ -23,6 +24,7 @@ pub use bandwidth::Bandwidth;
 pub use cluster_ip::ClusterIp;
 pub use dns_name::DnsName;
 pub use host::{Host, HostName, Site};
+pub use host_address::HostAddress;
 pub use interface::{InterfaceName, NetnsName};
 pub use label::{LabelKey, LabelValue};
 pub use mac::Mac;
@@ -90,6 +92,7 @@ pub const FORMATS: &[(&str, Check)] = &[
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),
     (Bandwidth::FORMAT, |text| Bandwidth::parse(text).map(drop)),
     (HostName::FORMAT, |text| HostName::parse(text).map(drop)),
+    (HostAddress::FORMAT, |text| HostAddress::parse(text).map(drop)),
     (Host::FORMAT, |text| Host::parse(text).map(drop)),
     (Site::FORMAT, |text| Site::parse(text).map(drop)),
     (Mac::FORMAT, |text| Mac::parse(text).map(drop)),

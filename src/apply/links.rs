@@ -381,7 +381,10 @@ impl Interface<'_> {
         let lost = down || !details.is_empty();
         for (destination, gateway) in routes {
             let index = link.map_or(0, |link| link.index);
-            if !lost && network.has_route(*destination, *gateway, index) {
+            // The kernel makes the one to an address's own network with the address.
+            let with_address = gateway.is_none() && *destination == address.trunc();
+            let there = !lost && network.has_route(*destination, *gateway, index);
+            if there || (lost && with_address) {
                 continue;
             }
             let to = if destination.prefix_len() == 0 {
@@ -520,15 +523,16 @@ fn outside<'a>(
         }
     };
     let step = &mut steps.routers;
+    let directly = outside.segment.into_iter().chain(router.to_gateway());
     let inside = Interface {
         name: interface,
         link: good,
         network,
-        address: Ipv4Net::from(outside.source),
-        routes: vec![
-            (Ipv4Net::from(outside.gateway), None),
-            (Ipv4Net::default(), Some(outside.gateway)),
-        ],
+        address: router.source(),
+        routes: directly
+            .map(|network| (network, None))
+            .chain([(Ipv4Net::default(), Some(outside.gateway))])
+            .collect(),
     };
     details.extend(inside.lines(&mut lines));
     step.commands.extend(batch(Some(netns), &lines));

@@ -134,6 +134,10 @@ codes! {
     OutputLeftover = 111 Warning,
     OutputUnwritable = 112 Error,
     CookieUnknown = 113 Error,
+    // Services in front of egress routers.
+    ServiceRouterType = 114 Error,
+    UnknownRouter = 115 Error,
+    ServiceRouterPort = 116 Error,
     // Services.
     ServicePortTwice = 120 Error,
     ServicePortName = 121 Error,
@@ -206,6 +210,7 @@ codes! {
     // What nodes take from pods.
     NodeAccessVxlan = 190 Error,
     NodeAccessOpen = 191 Warning,
+    RouterSegment = 196 Error,
     // Faults of ringfence.
     Internal = 199 Error,
     // A node.

@@ -1,5 +1,7 @@
 //! Probes: what the intent says about a packet, and what a real packet does.
 
+mod routers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -256,8 +258,8 @@ pub(super) struct Planner<'m> {
     pub(super) model: &'m Model,
     pub(super) probes: Vec<Probe>,
     /// Of each client as the bridge knows it: the addresses that it opens SCTP associations to, and
-    /// the pods behind them.
-    associations: BTreeMap<Ipv4Addr, Vec<(SocketAddrV4, BTreeSet<PodId>)>>,
+    /// who is behind them.
+    associations: BTreeMap<Ipv4Addr, Vec<(SocketAddrV4, BTreeSet<Tenant>)>>,
 }
 
 impl Planner<'_> {
@@ -513,6 +515,12 @@ impl Planner<'_> {
                 let what = if reach.allowed() { what } else { "of another project" };
                 let want = if reach.allowed() { want.clone() } else { Want::Silence };
                 let name = self.name(source);
+                if *protocol == Protocol::Sctp {
+                    // A service in front of the router is another address for the same.
+                    let client = self.model.endpoint(source).address;
+                    let known = self.associations.entry(client).or_default();
+                    known.push((SocketAddrV4::new(address, *port), BTreeSet::from([tenant])));
+                }
                 self.probes.push(Probe {
                     title: format!("{name} to router {}/{port}/{protocol}: {what}", router.name),
                     from: Place::Tenant(source),
@@ -688,7 +696,8 @@ impl Planner<'_> {
         let found = found.find(|found| found.protocol == protocol && found.port == port);
         let backends = found.map(|port| port.backends.as_slice()).unwrap_or_default();
         let endpoints = found.map(|port| port.endpoints.as_slice()).unwrap_or_default();
-        let is_client = |pod| client == Place::Tenant(Tenant::Pod(pod));
+        let is_client = |tenant| client == Place::Tenant(tenant);
+        let mut fetch = None;
         let want = if reach.allowed() && !endpoints.is_empty() {
             let seen_as = match client {
                 Place::Node(node) => intent[node].address,
@@ -699,9 +708,12 @@ impl Planner<'_> {
                 if let [(address, port)] = endpoints { Some((*address, *port)) } else { None };
             let at = only.map(|(address, port)| SocketAddrV4::new(address, port.get()));
             Want::Answer { seen_as: Some(seen_as), at }
+        } else if let Some(way) = self.through_routers(protocol, backends, reach.allowed()) {
+            fetch = way.fetch;
+            way.want
         } else if reach.allowed() {
             let only = if let [(pod, port)] = backends { Some((*pod, *port)) } else { None };
-            let at = |pod| self.model.endpoint(Tenant::Pod(pod)).address;
+            let at = |pod| self.model.endpoint(pod).address;
             Want::Answer {
                 // A pod that gets itself sees the service.
                 seen_as: match only {
@@ -737,7 +749,7 @@ impl Planner<'_> {
             from: client,
             to,
             protocol,
-            fetch: None,
+            fetch,
             want,
             because: reach.because,
         });
@@ -753,18 +765,18 @@ impl Planner<'_> {
         &mut self,
         client: Ipv4Addr,
         to: SocketAddrV4,
-        backends: &[(PodId, Port)],
+        backends: &[(Tenant, Port)],
     ) -> bool {
-        let pods: BTreeSet<PodId> = backends.iter().map(|(pod, _)| *pod).collect();
+        let tenants: BTreeSet<Tenant> = backends.iter().map(|(tenant, _)| *tenant).collect();
         let others = self.associations.entry(client).or_default();
-        let is_in_the_way = |(other, behind): &(SocketAddrV4, BTreeSet<PodId>)| {
-            let both_refuse = behind.is_empty() && pods.is_empty();
+        let is_in_the_way = |(other, behind): &(SocketAddrV4, BTreeSet<Tenant>)| {
+            let both_refuse = behind.is_empty() && tenants.is_empty();
             let same_address = other.ip() == to.ip() && !both_refuse;
-            *other != to && (same_address || !behind.is_disjoint(&pods))
+            *other != to && (same_address || !behind.is_disjoint(&tenants))
         };
         let alone = !others.iter().any(is_in_the_way);
         if alone {
-            others.push((to, pods));
+            others.push((to, tenants));
         }
         alone
     }
@@ -895,9 +907,9 @@ impl Planner<'_> {
         }
         let (behind, ..) = model.behind(found);
         let backends = &behind.backends;
-        let is_client = |pod| client == Place::Tenant(Tenant::Pod(pod));
+        let is_client = |tenant| client == Place::Tenant(tenant);
         let only = if let [(pod, port)] = backends[..] { Some((pod, port)) } else { None };
-        let at = |pod| model.endpoint(Tenant::Pod(pod)).address;
+        let at = |pod| model.endpoint(pod).address;
         let seen_as = match client {
             // A pod that gets itself sees the service.
             Place::Tenant(_) if only.is_some_and(|(pod, _)| is_client(pod)) => {
@@ -1157,13 +1169,16 @@ impl Lab {
         }
         let mut behind: BTreeSet<(Place, Transport, u16)> = BTreeSet::new();
         for port in intent.services().flat_map(|(_, service)| &service.ports) {
-            let at = |(pod, to): &(_, Port)| {
-                (Place::Tenant(Tenant::Pod(*pod)), transport(port.protocol), to.get())
+            let at = |(tenant, to): &(_, Port)| {
+                (Place::Tenant(*tenant), transport(port.protocol), to.get())
             };
             behind.extend(port.backends.iter().map(at));
         }
         for (place, transport, number) in behind {
-            if let Some(agent) = agents.get_mut(&place).filter(|_| u64::from(number) != POD_PORT) {
+            // What comes to a router goes on, or to its proxy.
+            let is_router = matches!(place, Place::Tenant(Tenant::Router(_)));
+            let other = !is_router && u64::from(number) != POD_PORT;
+            if let Some(agent) = agents.get_mut(&place).filter(|_| other) {
                 agent.listen(transport, any(number))?;
             }
         }
@@ -1178,7 +1193,11 @@ impl Lab {
         let ports = intent.services().flat_map(|(_, service)| &service.ports);
         let endpoints = ports.flat_map(|port| {
             let at = |(address, to): &(Ipv4Addr, Port)| SocketAddrV4::new(*address, to.get());
-            port.endpoints.iter().map(move |to| (transport(port.protocol), at(to)))
+            let leads = routers::targets(&self.model, port);
+            port.endpoints
+                .iter()
+                .map(move |to| (transport(port.protocol), at(to)))
+                .chain(leads.into_iter().map(move |at| (transport(port.protocol), at)))
         });
         let single = probes.iter().filter(|probe| !matches!(probe.want, Want::Copies(_)));
         let targets = single.flat_map(|probe| {

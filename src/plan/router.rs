@@ -45,6 +45,7 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
                 },
                 mac: Mac::of_ipv4(router.source),
                 source: router.source,
+                segment: Some(router.segment).filter(|segment| segment.prefix_len() < 32),
                 gateway: router.gateway,
             },
             proxy: Proxy::of(&router.mode),

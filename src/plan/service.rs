@@ -13,7 +13,7 @@ use crate::flow::{
     Action, ArpMatch, Bucket, CtState, Flow, Fragment, Group, IpMatch, L4, MaskedPort, Match,
     Packet, Section,
 };
-use crate::intent::{PodId, ProjectId, Service, ServiceId, ServicePort};
+use crate::intent::{ProjectId, Service, ServiceId, ServicePort};
 use crate::model::{Model, Tenant, free_number};
 use crate::pipeline::{OfPort, Register, Table};
 use crate::spec::{Datapath, Protocol, SessionAffinity};
@@ -91,8 +91,8 @@ impl<'m> Shared<'m> {
                 all.push(flow);
             }
             // Those that are no longer ready still have connections.
-            for pod in &service.pods {
-                let flow = reply(model, id, *pod);
+            for tenant in &service.tenants {
+                let flow = reply(model, id, *tenant);
                 if !replies[project].iter().any(|other| other.matches == flow.matches) {
                     replies[project].push(flow);
                 }
@@ -131,12 +131,14 @@ impl<'m> Shared<'m> {
 fn draining(model: &Model) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
     let intent = model.intent();
     let pods = |id: ServiceId| {
-        let pods = intent[id].pods.iter().filter(|pod| {
-            let pod = &intent[**pod];
-            !pod.ready && !intent[pod.node].unavailable
+        let pods = intent[id].tenants.iter().filter(|tenant| match tenant {
+            Tenant::Pod(pod) => {
+                let pod = &intent[*pod];
+                !pod.ready && !intent[pod.node].unavailable
+            }
+            Tenant::Router(_) => false,
         });
-        let mut pods: Vec<Ipv4Addr> =
-            pods.map(|pod| model.endpoint(Tenant::Pod(*pod)).address).collect();
+        let mut pods: Vec<Ipv4Addr> = pods.map(|pod| model.endpoint(*pod).address).collect();
         pods.sort_unstable();
         pods
     };
@@ -204,9 +206,9 @@ fn to_services(builder: &mut Builder<'_>) {
             }
         }
     }
-    for (service, pod) in local_pods(builder) {
+    for (service, tenant) in local_tenants(builder) {
         // A pod's answer to itself: sent to the service, at a port that the service doesn't have.
-        let address = model.endpoint(Tenant::Pod(pod)).address;
+        let address = model.endpoint(tenant).address;
         let to = model.service_address(service).map(host);
         let matches = ip(IpMatch { src: Some(host(address)), dst: to, ..IpMatch::default() });
         let back = vec![
@@ -230,15 +232,15 @@ fn to_services(builder: &mut Builder<'_>) {
     builder.default(Table::ServiceRefusal, refuse);
 }
 
-/// The services with an address that are for pods of this node.
-fn local_pods(builder: &Builder<'_>) -> BTreeSet<(ServiceId, PodId)> {
+/// The services with an address that are for pods or egress routers of this node.
+fn local_tenants(builder: &Builder<'_>) -> BTreeSet<(ServiceId, Tenant)> {
     let model = builder.model;
     let intent = model.intent();
     let local: BTreeSet<ProjectId> =
         model.tenants(builder.node).map(|tenant| model.project(tenant)).collect();
     let services = model.services().filter(|(id, _)| local.contains(&intent[*id].project));
-    let pods = services.flat_map(|(id, _)| intent[id].pods.iter().map(move |pod| (id, *pod)));
-    pods.filter(|(_, pod)| intent[*pod].node == builder.node).collect()
+    let all = services.flat_map(|(id, _)| intent[id].tenants.iter().map(move |who| (id, *who)));
+    all.filter(|(_, tenant)| model.node(*tenant) == builder.node).collect()
 }
 
 /// A new connection to a port chooses a pod.
@@ -293,8 +295,13 @@ fn refused(model: &Model, service: ServiceId, from: Option<u32>) -> Flow<'_> {
 
 fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
     let mut taken = BTreeSet::new();
-    let pods = port.backends.iter().map(|(pod, to)| {
-        (model.intent().pod_name(*pod), model.endpoint(Tenant::Pod(*pod)).address, *to)
+    let tenants = port.backends.iter().map(|(tenant, to)| {
+        let name = match tenant {
+            Tenant::Pod(pod) => model.intent().pod_name(*pod),
+            // No pod's name has a space.
+            Tenant::Router(router) => format!("router {}", model.intent()[*router].name),
+        };
+        (name, model.endpoint(*tenant).address, *to)
     });
     let hosts = port.endpoints.iter().map(|(address, to)| (address.to_string(), *address, *to));
     let bucket = |(name, address, to): (String, Ipv4Addr, Port)| {
@@ -308,7 +315,7 @@ fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
             port: (port.protocol != Protocol::Sctp).then_some(to.get()),
         }
     };
-    let mut buckets: Vec<Bucket> = pods.chain(hosts).map(bucket).collect();
+    let mut buckets: Vec<Bucket> = tenants.chain(hosts).map(bucket).collect();
     buckets.sort();
     buckets
 }
@@ -334,10 +341,10 @@ fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>
     ]
 }
 
-/// What comes from a pod of a service may be a reply by it. Fragments and errors too, so it is
-/// all that comes from that pod.
-fn reply(model: &Model, service: ServiceId, pod: PodId) -> Flow<'_> {
-    let src = Some(host(model.endpoint(Tenant::Pod(pod)).address));
+/// What comes from a pod or egress router of a service may be a reply by it. Fragments and errors too,
+/// so it is all that comes from there.
+fn reply(model: &Model, service: ServiceId, tenant: Tenant) -> Flow<'_> {
+    let src = Some(host(model.endpoint(tenant).address));
     Flow {
         table: Table::ServiceReply,
         priority: 100,

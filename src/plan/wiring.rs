@@ -101,6 +101,20 @@ impl Router {
         format!("router {}", self.name)
     }
 
+    /// Its outside address, with the length of the network that it reaches directly.
+    #[must_use]
+    pub fn source(&self) -> Ipv4Net {
+        let Outside { source, segment, .. } = self.outside;
+        segment.map_or_else(|| Ipv4Net::from(source), |segment| with_length(source, segment))
+    }
+
+    /// The route to its gateway, unless that is in the network that it reaches directly.
+    #[must_use]
+    pub fn to_gateway(&self) -> Option<Ipv4Net> {
+        let gateway = self.outside.gateway;
+        (!self.source().contains(&gateway)).then(|| Ipv4Net::from(gateway))
+    }
+
     /// Its veth to the outside, where it has one.
     #[must_use]
     pub fn outside_veth(&self) -> Option<Veth<'_>> {
@@ -250,7 +264,10 @@ pub struct Outside {
     pub mac: Mac,
     /// Its address, which the outside sees.
     pub source: Ipv4Addr,
-    /// The next hop to everywhere.
+    /// The network whose hosts it reaches directly, if there are any but the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<Ipv4Net>,
+    /// The next hop to everywhere else.
     pub gateway: Ipv4Addr,
 }
 

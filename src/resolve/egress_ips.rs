@@ -7,7 +7,7 @@ use super::nodes::is_host_of;
 use super::outside::Taken;
 use super::{Context, Nodes, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::intent::{EgressIp, EgressIps, EgressRouter, NodeId, ProjectId};
+use crate::intent::{self, EgressIp, EgressIps, EgressRouter, NodeId, ProjectId};
 use crate::source::Place;
 use crate::spec;
 use crate::subject::hash;
@@ -63,30 +63,66 @@ pub(super) fn resolve(
             );
             continue;
         }
-        let addresses = spread(hosted, nodes);
+        let addresses = spread(&served(hosted, nodes, context), nodes);
         lists.insert(project, (EgressIps { project, addresses }, place));
     }
     lists.into_values().map(|(list, _)| list).collect()
 }
 
 /// An address with the nodes that may hold it.
-type Hosted = (Ipv4Addr, Place, Vec<NodeId>);
+struct Hosted {
+    address: Ipv4Addr,
+    place: Place,
+    /// Those that set it aside, or else those with a range: never none.
+    preferred: Vec<NodeId>,
+    /// The same among those that are available.
+    available: Vec<NodeId>,
+}
 
-/// Gives each address to one node: to another for each as long as there are others. Which one
-/// follows from the names alone, so that another node or address moves few.
-fn spread(mut hosted: Vec<Hosted>, nodes: &Nodes<'_>) -> Vec<EgressIp> {
-    hosted.sort_by_key(|(address, ..)| *address);
-    let mut used: BTreeSet<NodeId> = BTreeSet::new();
-    let mut chosen = Vec::with_capacity(hosted.len());
-    for (address, place, candidates) in hosted {
-        let weight = |node: &NodeId| hash(&format!("{address}/{}", nodes.list[node.index()].name));
-        let best = candidates.into_iter().max_by_key(|node| (!used.contains(node), weight(node)));
-        if let Some(node) = best {
-            used.insert(node);
-            chosen.push(EgressIp { address, node, place });
+/// The addresses that some node can hold now. The pods of a project leave by those, as long as
+/// there are any; else by the others, as if their nodes were there.
+fn served(mut hosted: Vec<Hosted>, nodes: &Nodes<'_>, context: &mut Context) -> Vec<Hosted> {
+    if hosted.iter().any(|ip| !ip.available.is_empty()) {
+        hosted.retain(|ip| !ip.available.is_empty());
+    } else {
+        for ip in &hosted {
+            unavailable(ip, nodes, context);
         }
     }
-    chosen
+    hosted
+}
+
+/// Gives each address to one node: to another for each as long as there are others. Which one
+/// follows from the names alone, so that another node or address moves few. Where a node is out of
+/// service, others take over what it would hold, and nothing else moves.
+fn spread(hosted: &[Hosted], nodes: &Nodes<'_>) -> Vec<EgressIp> {
+    let sorted: BTreeMap<Ipv4Addr, &Hosted> = hosted.iter().map(|ip| (ip.address, ip)).collect();
+    let choose = |ip: &Hosted, from: &[NodeId], used: &BTreeSet<NodeId>| {
+        let name = |node: &NodeId| &nodes.list[node.index()].name;
+        let weight = |node: &NodeId| hash(&format!("{}/{}", ip.address, name(node)));
+        from.iter().copied().max_by_key(|node| (!used.contains(node), weight(node)))
+    };
+    let mut usual: BTreeMap<Ipv4Addr, NodeId> = BTreeMap::new();
+    let mut used = BTreeSet::new();
+    for (address, ip) in &sorted {
+        if let Some(node) = choose(ip, &ip.preferred, &used) {
+            used.insert(node);
+            usual.insert(*address, node);
+        }
+    }
+    used.retain(|node| !nodes.list[node.index()].unavailable);
+    for (address, ip) in &sorted {
+        let stays = usual.get(address).is_some_and(|node| !nodes.list[node.index()].unavailable);
+        let other = if stays { None } else { choose(ip, &ip.available, &used) };
+        if let Some(node) = other {
+            used.insert(node);
+            usual.insert(*address, node);
+        }
+    }
+    let chosen = usual.into_iter().filter_map(|(address, node)| {
+        Some(EgressIp { address, node, place: sorted.get(&address)?.place })
+    });
+    chosen.collect()
 }
 
 /// RF093: an egress IP belongs to one project, and stands once.
@@ -121,7 +157,7 @@ fn clash(address: Ipv4Addr, place: Place, taken: &Taken, context: &mut Context) 
     }
 }
 
-/// RF095 and RF172: a node holds the address. One that sets it aside goes before those with a
+/// RF095: a node holds the address. One that sets it aside goes before those with a
 /// range, and any that is available before those that aren't.
 fn candidates(
     address: Ipv4Addr,
@@ -142,10 +178,12 @@ fn candidates(
     let reserving: Vec<NodeId> = all().filter(on_uplink).filter(reserves).collect();
     let serving: Vec<NodeId> = all().filter(on_uplink).filter(serves).collect();
     let available = |list: &[NodeId]| list.iter().copied().filter(is_available).collect();
-    let choices: [Vec<NodeId>; 4] =
-        [available(&reserving), available(&serving), reserving, serving];
-    let found = choices.into_iter().find(|choice| !choice.is_empty()).unwrap_or_default();
-    if found.is_empty() {
+    let first = |choices: [Vec<NodeId>; 2]| {
+        choices.into_iter().find(|choice| !choice.is_empty()).unwrap_or_default()
+    };
+    let available = first([available(&reserving), available(&serving)]);
+    let preferred = first([reserving, serving]);
+    if preferred.is_empty() {
         let message = format!("no node holds the egress IP {address}");
         context.push(
             Diagnostic::new(Code::EgressIpNoNode, message).at(place).help(
@@ -154,18 +192,36 @@ fn candidates(
         );
         return None;
     }
-    if let Some(node) = found.iter().find(|node| !is_available(node)) {
-        let (at, wire) = nodes.wire[node.index()];
-        let message =
-            format!("the egress IP {address} stays on node `{}`, which is unavailable", wire.name);
-        context.push(
-            Diagnostic::new(Code::EgressIpUnavailable, message)
-                .at(place)
-                .related(at.key("unavailable").place(), "said here")
-                .help("let another node hold it: add a range with it to its `egressCIDRs`"),
-        );
-    }
-    Some((address, place, found))
+    Some(Hosted { address, place, preferred, available })
+}
+
+/// RF172: a project has an address left to leave by.
+fn unavailable(ip: &Hosted, nodes: &Nodes<'_>, context: &mut Context) {
+    let Hosted { address, place, preferred, available: _ } = ip;
+    let Some(node) = preferred.first() else { return };
+    let (at, wire) = nodes.wire[node.index()];
+    let message =
+        format!("the egress IP {address} stays on node `{}`, which is unavailable", wire.name);
+    // Only a node that has the address on its uplink can hold it.
+    let on_uplink = |other: &&intent::Node| {
+        let uplink = other.uplink.as_ref();
+        !other.unavailable && uplink.is_some_and(|uplink| is_host_of(*address, uplink.subnet))
+    };
+    let help = match nodes.list.iter().find(on_uplink) {
+        Some(other) => format!(
+            "let node `{}` hold it too: add a range with it to its `egressCIDRs`",
+            other.name
+        ),
+        None => "no available node has it on its uplink: give the project a second address, of a \
+                 node that is available"
+            .to_owned(),
+    };
+    context.push(
+        Diagnostic::new(Code::EgressIpUnavailable, message)
+            .at(*place)
+            .related(at.key("unavailable").place(), "said here")
+            .help(help),
+    );
 }
 
 /// RF096: the project is alone in its network.

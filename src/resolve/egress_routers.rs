@@ -7,6 +7,7 @@ use serde_json::Value;
 
 mod placement;
 mod proxies;
+mod segment;
 
 use super::outside::{Outside, Taken};
 use super::{Context, Nodes, Projects, Wire, unique};
@@ -37,6 +38,7 @@ pub(super) fn resolve(
         let spec::EgressRouter {
             name,
             project,
+            labels,
             mode,
             source,
             gateway,
@@ -72,21 +74,14 @@ pub(super) fn resolve(
             None
         });
         let source_place = at.key("source").place();
+        let length = source.length;
         let gateway_place = at.key("gateway").place();
-        let source = context.host_address(source, source_place);
+        let source = context.host_address(&source.address, source_place);
         let gateway = context.host_address(gateway, gateway_place);
         if let (Some(source), Some(gateway)) = (source, gateway)
             && source == gateway
         {
-            context.push(
-                Diagnostic::new(
-                    Code::RouterGatewayIsSource,
-                    format!("the gateway {gateway} is the router's own source address"),
-                )
-                .at(gateway_place)
-                .related(source_place, "the source")
-                .help("the gateway is the next hop, usually the one of the node's uplink"),
-            );
+            gateway_itself(gateway, gateway_place, source_place, context);
         }
         if let Some(source) = source {
             source_twice(source, source_place, &mut sources, context);
@@ -96,6 +91,9 @@ pub(super) fn resolve(
         if let (Some(node), Some(gateway)) = (node, gateway) {
             placement::gateway_outside(gateway, gateway_place, node, nodes, context);
         }
+        let segment = source.zip(node).and_then(|(source, node)| {
+            segment::of(source, length, source_place, (node, nodes), context)
+        });
         proxies::mode_keys(wire, at, context);
         let mode = match mode {
             spec::RouterMode::Redirect => {
@@ -111,14 +109,16 @@ pub(super) fn resolve(
                 name_servers: proxies::name_servers(wire, at, outside, context),
             },
         };
-        if let (Some(project), Some(source), Some(gateway), Some(node)) =
-            (project, source, gateway, node)
+        if let (Some(project), Some(source), Some(gateway), Some(node), Some(segment)) =
+            (project, source, gateway, node, segment)
         {
             routers.push(EgressRouter {
                 name: name.clone(),
                 project,
+                labels: labels.clone(),
                 node,
                 source,
+                segment,
                 gateway,
                 mode,
                 place: at.place(),
@@ -127,6 +127,17 @@ pub(super) fn resolve(
     }
     mac_filter(&routers, nodes, context);
     routers
+}
+
+/// RF085: a router is not its own gateway.
+fn gateway_itself(gateway: Ipv4Addr, place: Place, source: Place, context: &mut Context) {
+    let message = format!("the gateway {gateway} is the router's own source address");
+    context.push(
+        Diagnostic::new(Code::RouterGatewayIsSource, message)
+            .at(place)
+            .related(source, "the source")
+            .help("the gateway is the next hop, usually the one of the node's uplink"),
+    );
 }
 
 /// RF081: a source address belongs to one router.
@@ -317,7 +328,7 @@ fn destination_inside(
             .at(place)
             .help("an egress router leads outside; pods reach each other without it"),
         );
-    } else if wire.source.0 == to {
+    } else if wire.source.address.0 == to {
         context.push(
             Diagnostic::new(
                 Code::RouterDestination,

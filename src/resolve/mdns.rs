@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Context, Nodes, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::intent::{MdnsRecord, NodeId, Service};
+use crate::intent::{MdnsRecord, NodeId, Service, Tenant};
 use crate::source::Place;
 use crate::spec;
 use crate::value::{DnsName, Name};
@@ -148,7 +148,10 @@ fn first_node(
     place: Place,
     context: &mut Context,
 ) -> Option<NodeId> {
-    let pods = service.pods.iter().map(|pod| &projects.pods[pod.index()]);
+    let pods = service.tenants.iter().filter_map(|tenant| match tenant {
+        Tenant::Pod(pod) => Some(&projects.pods[pod.index()]),
+        Tenant::Router(_) => None,
+    });
     // One with a pod that is ready, if there is any.
     let node = pods.min_by_key(|pod| (!pod.ready, pod.node)).map(|pod| pod.node);
     if node.is_none() {

@@ -55,7 +55,7 @@ impl<'a> Outside<'a> {
             add(address, format!("an address of node ports of node `{name}`"), place);
         }
         for (at, router) in wire.items("egressRouters", |state| &state.egress_routers) {
-            if let Ok(source) = ipv4(&router.source) {
+            if let Ok(source) = ipv4(&router.source.address) {
                 let what = format!("the source of egress router `{}`", router.name);
                 add(source, what, at.key("source").place());
             }

@@ -1,6 +1,8 @@
-//! The section `projects[].services`: selectors become pods, target ports become numbers.
+//! The section `projects[].services`: selectors become pods and egress routers, target ports become
+//! numbers.
 
 mod endpoints;
+mod routers;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -8,22 +10,29 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use self::endpoints::Endpoints;
+use self::routers::Routers;
 use super::outside::Outside;
-use super::{Context, Nodes, Projects, node_ports, unique};
+use super::{Context, Nodes, Projects, Wire, node_ports, unique};
 use crate::diagnostic::{Code, Diagnostic, listed, nearest};
 use crate::document::At;
-use crate::intent::{EgressPolicy, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort};
+use crate::intent::{
+    EgressPolicy, EgressRouter, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort, Tenant,
+};
 use crate::spec::{self, Protocol, ServiceType, SessionAffinity, TargetPort};
 use crate::value::{ClusterIp, Name, Port};
 
 pub(super) fn resolve(
+    wire: &Wire<'_>,
     nodes: &Nodes<'_>,
     projects: &Projects<'_>,
     policies: &[EgressPolicy],
+    routers: &[EgressRouter],
     outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<Service> {
-    let mut resolver = Resolver { projects, policies, outside, named: BTreeMap::new() };
+    let written = wire.items("egressRouters", |state| &state.egress_routers);
+    let routers = Routers::new(routers, written.map(|(_, router)| router));
+    let mut resolver = Resolver { projects, policies, routers, outside, named: BTreeMap::new() };
     resolver.pod_ports(context);
     let mut services = Vec::new();
     let mut pods = 0;
@@ -50,6 +59,7 @@ const MAX_TARGETS: usize = 1000;
 struct Resolver<'a> {
     projects: &'a Projects<'a>,
     policies: &'a [EgressPolicy],
+    routers: Routers<'a>,
     outside: &'a Outside<'a>,
     /// The named ports of each pod.
     named: BTreeMap<(PodId, Protocol, &'a Name), Port>,
@@ -90,10 +100,22 @@ impl Resolver<'_> {
         (at, wire): (At<'_>, &spec::Service),
         context: &mut Context,
     ) -> Service {
-        let spec::Service { name, kind, selector, endpoints, ports, cluster_ip, session_affinity } =
-            wire;
+        let spec::Service {
+            name,
+            kind,
+            selector,
+            egress_router: _,
+            endpoints,
+            ports,
+            cluster_ip,
+            session_affinity,
+        } = wire;
+        let routers = self.routers.of(project, self.projects, (at, wire), context);
         let selected = match selector {
-            Some(selector) => self.selected(name, selector, own, at.key("selector"), context),
+            Some(selector) => {
+                let (at, alone) = (at.key("selector"), routers.is_empty());
+                self.selected((name, selector), own, alone, at, context)
+            }
             None => Vec::new(),
         };
         let endpoints = Endpoints::resolve(endpoints, (at, wire), self.outside, context);
@@ -105,11 +127,7 @@ impl Resolver<'_> {
             node_ports::affinity(name, at.key("sessionAffinity").place(), context);
         }
         if ports.is_empty() && address != ServiceAddress::Headless {
-            context.push(
-                Diagnostic::new(Code::MissingKey, format!("the service `{name}` has no `ports`"))
-                    .at(at.place())
-                    .help("list at least one port, or set `clusterIP: None`"),
-            );
+            no_ports(name, at, context);
         }
         let items: Vec<(At<'_>, &spec::ServicePort)> =
             at.find("ports").into_iter().flat_map(At::children).zip(ports).collect();
@@ -130,22 +148,27 @@ impl Resolver<'_> {
                 );
                 continue;
             }
-            let mut backends: Vec<(PodId, Port)> = match target_port {
+            let mut pods: Vec<(PodId, Port)> = match target_port {
                 None => selected.iter().map(|pod| (*pod, port)).collect(),
                 Some(TargetPort::Number(to)) => selected.iter().map(|pod| (*pod, *to)).collect(),
                 Some(TargetPort::Named(to)) => {
                     self.named_backends(&selected, protocol, to, at, context)
                 }
             };
+            let routers = self.routers.at_port(&routers, wire, at, context);
             let outside = endpoints.at_port(wire, at, context);
             if let Some((_, to)) = outside.first() {
                 let policy = self.policies.iter().find(|policy| policy.project == project);
                 endpoints.denied(*to, protocol, policy, context);
             }
-            let targets = backends.iter().map(|(_, to)| to).chain(outside.iter().map(|(_, to)| to));
+            let targets = pods.iter().map(|(_, to)| to).chain(routers.iter().map(|(_, to)| to));
+            let targets = targets.chain(outside.iter().map(|(_, to)| to));
             sctp_port(protocol, port, targets, at, context);
-            too_many(backends.len() + outside.len(), at, context);
-            backends.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
+            too_many(pods.len() + routers.len() + outside.len(), at, context);
+            pods.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
+            let pods = pods.into_iter().map(|(pod, to)| (Tenant::Pod(pod), to));
+            let routers = routers.into_iter().map(|(router, to)| (Tenant::Router(router), to));
+            let backends = pods.chain(routers).collect();
             let fixed_node_port = node_port.map(|value| {
                 let place = at.key("nodePort").place();
                 node_ports::of_type(name, *kind, value, place, context);
@@ -168,18 +191,22 @@ impl Resolver<'_> {
             kind: *kind,
             address,
             affinity: *session_affinity,
-            pods: selected,
+            tenants: selected
+                .into_iter()
+                .map(Tenant::Pod)
+                .chain(routers.into_iter().map(Tenant::Router))
+                .collect(),
             ports: by_number.into_values().map(|(_, port)| port).collect(),
             place: at.place(),
         }
     }
 
-    /// The pods of a project that a selector means.
+    /// The pods of a project that a selector means, which are all of it where it is `alone`.
     fn selected(
         &self,
-        service: &Name,
-        selector: &spec::Selector,
+        (service, selector): (&Name, &spec::Selector),
         own: &[PodId],
+        alone: bool,
         at: At<'_>,
         context: &mut Context,
     ) -> Vec<PodId> {
@@ -199,7 +226,7 @@ impl Resolver<'_> {
         let own = own.iter().copied();
         let selected: Vec<PodId> =
             own.filter(|pod| selector.matches(&self.projects.pods[pod.index()].labels)).collect();
-        if good && !empty && selected.is_empty() {
+        if good && !empty && selected.is_empty() && alone {
             context.selector_matches_nothing("pod", at.place());
         }
         selected
@@ -280,6 +307,15 @@ impl Resolver<'_> {
         }
         ServiceAddress::Fixed(Fixed { value, place })
     }
+}
+
+/// RF006: an address has ports.
+fn no_ports(service: &Name, at: At<'_>, context: &mut Context) {
+    context.push(
+        Diagnostic::new(Code::MissingKey, format!("the service `{service}` has no `ports`"))
+            .at(at.place())
+            .help("list at least one port, or set `clusterIP: None`"),
+    );
 }
 
 /// RF147: all that is behind a port fits into one group.

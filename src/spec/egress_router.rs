@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::egress_policy::tcp;
-use super::{Protocol, Selector};
-use crate::value::{Address, Host, Name, Port, Site};
+use super::{Labels, Protocol, Selector};
+use crate::value::{Address, Host, HostAddress, Name, Port, Site};
 
 /// A pod with a second interface on its node's uplink, which leads what its project's pods send to
 /// it outside, from a fixed source address.
@@ -16,11 +16,16 @@ pub struct EgressRouter {
     pub name: Name,
     /// The project that may use it.
     pub project: Name,
+    /// For selectors of the project's services. Without labels, no selector means it.
+    #[serde(default)]
+    pub labels: Labels,
     /// How it leads outside. Default: redirect.
     #[serde(default)]
     pub mode: RouterMode,
-    /// The address that the outside sees, in the subnet of the node's uplink.
-    pub source: Address,
+    /// The address that the outside sees, in the subnet of the node's uplink. With a prefix length,
+    /// such as 192.168.12.99/24, hosts of that network are reached directly, and all others by the
+    /// gateway; /32 is nobody. Default: the length of the uplink's subnet.
+    pub source: HostAddress,
     /// The next hop, in the same subnet.
     pub gateway: Address,
     /// Where all TCP and UDP ports lead. Instead of `destinations`.

@@ -9,8 +9,8 @@ use serde::de::{self, Visitor};
 use super::{Protocol, Selector};
 use crate::value::{Address, ClusterIp, Name, NodePort, Port, StringValue as _};
 
-/// A stable address in front of some pods of the project, or of hosts outside: it has either
-/// `selector` or `endpoints`.
+/// A stable address in front of some pods of the project, of its egress routers, or of hosts
+/// outside: it has either `selector`, `egressRouter` or `endpoints`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Service {
@@ -19,8 +19,11 @@ pub struct Service {
     /// Who reaches it: the cluster, or the outside too. Default: `ClusterIP`.
     #[serde(default, rename = "type")]
     pub kind: ServiceType,
-    /// The pods of the project that it is for, by label.
+    /// The pods and egress routers of the project that it is for, by label.
     pub selector: Option<Selector>,
+    /// The egress router of the project that it is for, by name. The address of the service stays
+    /// where that of the router changes with its node.
+    pub egress_router: Option<Name>,
     /// The hosts outside of the cluster that it is for, by address. The egress policy of whoever
     /// uses the service decides about them.
     #[serde(default)]

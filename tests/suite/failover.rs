@@ -1,11 +1,12 @@
 //! Egress routers and egress IPs go to another node when theirs is unavailable.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::lab::{Live, live, load};
 use ringfence::intent::NodeId;
 use ringfence::lab::{self, Seen};
-use ringfence::model::Model;
+use ringfence::model::{Model, Tenant};
 use ringfence::source::Sources;
 use ringfence::value::Mac;
 
@@ -108,4 +109,115 @@ fn a_router_moves_and_the_outside_sees_the_same_source() {
         probe.title.starts_with("shop/web-0 to router supplier") && *seen == expected
     };
     assert_eq!(summary.results.iter().filter(through).count(), 2, "{}", summary.table());
+}
+
+/// A project with an address in each of two places, one of which is out of service.
+const TWO_PLACES: &str = "\
+version: 1
+nodes:
+  - name: dc1
+    address: 172.20.220.90
+    uplink: {interface: eth0, subnet: 172.20.220.0/24, gateway: 172.20.220.1}
+    egressCIDRs: [172.20.220.128/25]
+  - name: dc2
+    address: 172.20.221.30
+    unavailable: true
+    uplink: {interface: eth0, subnet: 172.20.221.0/24, gateway: 172.20.221.1}
+    egressCIDRs: [172.20.221.128/25]
+projects:
+  - name: test
+    pods: [{name: a, node: dc1}, {name: b, node: dc1}, {name: c, node: dc1}, {name: d, node: dc2}]
+egressIPs:
+  - {project: test, addresses: [172.20.220.150, 172.20.221.150]}
+";
+
+fn write(text: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("network.yaml"), text).unwrap();
+    directory
+}
+
+#[test]
+fn pods_leave_by_the_address_whose_node_is_available() {
+    let directory = write(TWO_PLACES);
+    let run = crate::support::ringfence(directory.path(), &["validate", "--deny-warnings"]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    let live = live(directory.path());
+    live.apply_all();
+    let summary = live.prove();
+    let outwards = summary.results.iter().filter(|(probe, _)| probe.title.contains("no policy"));
+    let seen: Vec<&Seen> = outwards.map(|(_, seen)| seen).collect();
+    assert_eq!(seen.len(), 2, "{}", summary.table());
+    for seen in seen {
+        let Seen::Answer { seen_as, .. } = seen else { panic!("{seen:?}") };
+        assert_eq!(seen_as, "172.20.220.150");
+    }
+    assert!(!live.on("dc2", "ip address show dev lo").contains("172.20.221.150"));
+    assert!(live.on("dc1", "ip address show dev lo").contains("172.20.220.150"));
+}
+
+#[test]
+fn only_what_an_unavailable_node_held_moves() {
+    let text = |unavailable: Option<usize>| {
+        let mut text = String::from("version: 1\nnodes:\n");
+        for number in 1..=5 {
+            let _ = writeln!(
+                text,
+                "  - {{name: node-{number}, address: 192.168.12.1{number}, unavailable: {}, \
+                 egressCIDRs: [192.168.12.128/27], uplink: {{interface: eth0, subnet: \
+                 192.168.12.0/24, gateway: 192.168.12.1}}}}",
+                unavailable == Some(number)
+            );
+        }
+        // Of two that one node alone may hold, one goes when it is unavailable.
+        text += "  - {name: other, address: 192.168.13.11, egressCIDRs: [192.168.13.128/27], uplink: \
+                 {interface: eth0, subnet: 192.168.13.0/24, gateway: 192.168.13.1}";
+        let _ = writeln!(text, ", unavailable: {}}}", unavailable == Some(6));
+        text += "projects:\n";
+        for number in 0..4 {
+            let pods = (0..12).map(|pod| format!("{{name: pod-{pod}, node: node-1}}"));
+            let pods = pods.collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "  - {{name: project-{number}, pods: [{pods}]}}");
+        }
+        text += "egressIPs:\n";
+        for number in 0..4 {
+            let first = 129 + 3 * number;
+            let _ = writeln!(
+                text,
+                "  - {{project: project-{number}, addresses: [192.168.12.{first}, 192.168.12.{}, \
+                 192.168.12.{}, 192.168.13.{first}]}}",
+                first + 1,
+                first + 2
+            );
+        }
+        text
+    };
+    let places = |unavailable: Option<usize>| {
+        let directory = write(&text(unavailable));
+        let (model, _) = load(directory.path());
+        let intent = model.intent();
+        let lists = intent.egress_ips().iter().flat_map(|list| &list.addresses);
+        let holders: BTreeMap<_, String> =
+            lists.map(|ip| (ip.address, intent[ip.node].name.to_string())).collect();
+        let pods: BTreeMap<_, _> = intent
+            .pods()
+            .map(|(id, _)| {
+                let leaving = model.leaving(Tenant::Pod(id)).unwrap();
+                (intent.pod_name(id), leaving.ip.address)
+            })
+            .collect();
+        (holders, pods)
+    };
+    let (holders, pods) = places(None);
+    for number in 1..=6 {
+        let name = if number == 6 { "other".to_owned() } else { format!("node-{number}") };
+        let (now, leave) = places(Some(number));
+        assert!(now.values().all(|node| *node != name), "{now:?}");
+        for (address, node) in holders.iter().filter(|(_, node)| **node != name) {
+            assert_eq!(now.get(address), Some(node), "{address} with {name} unavailable");
+        }
+        for (pod, address) in pods.iter().filter(|(_, address)| now.contains_key(*address)) {
+            assert_eq!(leave[pod], *address, "{pod} with {name} unavailable");
+        }
+    }
 }

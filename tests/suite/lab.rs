@@ -190,6 +190,7 @@ examples! {
     multicast_runs = "multicast",
     node_ports_run = "node-ports",
     quickstart_runs = "quickstart",
+    router_service_runs = "router-service",
     services_run = "services",
 }
 

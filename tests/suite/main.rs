@@ -31,6 +31,8 @@ mod proxies;
 mod readme;
 mod rollout;
 mod router_cases;
+mod router_services;
+mod routers;
 mod schema;
 mod sctp;
 mod signatures;

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::world::{World, model, worlds};
 use ringfence::evaluate::{Body, End, Frame, Piece, walk};
 use ringfence::flow::Action;
-use ringfence::intent::{NodeId, PodId, ServiceId, ServicePort, Verdict};
+use ringfence::intent::{NodeId, ServiceId, ServicePort, Verdict};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
 use ringfence::plan::{Common, Plan};
@@ -361,7 +361,7 @@ fn check_balanced(
     fabric: &Fabric<'_>,
     from: Tenant,
     (to, address, protocol, port): (To, Ipv4Addr, Protocol, Port),
-    pods: &[(PodId, Port)],
+    tenants: &[(Tenant, Port)],
 ) -> Result<(), TestCaseError> {
     let model = fabric.model;
     let node = model.node(from);
@@ -375,9 +375,8 @@ fn check_balanced(
         prop_assert_eq!(arrivals(0), expected, "{:?} to {}:{}", from, address, port);
         return Ok(());
     }
-    let mut seen: Vec<Arrival> = (0..pods.len()).map(arrivals).collect();
-    for (pod, _) in pods {
-        let tenant = Tenant::Pod(*pod);
+    let mut seen: Vec<Arrival> = (0..tenants.len()).map(arrivals).collect();
+    for &(tenant, _) in tenants {
         let there = Arrival::Tenant(model.node(tenant), model.endpoint(tenant).port);
         let place = seen.iter().position(|seen| *seen == there);
         prop_assert!(place.is_some(), "{:?} to {}:{}: {:?}", from, address, port, there);

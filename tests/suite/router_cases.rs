@@ -100,21 +100,13 @@ fn list(key: &str, entries: &[String]) -> String {
     if entries.is_empty() { String::new() } else { format!("    {key}:\n{}", entries.concat()) }
 }
 
-/// `EGRESS_SOURCE`, which may have the length of its network.
-fn address(text: &str) -> &str {
-    match text.split_once('/') {
-        Some((address, length)) if length.parse::<u8>().is_ok_and(|n| n <= 32) => address,
-        _ => text,
-    }
-}
-
 /// What ringfence makes of a router.
 fn outcome(source: &str, gateway: &str, mode: &str, entries: &str) -> Outcome {
     let text = format!(
         "version: 1\nnodes:\n  - name: node-1\n    address: 1.0.0.1\n    uplink: {{interface: \
          eth0, subnet: 1.0.0.0/8}}\nprojects: [{{name: shop}}]\negressRouters:\n  - name: outlet\n    \
          project: shop\n    mode: {mode}\n    source: {}\n    gateway: {}\n{entries}",
-        quoted(address(source)),
+        quoted(source),
         quoted(gateway),
     );
     let directory = tempfile::tempdir().unwrap();
@@ -135,7 +127,8 @@ fn outcome(source: &str, gateway: &str, mode: &str, entries: &str) -> Outcome {
         fs::read_to_string(directory.path().join(path)).unwrap_or_default()
     };
     let ruleset = read("ruleset.nft");
-    let snat = format!("oifname \"net1\" snat ip to {}", address(source));
+    let address = source.split('/').next().unwrap();
+    let snat = format!("oifname \"net1\" snat ip to {address}");
     assert!(ruleset.contains(&snat), "{ruleset}");
     let squid = read("squid.conf");
     if !squid.is_empty() {

@@ -14,6 +14,10 @@ use ringfence::model::Model;
 use ringfence::resolve::resolve;
 use ringfence::source::{Source, Sources};
 
+/// A service in front of a project's egress router.
+const WAY_OUT: &str = ", {name: way-out, selector: {role: router}, ports: [{name: a, port: 80, \
+                       targetPort: 8080}, {name: b, protocol: UDP, port: 80}]}";
+
 /// A network to be written as YAML.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
@@ -175,6 +179,7 @@ impl World {
             } else {
                 ""
             };
+            let way_out = if project.router { WAY_OUT } else { "" };
             let services = project.services.map_or_else(String::new, |behind| {
                 let app = if behind { "web" } else { "none" };
                 let kind = if number % 2 == 0 { "NodePort" } else { "ClusterIP" };
@@ -182,7 +187,7 @@ impl World {
                     ", services: [{{name: all, type: {kind}, selector: {{app: {app}}}, ports: [{{name: a, port: \
                      80, targetPort: 8080}}, {{name: b, protocol: UDP, port: 80}}, {{name: c, \
                      protocol: SCTP, port: 9}}]}}, {{name: none, selector: {{app: web}}, \
-                     clusterIP: None}}{outside}]"
+                     clusterIP: None}}{outside}{way_out}]"
                 )
             });
             let pods = pods.join(", ");
@@ -220,6 +225,7 @@ impl World {
             if project.router {
                 routers.push(format!(
                     "{{name: router-{number}, project: project-{number}, node: node-{}, \
+                     labels: {{role: router}}, \
                      source: 192.168.12.{}, gateway: 192.168.12.1, destination: 203.0.113.25}}",
                     number % self.nodes,
                     number + 100

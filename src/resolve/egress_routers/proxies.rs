@@ -224,7 +224,9 @@ pub(super) fn name_servers(
         let inside = outside.cluster.networks().find(|network| network.contains(&address));
         let wrong = match inside {
             Some(network) => Some(format!("is inside of the cluster network {network}")),
-            None if wire.source.0 == address => Some("is the router's own source".to_owned()),
+            None if wire.source.address.0 == address => {
+                Some("is the router's own source".to_owned())
+            }
             None if found.contains(&address) => Some("stands twice".to_owned()),
             None => outside.inside(address).map(|inside| inside.what),
         };

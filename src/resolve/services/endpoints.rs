@@ -25,10 +25,11 @@ impl Endpoints {
     ) -> Self {
         let name = &service.name;
         let Some(list) = at.find("endpoints") else {
-            if service.selector.is_none() {
+            if service.selector.is_none() && service.egress_router.is_none() {
                 let message = format!("the service `{name}` is for nobody");
                 context.push(Diagnostic::new(Code::MissingKey, message).at(at.place()).help(
-                    "add a `selector` for pods of the project, or `endpoints` for hosts outside",
+                    "add a `selector` for pods of the project, `egressRouter` for a router of it, or \
+                     `endpoints` for hosts outside",
                 ));
             }
             return Self(BTreeMap::new());
