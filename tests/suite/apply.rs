@@ -187,7 +187,7 @@ const USERSPACE_DRIFT: &[(&str, &[&str])] = &[
     (
         // By its name it seems to be there, but Open vSwitch has the old one still.
         "ip link del rf-0a277568ba88; \
-         until [ \"$(ovs-vsctl get interface rf-0a277568ba88 ofport)\" = -1 ]; do sleep 0.05; done; \
+         while ovs-vsctl get interface rf-0a277568ba88 ifindex | grep -q '[1-9]'; do sleep 0.05; done; \
          ip link add rf-0a277568ba88 mtu 1450 type veth \
          peer eth0 address 0a:58:0a:80:00:fe mtu 1450 netns shop.web-0; \
          ip link set rf-0a277568ba88 up alias 'ringfence pod shop/web-0'; \

@@ -228,7 +228,7 @@ const DRIFT: &[(&str, &[&str])] = &[
     ),
     (
         "ip -n router_partner link del net1; \
-         until [ \"$(ovs-vsctl get interface rf-530581651ad8 ofport)\" = -1 ]; do sleep 0.05; done; \
+         while ovs-vsctl get interface rf-530581651ad8 ifindex | grep -q '[1-9]'; do sleep 0.05; done; \
          ip link add link br-ex name net1 netns router_partner type macvlan mode private",
         &[
             "! router partner: its outside interface changes: its connections break",
