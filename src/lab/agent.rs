@@ -210,7 +210,7 @@ fn listen(transport: Transport, at: SocketAddrV4) -> io::Result<()> {
 
 /// Answers a request, or a client that sends none.
 fn serve(mut stream: TcpStream) {
-    const REQUEST: Duration = Duration::from_millis(300);
+    const REQUEST: Duration = Duration::from_secs(1);
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let mut request = Vec::new();
     let mut buffer = [0; 1024];

@@ -13,7 +13,7 @@ use crate::diagnostic::Diagnostic;
 pub(super) const STATE: &str = "/run/ringfence";
 
 const SCRIPT: &str = include_str!("host.sh");
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// What a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

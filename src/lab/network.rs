@@ -197,7 +197,7 @@ fn underlay_bridge(lab: &Lab, host: &Host, node: &Node, bridge: &str) -> Result<
         None,
         &[
             "ovs-vsctl",
-            "--timeout=30",
+            "--timeout=120",
             "add-br",
             bridge,
             "--",

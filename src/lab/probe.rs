@@ -35,8 +35,14 @@ const ODD_PORT: u64 = 40_007;
 const ADDRESSES_SHOWN: usize = 4;
 /// How long a probe waits: a lost SYN is sent again after one second.
 const PATIENCE: Duration = Duration::from_millis(2500);
-/// How many probes are sent again at once.
+/// How many probes are sent again at once, how often at most, and how long each of these times waits
+/// in relation to the one before. Only what should be answered and isn't is sent again, so that a
+/// machine that is busy takes longer and comes to the same.
 const AGAIN: usize = 10;
+const ATTEMPTS: u32 = 3;
+const LONGER: u32 = 2;
+/// How often datagrams to a group are sent at most, where somebody misses them.
+const CAST_ATTEMPTS: u32 = 4;
 /// How long a flood lasts, how many a run has, and the ports that they go to.
 const FLOOD: Duration = Duration::from_secs(3);
 const MOST_FLOODS: usize = 8;
@@ -45,9 +51,9 @@ const FIRST_FLOOD: u16 = 41_000;
 const MOST_BITS: u64 = 20_000_000;
 const UNLIMITED_BITS: u64 = 12_000_000;
 /// How often a flood is sent at most: a machine that is busy loses some of one.
-const FLOOD_ATTEMPTS: usize = 3;
+const FLOOD_ATTEMPTS: usize = 8;
 /// How long the tunnels have to come up.
-const WARM_UP: Duration = Duration::from_secs(20);
+const WARM_UP: Duration = Duration::from_mins(2);
 
 /// One probe with what is expected of it.
 #[derive(Clone, Debug)]
@@ -1003,26 +1009,7 @@ impl Lab {
             let (id, what) = taken(agent(&mut agents, probe.from)?)?;
             seen[id] = what;
         }
-        // A machine that is slow loses some of so many: these once more, a few at a time, as long
-        // as that helps.
-        let answered = |want: &Want| matches!(want, Want::Answer { .. } | Want::Refusal);
-        let silent =
-            |(id, probe): &(usize, &Probe)| answered(&probe.want) && seen[*id] == Seen::Silence;
-        let again: Vec<(usize, &Probe)> = probes.iter().enumerate().filter(silent).collect();
-        for few in again.chunks(AGAIN) {
-            for (id, probe) in few {
-                agent(&mut agents, probe.from)?.send(&asking(*id, probe, PATIENCE))?;
-            }
-            let mut helps = false;
-            for (_, probe) in few {
-                let (id, what) = taken(agent(&mut agents, probe.from)?)?;
-                helps |= what != Seen::Silence;
-                seen[id] = what;
-            }
-            if !helps {
-                break;
-            }
-        }
+        again(&probes, &mut agents, &mut seen)?;
         self.hear(&probes, &mut agents, &mut seen)?;
         self.flood(&probes, &mut agents, &mut seen)?;
         Ok(Summary { results: probes.into_iter().zip(seen).collect() })
@@ -1086,8 +1073,34 @@ impl Lab {
         Ok(())
     }
 
-    /// Asks everybody what the groups brought.
+    /// Asks everybody what the groups brought, and sends again what somebody misses.
     fn hear(
+        &self,
+        probes: &[Probe],
+        agents: &mut BTreeMap<Place, Agent>,
+        seen: &mut [Seen],
+    ) -> Result<(), Diagnostic> {
+        for _ in 1..CAST_ATTEMPTS {
+            self.hear_once(probes, agents, seen)?;
+            let missed = |(id, probe): &(usize, &Probe)| match (&probe.want, &seen[*id]) {
+                (Want::Copies(want), Seen::Copies(got)) => !want.is_subset(got),
+                _ => false,
+            };
+            let missed: Vec<(usize, &Probe)> = probes.iter().enumerate().filter(missed).collect();
+            if missed.is_empty() {
+                return Ok(());
+            }
+            for (id, probe) in &missed {
+                agent(agents, probe.from)?.send(&Request::Cast { id: *id, group: probe.to })?;
+            }
+            for (_, probe) in &missed {
+                taken(agent(agents, probe.from)?)?;
+            }
+        }
+        self.hear_once(probes, agents, seen)
+    }
+
+    fn hear_once(
         &self,
         probes: &[Probe],
         agents: &mut BTreeMap<Place, Agent>,
@@ -1315,6 +1328,39 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// A machine that is slow loses some of so many: these once more, a few at a time, as long as
+/// that helps.
+fn again(
+    probes: &[Probe],
+    agents: &mut BTreeMap<Place, Agent>,
+    seen: &mut [Seen],
+) -> Result<(), Diagnostic> {
+    let answered = |want: &Want| matches!(want, Want::Answer { .. } | Want::Refusal);
+    let silent = |seen: &[Seen], (id, probe): &(usize, &Probe)| {
+        answered(&probe.want) && seen[*id] == Seen::Silence
+    };
+    let all = probes.iter().enumerate().filter(|probe| silent(seen, probe));
+    let all: Vec<(usize, &Probe)> = all.collect();
+    for few in all.chunks(AGAIN) {
+        let mut patience = PATIENCE;
+        for _ in 0..ATTEMPTS {
+            let left: Vec<_> = few.iter().filter(|probe| silent(seen, probe)).collect();
+            for (id, probe) in &left {
+                agent(agents, probe.from)?.send(&asking(*id, probe, patience))?;
+            }
+            for (_, probe) in &left {
+                let (id, what) = taken(agent(agents, probe.from)?)?;
+                seen[id] = what;
+            }
+            patience *= LONGER;
+        }
+        if few.iter().all(|probe| silent(seen, probe)) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The agent of a place.

@@ -7,6 +7,7 @@ use std::process::Output;
 
 use crate::apply::{changed, state_of};
 use crate::lab::{Live, example};
+use crate::readme::script_of;
 use crate::support::{PROGRAM, root};
 use ringfence::lab;
 
@@ -265,7 +266,7 @@ fn a_change_is_confirmed_by_a_new_connection() {
     let mut fleet = fleet(true);
     let before = fleet.generation("node-1");
     fleet.want_another();
-    let confirmed = ["-e", "ringfence_confirm=60s", "--limit", "node-1"];
+    let confirmed = ["-e", "ringfence_confirm=600s", "--limit", "node-1"];
     let run = fleet.playbook(&confirmed);
     assert_eq!((run.status, run.count("node-1", "changed")), (0, Some(1)), "{}", run.text);
     let after = fleet.generation("node-1");
@@ -279,9 +280,7 @@ fn a_change_is_confirmed_by_a_new_connection() {
 #[test]
 fn the_loop_of_the_readme_reaches_every_node() {
     let fleet = fleet(false);
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let block = readme.split("```sh\n").find(|block| block.contains("rsync")).unwrap();
-    let script = block.split("```").next().unwrap();
+    let script = script_of("README.md", "for node in node-1 node-2 node-3; do");
     // The nodes share the machine's files, except those in /run.
     assert_eq!(script.matches("/srv/ringfence").count(), 2);
     let script = script.replace("/srv/ringfence", "/run/files");

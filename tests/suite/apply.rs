@@ -145,7 +145,7 @@ const DRIFT: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "ip netns del shop.web-0; sleep 0.2",
+        "ip netns del shop.web-0; while ip link show dev rf-0a277568ba88 2>/dev/null; do sleep 0.05; done",
         &[
             "+ link rf-0a277568ba88: of pod shop/web-0",
             "+ netns shop.web-0: of pod shop/web-0",
@@ -186,7 +186,9 @@ const USERSPACE_DRIFT: &[(&str, &[&str])] = &[
     ("nft delete table inet ringfence", &["~ ruleset node: changed by hand"]),
     (
         // By its name it seems to be there, but Open vSwitch has the old one still.
-        "ip link del rf-0a277568ba88; sleep 0.2; ip link add rf-0a277568ba88 mtu 1450 type veth \
+        "ip link del rf-0a277568ba88; \
+         while ovs-vsctl get interface rf-0a277568ba88 ifindex | grep -q '[1-9]'; do sleep 0.05; done; \
+         ip link add rf-0a277568ba88 mtu 1450 type veth \
          peer eth0 address 0a:58:0a:80:00:fe mtu 1450 netns shop.web-0; \
          ip link set rf-0a277568ba88 up alias 'ringfence pod shop/web-0'; \
          ip -n shop.web-0 link set eth0 up; ip -n shop.web-0 addr add 10.128.0.254/23 dev eth0; \
@@ -244,21 +246,26 @@ fn a_router_that_goes_leaves_its_address_at_once() {
     let mut live = example("quickstart");
     live.apply_all();
     // Its namespace lives as long as a process in it does.
-    live.on("node-1", "setsid ip netns exec router_supplier sleep 600 >/dev/null 2>&1 & sleep 0.3");
-    let answers = |live: &Live| {
-        let words = ["arping", "-q", "-c", "2", "-w", "2", "-I", "lan0", "192.168.12.99"];
+    live.on(
+        "node-1",
+        "setsid ip netns exec router_supplier sleep 600 >/dev/null 2>&1 & \
+             until [ -n \"$(ip netns pids router_supplier)\" ]; do sleep 0.05; done",
+    );
+    // An answer is waited for as long as it takes, and silence for as long as one would take.
+    let answers = |live: &Live, seconds| {
+        let words = ["arping", "-q", "-c", "1", "-w", seconds, "-I", "lan0", "192.168.12.99"];
         live.lab.outside().output(None, &words).unwrap().status.success()
     };
-    assert!(answers(&live), "the router is there");
+    assert!(answers(&live, "60"), "the router is there");
     let (model, sources) = changed(&[(ROUTER, "")]);
     live.lab.replace(model, &sources).unwrap();
     assert_eq!(live.apply_on("node-1", &[]).status, 0);
-    assert!(!answers(&live), "the router is gone, and its address is not");
+    assert!(!answers(&live, "2"), "the router is gone, and its address is not");
     let (model, sources) = changed(&[]);
     live.lab.replace(model, &sources).unwrap();
     let run = live.apply_on("node-1", &[]);
     assert_eq!(run.status, 0, "{}", run.stderr);
-    assert!(answers(&live), "the router is there again");
+    assert!(answers(&live, "60"), "the router is there again");
     live.on("node-1", "pkill -x sleep");
 }
 

@@ -526,10 +526,12 @@ egressRouters:
 /// Everything that apply may change on node-1.
 const STATE: &str = "\
 export PATH=/run/real:$PATH
-ovs-vsctl --timeout=2 show | tail -n +2
-ovs-vsctl --timeout=2 --columns=name,type,options,ofport,external_ids,mac list interface
-ovs-vsctl --timeout=2 --columns=name,external_ids,fail_mode list bridge
-ovs-ofctl -O OpenFlow14 --timeout=2 dump-flows br0 --no-stats 2>/dev/null || echo none
+if pidof ovsdb-server >/dev/null; then
+  ovs-vsctl --timeout=60 show | tail -n +2
+  ovs-vsctl --timeout=60 --columns=name,type,options,ofport,external_ids,mac list interface
+  ovs-vsctl --timeout=60 --columns=name,external_ids,fail_mode list bridge
+fi
+ovs-ofctl -O OpenFlow14 --timeout=60 dump-flows br0 --no-stats 2>/dev/null || echo none
 for netns in $(ip netns list | cut -d' ' -f1); do
   ip -n $netns -4 addr; ip -n $netns route; ip netns exec $netns nft list ruleset
 done
@@ -800,7 +802,7 @@ fn a_node_without_a_working_switch_is_not_taken_for_an_empty_one() {
     node.on(
         "ovsdb-server /etc/openvswitch/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile \
          --detach --no-chdir --log-file -vconsole:off; ovs-vsctl --timeout=20 list-br; \
-         pkill -9 -x ovs-vswitchd; sleep 2",
+         pkill -9 -x ovs-vswitchd; while pidof ovs-vswitchd >/dev/null; do sleep 0.05; done",
     );
     for arguments in [&["--check"][..], &[]] {
         node.refuses(

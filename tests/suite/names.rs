@@ -29,15 +29,15 @@ enum Says {
 type Zone = Arc<Mutex<BTreeMap<String, Says>>>;
 
 /// A name server that answers over UDP as long as 512 bytes have room for it (RFC 1035, 4.2.1).
-struct Server {
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     zone: Zone,
 }
 
 const MOST_BY_UDP: usize = 512;
 
 impl Server {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let zone = Zone::default();
         let (tcp, udp) = loop {
             let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -85,7 +85,7 @@ impl Server {
         self.zone.lock().unwrap().insert(name.to_owned(), says);
     }
 
-    fn has(&self, name: &str, addresses: &[&str]) {
+    pub(crate) fn has(&self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.says(name, Says::Addresses(addresses, 300));
     }

@@ -144,7 +144,8 @@ fn a_proxy_ends_where_its_router_is_no_longer() {
 /// What is done by hand on node-3, and what `apply` then does.
 const DRIFT: &[(&str, &[&str])] = &[
     (
-        "kill -KILL $(cat /run/ringfence-router-partners/pid); sleep 0.5",
+        "pid=$(cat /run/ringfence-router-partners/pid); kill -KILL $pid; \
+         while [ -n \"$(tr -d '\\0' </proc/$pid/cmdline)\" ]; do sleep 0.05; done",
         &["+ proxy router partners: haproxy in router_partners"],
     ),
     (
@@ -161,7 +162,7 @@ const DRIFT: &[(&str, &[&str])] = &[
         &["~ proxy router partners: configuration"],
     ),
     ("echo exit >>/run/ringfence-router-browse/proxy.sh", &["~ proxy router browse: script"]),
-    ("ip netns del router_browse; sleep 0.2", &["~ proxy router browse: namespace"]),
+    ("ip netns del router_browse", &["~ proxy router browse: namespace"]),
     // What belongs to nobody any more.
     (
         "mkdir /run/ringfence-router-old && echo x >/run/ringfence-router-old/squid.conf",
@@ -301,7 +302,7 @@ fn systemd_runs_proxies_where_it_is_there() {
             "sed -i /http_access/d /run/ringfence-router-browse/squid.conf",
             "~ proxy router browse: configuration",
         ),
-        ("ip netns del router_browse; sleep 0.2", "~ proxy router browse: namespace"),
+        ("ip netns del router_browse", "~ proxy router browse: namespace"),
     ] {
         live.on("node-3", command);
         assert_eq!(apply(&live, "node-3", &[]), [expected], "after `{command}`");

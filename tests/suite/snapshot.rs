@@ -83,7 +83,7 @@ fn a_snapshot_has_what_a_report_needs_and_no_secrets() {
         lines.map(str::to_owned).collect()
     };
     // New addresses of IPv6 are tentative for a second or two.
-    let mut texts = std::iter::repeat_with(|| steady(&take())).take(10);
+    let mut texts = std::iter::repeat_with(|| steady(&take())).take(100);
     let mut last = steady(&text);
     let same = texts.any(|next| {
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -96,7 +96,7 @@ fn a_snapshot_has_what_a_report_needs_and_no_secrets() {
     assert_eq!(snapshot(&["--output", "/run/report.txt"]), "");
     assert_eq!(live.on(node, "stat -c %a /run/report.txt").trim(), "600");
     // What can't be read doesn't stop the rest.
-    live.on(node, "ovs-appctl -t ovsdb-server exit; sleep 1");
+    live.on(node, "ovs-appctl -t ovsdb-server exit; while pidof ovsdb-server; do sleep 0.05; done");
     let text = take();
     assert!(text.contains("\n== Open vSwitch\n(could not be read: `ovsdb-client "), "{text}");
     assert!(text.contains("\n== status\n(could not be read: "), "{text}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Set to rewrite the committed files that differ, instead of failing.
 pub(crate) const UPDATE: &str = "RINGFENCE_UPDATE";
@@ -41,6 +42,16 @@ pub(crate) fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
         status: output.status.code().unwrap(),
+    }
+}
+
+/// Waits until something is so: for minutes, since the machine may have other things to do.
+pub(crate) fn until(what: &str, mut ready: impl FnMut() -> bool) {
+    const PATIENCE: Duration = Duration::from_mins(5);
+    let begin = Instant::now();
+    while !ready() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

