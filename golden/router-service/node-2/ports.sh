@@ -3,9 +3,23 @@
 # root, after links.sh. Running it again changes nothing.
 set -eu
 
+# Routes to these networks and addresses in them are not taken from others.
+for network in 10.128.0.0/14 172.30.0.0/16; do
+	taken=$(
+		ip route show root "$network" | grep -Ev ' dev tun0( |$)' || true
+		ip -o -4 address show to "$network" | grep -Ev '^[0-9]+: tun0 ' || true
+	)
+	if [ -n "$taken" ]; then
+		printf 'something of others is in %s:\n%s\n' "$network" "$taken" >&2
+		exit 1
+	fi
+done
+
 ovs-vsctl -- --may-exist add-br br0 \
 	-- set Bridge br0 datapath_type=system fail_mode=secure \
 	protocols=OpenFlow13,OpenFlow14,OpenFlow15 'external_ids:ringfence="node-2"'
+# First fragments have their ports. It is to be set anew whenever ovs-vswitchd has been restarted.
+ovs-ofctl -O OpenFlow14 set-frags br0 nx-match
 ovs-vsctl -- --may-exist add-port br0 vxlan0 \
 	-- set Port vxlan0 'external_ids:ringfence="node-2"' \
 	-- set Interface vxlan0 type=vxlan options:remote_ip=flow options:key=flow \
