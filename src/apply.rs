@@ -409,6 +409,7 @@ fn converge(
         let observed = Observed::read(artifacts, None, &state.half_made, system)?;
         difference = Difference::between(artifacts, &observed, state, adopt, system)?;
     }
+    let mut look = look;
     for _ in 0..ROUNDS {
         let commands = || difference.steps.iter().flat_map(|step| &step.commands);
         let of = commands().count();
@@ -417,11 +418,19 @@ fn converge(
             system.succeed(command)?;
         }
         system.at(Stage::ReadingBack);
-        let observed = Observed::read(artifacts, Some(&difference), &state.half_made, system)?;
-        state.rulesets = remember(artifacts, &observed);
-        difference = Difference::between(artifacts, &observed, state, adopt, system)?;
-        if difference.changes().is_empty() {
-            return connections::end(artifacts, &observed.links.node, look, &state.reused, system);
+        loop {
+            let observed = Observed::read(artifacts, Some(&difference), &state.half_made, system)?;
+            state.rulesets = remember(artifacts, &observed);
+            difference = Difference::between(artifacts, &observed, state, adopt, system)?;
+            if !difference.changes().is_empty() {
+                break;
+            }
+            if look == Look::default() {
+                return Ok(());
+            }
+            connections::end(artifacts, &observed.links.node, look, &state.reused, system)?;
+            // That takes its time, so the last thing that is done is to read back.
+            look = Look::default();
         }
     }
     let first = difference.changes().first().map(ToString::to_string).unwrap_or_default();

@@ -295,7 +295,7 @@ fn matches_ip(conditions: &IpMatch, body: &Body) -> bool {
     l4 && conditions.src.is_none_or(|network| network.contains(src))
         && conditions.dst.is_none_or(|network| network.contains(dst))
         && conditions.fragment.is_none_or(|fragment| match fragment {
-            Fragment::Any => *piece != Piece::Whole,
+            Fragment::First => matches!(piece, Piece::First | Piece::Portless),
             Fragment::Portless => *piece == Piece::Portless,
             Fragment::Later => *piece == Piece::Later,
         })

@@ -115,8 +115,8 @@ impl L4 {
 /// Whether a packet is a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fragment {
-    /// Any fragment.
-    Any,
+    /// The first.
+    First,
     /// A first fragment whose ports Open vSwitch doesn't know, so that it takes them as 0: one with
     /// less than the whole header of TCP, or any in frag mode `normal`. Needs a protocol.
     Portless,
@@ -240,7 +240,7 @@ impl Match {
                 write_network(out, b",nw_dst=", *dst);
                 out.extend_from_slice(match fragment {
                     None => b"",
-                    Some(Fragment::Any) => b",nw_frag=yes",
+                    Some(Fragment::First) => b",nw_frag=first",
                     Some(Fragment::Portless) => b",nw_frag=first,tp_src=0,tp_dst=0",
                     Some(Fragment::Later) => b",nw_frag=later",
                 });

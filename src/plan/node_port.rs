@@ -114,10 +114,12 @@ pub(super) fn flows(builder: &mut Builder<'_>) {
     // go of them one by one, so those of a new connection go on as for any other port: the first of
     // them alone can be told to be for a service.
     for protocol in Protocol::ALL {
-        let (l4, fragment) = (L4::of(protocol, None), Some(Fragment::Any));
-        let fragments = ip(IpMatch { l4, fragment, ..IpMatch::default() });
-        let fragments = Match { ct: Some(CtState::Untracked), ..fragments };
-        builder.flow(cluster, table, 350, fragments, vec![Action::Track(Table::NodePort)]);
+        for fragment in [Fragment::First, Fragment::Later] {
+            let (l4, fragment) = (L4::of(protocol, None), Some(fragment));
+            let fragments = ip(IpMatch { l4, fragment, ..IpMatch::default() });
+            let fragments = Match { ct: Some(CtState::Untracked), ..fragments };
+            builder.flow(cluster, table, 350, fragments, vec![Action::Track(Table::NodePort)]);
+        }
     }
     // Another port of a node is outside, as without node ports.
     for ct in [CtState::Untracked, CtState::New] {

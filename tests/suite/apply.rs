@@ -169,6 +169,11 @@ const DRIFT: &[(&str, &[&str])] = &[
     ),
     ("ip netns exec router_supplier nft flush ruleset", &["+ ruleset router supplier: not loaded"]),
     ("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward: 0 to 1"]),
+    // As a restart of ovs-vswitchd leaves it.
+    (
+        "ovs-ofctl -O OpenFlow14 set-frags br0 normal",
+        &["~ bridge br0: fragments normal to nx-match"],
+    ),
 ];
 
 /// What can only be done to a datapath in userspace, or comes otherwise there.

@@ -251,7 +251,8 @@ fn forged_packets_are_dropped_where_they_enter() {
     assert_eq!(live.received(bank), arrived, "the forged tunnel got through");
 
     // A tunnel that a pod sends to another node: it would come from the pod's own node.
-    let before = live.met("node-1", 99, "tp_dst=4789");
+    let dropped = || live.met("node-1", 99, "nw_dst=192.168.12.13,tp_dst=4789");
+    let before = dropped();
     let target = live.address("bank/core-1");
     let target_mac = live.lab.model().endpoint(live.tenant("bank/core-1")).mac;
     let forge = format!(
@@ -262,7 +263,7 @@ fn forged_packets_are_dropped_where_they_enter() {
     live.within(shop, &forge);
     let arrived = live.received("bank/core-1");
     live.datagrams(shop, target, Some("10.128.1.1".parse().unwrap()));
-    until("the pod's tunnel was not dropped", || live.met("node-1", 99, "tp_dst=4789") > before);
+    until("the pod's tunnel was not dropped", || dropped() > before);
     assert_eq!(live.received("bank/core-1"), arrived, "the pod's tunnel got through");
 }
 
@@ -347,8 +348,9 @@ fn a_sender_without_igmp_reaches_the_members_and_no_other_node() {
     let copies = |names: &[&str]| Seen::Copies(names.iter().map(|&name| name.to_owned()).collect());
 
     let pod = "cluster-db/db-0";
-    let port = live.lab.model().endpoint(live.tenant(pod)).port.get();
-    let entered = || live.met("node-1", 20, &format!("ip,in_port={port},"));
+    let model = live.lab.model();
+    let vnid = model.vnid(model.project(live.tenant(pod)));
+    let entered = || live.met("node-1", 110, &format!("reg0={:#x}", vnid.get()));
     let (before, stray) = (entered(), live.met("node-3", 120, "priority=0"));
     assert_eq!(cast(pod), copies(&["cluster-db/db-1", "cluster-db/db-2"]));
     // All of them once more where the machine was too busy for the first.

@@ -18,7 +18,7 @@ fn compile_counts_nodes_on_a_terminal_only() {
     assert!(shown.trim_end().ends_with("files changed"), "{shown}");
     let words = ["compile", "examples/quickstart", "-o", &out.to_string()];
     let quiet = ringfence(root(), &words);
-    assert_eq!(quiet.stderr, format!("{out}: 3 nodes, 220 flows, nothing changed\n"));
+    assert_eq!(quiet.stderr, format!("{out}: 3 nodes, 253 flows, nothing changed\n"));
 }
 
 #[test]
