@@ -76,6 +76,7 @@ pub use state::DIRECTORY as STATE_DIRECTORY;
 
 /// How to apply.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Options {
     /// Only tell what differs.
     pub check: bool,

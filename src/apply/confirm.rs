@@ -25,7 +25,7 @@ const WATCH: &str = "watch";
 /// How often the state is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long that process may take to start, or to get the node after its time.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Where systemd shows that it runs; `sd_booted(3)`.
 const SYSTEMD: &str = "/run/systemd/system";
 

@@ -55,7 +55,7 @@ fn probes(wiring: &Wiring, links: &Links) -> Vec<Probe> {
         own.chain(inside.flatten()).any(|own| own.addr() == address)
     };
     let egress_ips = wiring.egress_ips.iter().filter_map(|ip| {
-        let interface = segment(wiring, links, &ip.uplink)?.to_owned();
+        let interface = segment(wiring, links, ip.uplink)?.to_owned();
         Some(Probe {
             owner: format!("the egress IP {}", ip.address),
             address: ip.address,

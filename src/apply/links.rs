@@ -579,7 +579,7 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
         lines.push(format!("address replace {address} dev lo label {label}"));
         // A gateway bridge has it by then, whoever has it now.
         let uplink = wiring.gateway().map(|(bridge, _)| bridge.as_str());
-        if let Some(interface) = uplink.or_else(|| segment(wiring, links, &ip.uplink)) {
+        if let Some(interface) = uplink.or_else(|| segment(wiring, links, ip.uplink)) {
             announcements.push(announce(interface, &ip.address.to_string()));
         }
     }
@@ -592,7 +592,7 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
 pub(super) fn segment<'a>(
     wiring: &'a Wiring,
     links: &'a Links,
-    subnet: &Ipv4Net,
+    subnet: Ipv4Net,
 ) -> Option<&'a str> {
     let has =
         |link: &Link| links.node.addresses(link).iter().any(|own| subnet.contains(&own.addr()));

@@ -74,7 +74,7 @@ pub(super) struct Port {
     /// How many interfaces it has: several are a bond, of which this is about the first.
     pub(super) interfaces: usize,
     /// Its settings that are not as ringfence makes them.
-    pub(super) port_astray: Vec<Setting>,
+    pub(super) astray: Vec<Setting>,
     /// The same of its interface.
     pub(super) interface_astray: Vec<Setting>,
 }
@@ -171,7 +171,7 @@ impl Database {
                     qos: set(port.get("qos")?).first().and_then(reference),
                     tag: of(port, "tag"),
                     interfaces: own.len(),
-                    port_astray: settings::astray(port, &settings::PORT),
+                    astray: settings::astray(port, &settings::PORT),
                     interface_astray: settings::astray(interface, &settings::INTERFACE),
                 };
                 bridge.ports.insert(text(port, "name")?, found);

@@ -176,14 +176,12 @@ fn bridge(
         let head = ["set", "Bridge", name].map(str::to_owned);
         extend(words, head.into_iter().chain(settings));
     }
-    if !differing.is_empty() {
-        if live.is_some() {
-            if ports.flows_lost && opened {
-                let effect = "loses its flows: it forwards nothing until it has the new ones";
-                ports.before.disturb(format!("bridge {name}"), effect);
-            }
-            ports.before.change(Action::Change, Kind::Bridge, name, differing.join(", "));
+    if !differing.is_empty() && live.is_some() {
+        if ports.flows_lost && opened {
+            let effect = "loses its flows: it forwards nothing until it has the new ones";
+            ports.before.disturb(format!("bridge {name}"), effect);
         }
+        ports.before.change(Action::Change, Kind::Bridge, name, differing.join(", "));
     }
 }
 
@@ -381,7 +379,7 @@ fn want(
         differing.push("MTU".to_owned());
         settings.push(format!("mtu_request={mtu}"));
     }
-    for (table, astray) in [("Port", &have.port_astray), ("Interface", &have.interface_astray)] {
+    for (table, astray) in [("Port", &have.astray), ("Interface", &have.interface_astray)] {
         for setting in astray {
             differing.push(setting.words());
             extend(words, setting.clause(table, name).into_iter());

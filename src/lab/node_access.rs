@@ -48,17 +48,17 @@ impl Planner<'_> {
                 let served = node_ports.any(|p| (p.protocol, p.port.get()) == (*protocol, *port));
                 if *protocol == Protocol::Tcp && !served {
                     let to = (To::Outside(address), address);
-                    self.to_node(tenant, own, to, (*protocol, *port));
+                    self.probe_node(tenant, own, to, (*protocol, *port));
                 }
                 for node in [Some(own), other].into_iter().flatten() {
                     let address = self.model.gateway(node);
-                    self.to_node(tenant, node, (To::Node(node), address), (*protocol, *port));
+                    self.probe_node(tenant, node, (To::Node(node), address), (*protocol, *port));
                 }
             }
         }
     }
 
-    fn to_node(
+    fn probe_node(
         &mut self,
         from: Tenant,
         node: NodeId,

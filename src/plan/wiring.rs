@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic, quoted};
-use crate::intent::{Attachment, NodeId};
+use crate::intent::{self, Attachment, NodeId};
 use crate::model::{Model, Tenant, veth_name};
 use crate::pipeline::{self, OfPort};
 use crate::spec::Datapath;
@@ -405,18 +405,8 @@ pub(super) fn lower(
         return Err(internal("two veths with one name"));
     }
     let egress_ips = super::egress_ip::wiring(model, node);
-    let mut sysctls = BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);
-    if !egress_ips.is_empty() {
-        // With 1, the kernel would not answer for addresses of `lo`.
-        sysctls.insert("net.ipv4.conf.all.arp_ignore".to_owned(), "0".to_owned());
-    }
     let uplink = intent[node].uplink.as_ref();
-    if let Some((uplink, filter)) = uplink.and_then(|uplink| Some((uplink, uplink.rp_filter?))) {
-        // A dot in the name of an interface is a slash in that of its setting.
-        let interface = uplink.addressed().as_str().replace('.', "/");
-        let setting = format!("net.ipv4.conf.{interface}.rp_filter");
-        sysctls.insert(setting, filter.value().to_string());
-    }
+    let sysctls = sysctls(uplink, !egress_ips.is_empty());
     Ok(Wiring {
         version: Wiring::VERSION,
         node: intent[node].name.clone(),
@@ -449,6 +439,22 @@ pub(super) fn lower(
         ),
         sysctls,
     })
+}
+
+/// The kernel settings of a node.
+fn sysctls(uplink: Option<&intent::Uplink>, egress_ips: bool) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);
+    if egress_ips {
+        // With 1, the kernel would not answer for addresses of `lo`.
+        sysctls.insert("net.ipv4.conf.all.arp_ignore".to_owned(), "0".to_owned());
+    }
+    if let Some((uplink, filter)) = uplink.and_then(|uplink| Some((uplink, uplink.rp_filter?))) {
+        // A dot in the name of an interface is a slash in that of its setting.
+        let interface = uplink.addressed().as_str().replace('.', "/");
+        let setting = format!("net.ipv4.conf.{interface}.rp_filter");
+        sysctls.insert(setting, filter.value().to_string());
+    }
+    sysctls
 }
 
 /// The namespace of a pod or egress router, unless it brings its own interface.

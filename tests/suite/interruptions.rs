@@ -343,6 +343,7 @@ fn limits() -> Node {
 }
 
 /// Makes every command go wrong in one way as a node goes from its old generation to the new one.
+#[expect(clippy::print_stdout, reason = "the figures are worth to be seen")]
 pub(crate) fn drive(way: Way, node: &Node) {
     // It waits for two seconds each time, and nobody listens.
     node.replace("arping", "exit 0");

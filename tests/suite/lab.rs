@@ -354,7 +354,7 @@ fn a_sender_without_igmp_reaches_the_members_and_no_other_node() {
     let (before, stray) = (entered(), live.met("node-3", 120, "priority=0"));
     assert_eq!(cast(pod), copies(&["cluster-db/db-1", "cluster-db/db-2"]));
     // All of them once more where the machine was too busy for the first.
-    let whole = |more: u64| more > 0 && more % 4 == 0;
+    let whole = |more: u64| more > 0 && more.is_multiple_of(4);
     until("the sender sent its datagrams and something else", || whole(entered() - before));
     assert_eq!(live.met("node-3", 120, "priority=0"), stray, "a copy went where nobody is");
 

@@ -218,6 +218,8 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
                 let arrival = fabric.send(node, &from_tenant(&model, from, body));
                 let expected = if allowed { &there } else { &Arrival::Nowhere };
                 prop_assert_eq!(&arrival, expected, "{:?} to {:?}: {:?}", from, to, body);
+                let tagged = Frame { tagged: true, ..from_tenant(&model, from, body) };
+                prop_assert_eq!(fabric.send(node, &tagged), Arrival::Nowhere, "{:?}", tagged);
             }
         }
         for (address, transport) in outside().chain([
@@ -272,22 +274,32 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
             prop_assert_eq!(arrivals.len(), agreed.count(), "{:?} to {}", from, group);
         }
         check_services(&fabric, from)?;
-        for (other, _) in model.intent().nodes() {
-            for (transport, expected) in [
-                ((Protocol::Tcp, 22), Arrival::Host(other)),
-                ((Protocol::Udp, 4789), Arrival::Nowhere),
-            ] {
-                let body = ip(&model, from, model.gateway(other), transport);
-                let frame = from_tenant(&model, from, body);
-                let arrival = fabric.send(node, &frame);
-                // Its kernel knows what is a reply, and takes nothing else.
-                prop_assert_eq!(arrival, expected, "{:?} to a gateway {:?}", from, transport);
-                check_parts(&fabric, node, &frame, false)?;
-            }
-            prop_assert!(!expect(To::Node(other), (Protocol::Tcp, 22)), "{:?} to a gateway", from);
-            let dns = expect(To::Node(other), (Protocol::Udp, 53));
-            prop_assert_eq!(dns, other == node, "{:?} to DNS", from);
+        check_gateways(&fabric, from)?;
+    }
+    Ok(())
+}
+
+/// The gateways of all nodes get what pods send them, but for what a tunnel would take.
+fn check_gateways(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError> {
+    let (model, node) = (fabric.model, fabric.model.node(from));
+    let expect = |to: NodeId, (protocol, port): (Protocol, u16)| {
+        let (from, to, port) = (From::Tenant(from), To::Node(to), Port::new(port.into()).unwrap());
+        reach(model, &Packet { from, to, protocol, port }).allowed()
+    };
+    for (other, _) in model.intent().nodes() {
+        for (transport, expected) in
+            [((Protocol::Tcp, 22), Arrival::Host(other)), ((Protocol::Udp, 4789), Arrival::Nowhere)]
+        {
+            let body = ip(model, from, model.gateway(other), transport);
+            let frame = from_tenant(model, from, body);
+            let arrival = fabric.send(node, &frame);
+            // Its kernel knows what is a reply, and takes nothing else.
+            prop_assert_eq!(arrival, expected, "{:?} to a gateway {:?}", from, transport);
+            check_parts(fabric, node, &frame, false)?;
         }
+        prop_assert!(!expect(other, (Protocol::Tcp, 22)), "{:?} to a gateway", from);
+        let dns = expect(other, (Protocol::Udp, 53));
+        prop_assert_eq!(dns, other == node, "{:?} to DNS", from);
     }
     Ok(())
 }
