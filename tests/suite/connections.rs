@@ -8,13 +8,22 @@ use std::time::Duration;
 
 use crate::generations::{NEW, Node, OLD};
 use crate::lab::{Live, datapath, live, load};
-use ringfence::lab::Place;
+use crate::support::until;
+use ringfence::lab::{Host, Place};
 use ringfence::spec::Datapath;
 
 /// What one of the processes has to do.
 const JOB: &str = "RINGFENCE_CONNECTIONS_JOB";
 /// Where hosts outside answer.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 1);
+
+/// Waits until somebody in a namespace has a port.
+fn is_bound(host: &Host, netns: Option<&str>, protocol: &str, port: u16) {
+    let words = format!("grep -q ':{port:04X} 00000000:0000' /proc/net/{protocol}");
+    until("nobody has the port", || {
+        host.output(netns, &["sh", "-c", &words]).unwrap().status.success()
+    });
+}
 
 /// Not a test: one of the processes of the others. `serve NAME PORT` answers every datagram with a
 /// name; `ask FROM TO` prints what comes back to a datagram from this port. `take PORT` tells whoever
@@ -80,7 +89,10 @@ impl Live {
     /// Has a pod answer datagrams with its name, as long as its process lives.
     fn serve(&self, place: Place, name: &str, port: u16) -> duct::Handle {
         let handle = self.job(place, &format!("serve {name} {port}")).stdout_null();
-        handle.unchecked().start().unwrap()
+        let handle = handle.unchecked().start().unwrap();
+        let (host, netns) = self.lab.place(place).unwrap();
+        is_bound(host, netns.as_deref(), "udp", port);
+        handle
     }
 
     /// Who answers a datagram from this port; empty where nobody does.
@@ -376,6 +388,7 @@ projects:
     let words = [own.as_str(), "--exact", "connections::process", "--nocapture"];
     let server = outside.command(Some("far"), &words).env(JOB, "take 8443");
     let server = server.stderr_null().stdout_null().unchecked().start().unwrap();
+    is_bound(outside, Some("far"), "tcp", 8443);
     let push = |to: (Ipv4Addr, u16)| {
         let job = format!("push {} 100000", SocketAddrV4::new(to.0, to.1));
         let output = live.job(live.pod("bank/core"), &job).read().unwrap();
