@@ -387,7 +387,7 @@ fn send_forbidden(live: &Live) -> u16 {
             let whole = sender.datagram(*to, SIZE).whole();
             sender.ip([whole]);
             sender.cuts(*to);
-            // As these they may arrive outside, and the listener there passes over them.
+            // As these they may arrive, and the listeners there pass over them.
             sender.deceptions(*to, if name == "only/o0" { 514 } else { 516 });
             sender.broken(*to);
             sender.tagged(*to);
@@ -441,7 +441,7 @@ fn no_frame_gets_round_a_rule_and_what_is_allowed_comes_in_fragments_too() {
     let nobody = BTreeMap::from([
         ("bank/core", pod("bank/core", &["sniff", "eth0"])),
         ("only/o1", pod("only/o1", &["sniff", "eth0"])),
-        ("node-2", node("node-2", &["sniff", "eth0"])),
+        ("node-2", node("node-2", &["sniff", "eth0", "514", "516"])),
         ("outside", listen(live.lab.outside(), None, &["sniff", "lan0", "514", "516"])),
     ]);
     let host = listen(live.lab.outside(), None, &["serve", "203.0.113.7", "514"]);
