@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::artifacts::Artifacts;
-use super::flows::{self, TIMEOUT, VERSION};
+use super::flows::{self, TIMEOUT, VERSION, word};
 use super::links::ALIAS;
 use super::{Difference, Observed};
 use crate::diagnostic::Diagnostic;
@@ -199,11 +199,6 @@ fn entry(line: &str) -> Option<Entry> {
 
 fn protocol(word: &str) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.as_str() == word)
-}
-
-/// What stands behind `before` in a flow, up to the next separator.
-fn word<'a>(flow: &'a str, before: &str) -> Option<&'a str> {
-    flow.split(before).nth(1)?.split([',', ' ', '-', ')']).next()
 }
 
 fn number(flow: &str, before: &str) -> Option<u16> {

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::artifacts::Artifacts;
+use super::flows::word;
 use super::{Observed, flows, groups};
 use crate::model::group_number;
 use crate::pipeline::Table;
@@ -65,11 +66,6 @@ pub(super) fn of_flows(
 fn in_table(flow: &str, table: Table) -> bool {
     flow.contains(&format!("table={},", table.number()))
         || flow.contains(&format!("table={} ", table.number()))
-}
-
-/// What stands behind `before` in a flow, up to the next separator.
-fn word<'a>(flow: &'a str, before: &str) -> Option<&'a str> {
-    flow.split(before).nth(1)?.split([',', ' ', '-']).next()
 }
 
 /// A pod that is in another network from now on.

@@ -363,3 +363,8 @@ pub(super) fn cookie(flow: &str) -> Option<Cookie> {
     let text = flow.split("cookie=").nth(1)?;
     Cookie::parse(text.split([',', ' ']).next()?)
 }
+
+/// What stands behind `before` in a flow or group, up to the next separator.
+pub(super) fn word<'a>(flow: &'a str, before: &str) -> Option<&'a str> {
+    flow.split(before).nth(1)?.split([',', ' ', '-', ')']).next()
+}
