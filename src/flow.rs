@@ -11,7 +11,8 @@ mod matches;
 pub use action::Action;
 pub use group::{Bucket, Group};
 pub use matches::{
-    ArpMatch, CtState, Fragment, IpMatch, L4, MaskedPort, Match, Packet, port_masks,
+    AddressBits, ArpMatch, CtState, Fragment, IpMatch, L4, MaskedAddress, MaskedPort, Match, Packet,
+    PolicyState, port_masks,
 };
 
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub struct Flow<'m> {
     pub actions: Vec<Action>,
     /// The object that it stands for, which gives it its cookie.
     pub subject: &'m Subject,
+    /// What else it serves, for its comment: other objects may need it too.
+    pub also: Vec<&'m str>,
 }
 
 impl Flow<'_> {
@@ -64,6 +67,10 @@ impl Flow<'_> {
         self.write(out);
         out.extend_from_slice(b" # ");
         out.extend_from_slice(self.subject.name.as_bytes());
+        for (number, name) in self.also.iter().enumerate() {
+            out.extend_from_slice(if number == 0 { b": " } else { b", " });
+            out.extend_from_slice(name.as_bytes());
+        }
         out.push(b'\n');
     }
 
@@ -82,7 +89,12 @@ impl Flow<'_> {
         if self.actions.iter().any(down) {
             return Err(Refused::GotoDown);
         }
-        let recirculates = |action: &Action| matches!(action, Action::Recirculate(..));
+        let recirculates = |action: &Action| {
+            matches!(
+                action,
+                Action::Recirculate(..) | Action::TrackForPolicies(_) | Action::CommitForPolicies
+            )
+        };
         if !matches!(self.matches.packet, Packet::Ip(_)) && self.actions.iter().any(recirculates) {
             return Err(Refused::NotIp);
         }

@@ -3,6 +3,13 @@
 //! Only `resolve` builds an [`Intent`], so whoever holds one may rely on it. Objects are sorted
 //! by name and refer to each other by index, whatever order they were written in.
 
+mod network_policy;
+
+pub use network_policy::{
+    Direction, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet,
+};
+pub(crate) use network_policy::{is_empty, selector_name};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -27,6 +34,7 @@ pub struct Intent {
     pub(crate) projects: Vec<Project>,
     pub(crate) pods: Vec<Pod>,
     pub(crate) policies: Vec<EgressPolicy>,
+    pub(crate) network_policies: Vec<NetworkPolicy>,
     pub(crate) routers: Vec<EgressRouter>,
     pub(crate) egress_ips: Vec<EgressIps>,
     pub(crate) services: Vec<Service>,
@@ -104,6 +112,12 @@ impl Intent {
     #[must_use]
     pub fn policies(&self) -> &[EgressPolicy] {
         &self.policies
+    }
+
+    /// The network policies by project and name.
+    #[must_use]
+    pub fn network_policies(&self) -> &[NetworkPolicy] {
+        &self.network_policies
     }
 
     /// The rules for names, by name, each name with all of its rules.
@@ -404,6 +418,8 @@ pub struct Pod {
     pub ready: bool,
     /// For selectors.
     pub labels: Labels,
+    /// The ports to which it gives names, by name and protocol.
+    pub ports: Vec<(Name, Protocol, Port)>,
     /// Where it is defined.
     pub place: Place,
 }

@@ -2,6 +2,10 @@
 //!
 //! A [`Model`] is an [`Intent`] and the [`Numbers`] of its objects, so it is always valid.
 
+mod network_policy;
+
+pub use network_policy::{Allowance, Peers, PortRanges, Selection};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -14,9 +18,10 @@ use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
 use crate::flow::Group;
 pub use crate::intent::Tenant;
 use crate::intent::{
-    Addresses, BlockAt, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
+    Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
     RouterId, ServiceId, ServicePort, Verdict,
 };
+use crate::resolve::last_host;
 use crate::source::Place;
 use crate::spec::{Datapath, Mode, Protocol};
 use crate::subject::{Cookie, Subject, hash};
@@ -45,6 +50,7 @@ pub struct Model {
     node_ports: Vec<NodePort>,
     /// The meter of each pod that may send but so much, by the pods' index.
     meters: Vec<Option<u32>>,
+    network_policies: network_policy::Policies,
     datapath: Option<Datapath>,
     underlay: Option<InterfaceName>,
 }
@@ -111,6 +117,7 @@ impl Model {
             })
             .collect();
         let meters = meters(&intent);
+        let network_policies = network_policy::Policies::new(&intent, &numbers);
         let without_multicast = BTreeMap::new();
         let egress_ips = leaving(&intent);
         let mut model = Self {
@@ -125,6 +132,7 @@ impl Model {
             backs,
             node_ports,
             meters,
+            network_policies,
             datapath: None,
             underlay: None,
         };
@@ -169,10 +177,66 @@ impl Model {
         &self.intent
     }
 
-    /// Whether projects are kept apart by VNID.
+    /// How projects are kept apart.
     #[must_use]
-    pub fn isolates(&self) -> bool {
-        self.intent.cluster.mode == Mode::Multitenant
+    pub fn mode(&self) -> Mode {
+        self.intent.cluster.mode
+    }
+
+    /// The network that a project's services are for, beside the global one, where VNIDs keep
+    /// projects apart; `None` where everybody reaches them.
+    #[must_use]
+    pub fn service_network(&self, project: ProjectId) -> Option<u32> {
+        let vnid = Some(self.vnid(project).get()).filter(|vnid| *vnid != 0);
+        vnid.filter(|_| self.mode().compares_vnids())
+    }
+
+    /// What network policies have to do with a pod or egress router in a direction.
+    #[must_use]
+    pub fn selection(&self, tenant: Tenant, direction: Direction) -> Selection {
+        self.network_policies.selection(tenant, direction)
+    }
+
+    /// Whether any network policy selects a pod or egress router.
+    #[must_use]
+    pub fn is_selected(&self, tenant: Tenant) -> bool {
+        self.selection(tenant, Direction::Ingress) != Selection::None
+    }
+
+    /// What the network policies of a project allow.
+    #[must_use]
+    pub fn allowances(&self, project: ProjectId) -> &[Allowance] {
+        self.network_policies.allowances(project)
+    }
+
+    /// The network policies of a project as one subject, if it has any.
+    #[must_use]
+    pub fn policies_subject(&self, project: ProjectId) -> Option<&Subject> {
+        self.network_policies.of_project(project)
+    }
+
+    /// A network policy as a subject, by its index in the intent.
+    #[must_use]
+    pub fn network_policy_subject(&self, index: usize) -> Option<&Subject> {
+        self.network_policies.policy(index)
+    }
+
+    /// The address from which the outside reaches pods by a node port of a node, where network
+    /// policies have to tell it from the node's own processes: the last of its subnet, which nobody
+    /// has.
+    #[must_use]
+    pub fn node_port_source(&self, node: NodeId) -> Ipv4Addr {
+        match self.mode() {
+            Mode::Networkpolicy => last_host(self.subnet(node)),
+            Mode::Subnet | Mode::Multitenant => self.gateway(node),
+        }
+    }
+
+    /// The addresses of a node at which pods and the outside know it, sorted.
+    #[must_use]
+    pub fn own_addresses(&self, node: NodeId) -> BTreeSet<Ipv4Addr> {
+        let node = &self.intent[node];
+        node.node_port_addresses.iter().copied().chain([node.address]).collect()
     }
 
     /// The datapath of a node's bridge.
@@ -203,7 +267,7 @@ impl Model {
     /// The VNID that packets of a project carry: 0 for all where nothing is kept apart.
     #[must_use]
     pub fn carried(&self, project: ProjectId) -> u32 {
-        if self.isolates() { self.vnid(project).get() } else { 0 }
+        if self.mode().carries_vnids() { self.vnid(project).get() } else { 0 }
     }
 
     /// Which project keeps multicast off for all that share this one's VNID, if any does.

@@ -144,6 +144,10 @@ pub fn is_host_bridge(name: &str) -> bool {
 /// The conntrack zone of the connections to services.
 pub const SERVICE_ZONE: u16 = 60;
 
+/// The conntrack zone of the connections of pods that a network policy selects. Apart from that of the
+/// services, so that a connection has its real addresses here, whatever it was sent to.
+pub const POLICY_ZONE: u16 = 27;
+
 /// An OpenFlow port number of the bridge, fixed by `ofport_request`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -205,8 +209,10 @@ tables! {
     FromPod = 20,
     /// From the host by tun0: replies from outside and the node's own traffic, reg0 = 0.
     FromHost = 25,
-    /// What a pod's network policies let out (mode networkpolicy).
+    /// Mode networkpolicy: what the network policies of the sender let out.
     PolicyEgress = 27,
+    /// Mode networkpolicy: routes what they let out.
+    PolicyRoute = 28,
     /// Routes what enters the network on this node.
     Route = 30,
     /// Routes what comes from another node: only to this node's pods and to tun0.
@@ -229,8 +235,19 @@ tables! {
     ServiceReply = 65,
     /// IP to a pod of this node: loads its VNID into reg1 and its port into reg2.
     LocalPod = 70,
-    /// Isolation: the VNIDs of source and destination are equal, or one of them is 0.
+    /// Mode networkpolicy: tracks what is for a pod that a policy selects, unless its own node sends it.
+    PolicyTrack = 78,
+    /// Mode networkpolicy: replies and errors pass, and so does what no policy isolates.
+    PolicyReply = 79,
+    /// Isolation: the VNIDs of source and destination are equal, or one of them is 0. In mode
+    /// networkpolicy, what the network policies of the receiver let in.
     Isolation = 80,
+    /// Mode networkpolicy: remembers a connection that all checks of this node let through.
+    PolicyCommit = 84,
+    /// Mode networkpolicy: from a pod of a service, the address of the service again, if it was used.
+    PolicyServiceReply = 85,
+    /// Mode networkpolicy: out of the port of the pod.
+    PolicyOut = 86,
     /// IP to a pod of another node.
     RemotePod = 90,
     /// Leaves the cluster: what no egress policy can change.
@@ -270,6 +287,16 @@ pub enum Register {
     Part,
     /// reg3: the address of the service that the packet was sent to.
     Service,
+    /// reg4: what network policies have to do with the sender: 0 nothing, 1 its packets are tracked,
+    /// 3 and it may only send what a policy lets out.
+    Sender,
+    /// reg5: the same of the receiver, and of what policies let in.
+    Receiver,
+    /// reg6: 1 once the packet was tracked on this node for network policies.
+    Tracked,
+    /// reg7: 1 where the other end is a node's own address on the pod network, which no selector of
+    /// pods means.
+    NotPod,
 }
 
 impl Register {
@@ -282,6 +309,10 @@ impl Register {
             Self::Port => 2,
             // No packet is both.
             Self::Part | Self::Service => 3,
+            Self::Sender => 4,
+            Self::Receiver => 5,
+            Self::Tracked => 6,
+            Self::NotPod => 7,
         }
     }
 }

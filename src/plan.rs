@@ -10,6 +10,7 @@ mod entry;
 mod guard;
 mod isolation;
 mod multicast;
+mod network_policy;
 mod node_access;
 mod node_port;
 mod patch;
@@ -103,7 +104,7 @@ impl<'m> Builder<'m> {
         matches: Match,
         actions: Vec<crate::flow::Action>,
     ) {
-        self.flows.push(Flow { table, priority, matches, actions, subject });
+        self.flows.push(Flow { table, priority, matches, actions, subject, also: Vec::new() });
     }
 
     /// The flows of a table about all other nodes.

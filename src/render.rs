@@ -493,6 +493,7 @@ fn note(generation: blake3::Hash, subject: &Subject) -> Vec<u8> {
         matches: crate::flow::Match::default(),
         actions: vec![Action::Note(*generation.as_bytes())],
         subject,
+        also: Vec::new(),
     };
     let mut text = Vec::new();
     table_comment(&mut text, Table::Generation);

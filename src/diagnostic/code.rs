@@ -241,6 +241,20 @@ codes! {
     LabSetup = 230 Error,
     LabDiffers = 231 Error,
     LabNotRunning = 232 Error,
+    // Network policies.
+    NetworkPolicyPeer = 260 Error,
+    NetworkPolicyExcept = 261 Error,
+    NetworkPolicyPort = 262 Error,
+    BadPortName = 263 Error,
+    BadSubdomain = 264 Error,
+    MetadataName = 265 Error,
+    NamedPortMissing = 266 Warning,
+    PolicyTypeUnused = 267 Warning,
+    IpBlockEmpty = 268 Warning,
+    IpBlockNeverMatches = 269 Warning,
+    PolicyServicePort = 270 Warning,
+    NodePortSource = 271 Error,
+    NetworkPolicyTooLarge = 272 Error,
 }
 
 const EXPLANATIONS: &str = include_str!("codes.md");

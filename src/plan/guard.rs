@@ -14,7 +14,7 @@ use crate::nft::{
     Chain, Choice, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
 };
 use crate::pipeline;
-use crate::spec::{Datapath, Protocol, SessionAffinity};
+use crate::spec::{Datapath, Mode, Protocol, SessionAffinity};
 use crate::value::InterfaceName;
 
 /// The set of interfaces of which the kernel takes nothing.
@@ -87,7 +87,17 @@ fn inet_chains<'m>(
     let mut spoofed = Vec::new();
     let mut escaped = Vec::new();
     let mut masquerade = Vec::new();
-    masquerade.extend(onwards.clone().map(|onwards| rule(onwards, Statement::Masquerade)));
+    if let Some(onwards) = onwards.clone() {
+        if model.mode() == Mode::Networkpolicy {
+            // Policies tell what comes from outside from what the node itself sends.
+            let own = onwards.iter().cloned().chain([Condition::FromLocal]).collect();
+            masquerade.push(rule(own, Statement::Masquerade));
+            let source = Statement::Snat(model.node_port_source(node));
+            masquerade.push(rule(onwards, source));
+        } else {
+            masquerade.push(rule(onwards, Statement::Masquerade));
+        }
+    }
     if let Some(map) = egress_ips {
         let out = vec![Condition::NotOif(tun()?), Condition::NotOif(lo()?)];
         masquerade.push(rule(out, Statement::SnatByMap(map)));

@@ -1,4 +1,5 @@
-//! Table 80: projects reach themselves, what they are joined with, and what is global.
+//! Table 80: projects reach themselves, what they are joined with, and what is global. With network
+//! policies, these decide: [`network_policy`](super::network_policy).
 
 use std::collections::BTreeMap;
 
@@ -6,13 +7,19 @@ use super::Builder;
 use crate::flow::{Action, Match};
 use crate::intent::{Membership, ProjectId};
 use crate::pipeline::Table;
+use crate::spec::Mode;
 
 pub(super) fn lower(builder: &mut Builder<'_>) {
     let model = builder.model;
     let cluster = model.cluster_subject();
     let table = Table::Isolation;
     let output = || vec![Action::OutputRegister];
-    if model.isolates() {
+    match model.mode() {
+        Mode::Networkpolicy => return super::network_policy::lower(builder),
+        Mode::Subnet => {
+            builder.flow(cluster, table, 100, Match::default(), output());
+        }
+        Mode::Multitenant => {
         let global = Some(0);
         let from = Match { source: global, ..Match::default() };
         builder.flow(cluster, table, 300, from, output());
@@ -22,8 +29,7 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
             let matches = Match { source: Some(vnid), destination: Some(vnid), ..Match::default() };
             builder.flow(model.project_subject(project), table, 100, matches, output());
         }
-    } else {
-        builder.flow(cluster, table, 100, Match::default(), output());
+        }
     }
     builder.default(table, vec![]);
 }

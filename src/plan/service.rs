@@ -16,7 +16,7 @@ use crate::flow::{
 use crate::intent::{ProjectId, Service, ServiceId, ServicePort};
 use crate::model::{Model, Tenant, free_number};
 use crate::pipeline::{OfPort, Register, Table};
-use crate::spec::{Datapath, Protocol, SessionAffinity};
+use crate::spec::{Datapath, Mode, Protocol, SessionAffinity};
 use crate::subject::hash;
 use crate::value::{Mac, Port};
 
@@ -55,7 +55,7 @@ impl<'m> Shared<'m> {
         for (id, _) in model.services() {
             let service = &model.intent()[id];
             let project = service.project.index();
-            let network = network(model, service.project);
+            let network = model.service_network(service.project);
             for (port, subject, group) in model.service_ports(id) {
                 if port.is_deserted() {
                     continue;
@@ -64,7 +64,7 @@ impl<'m> Shared<'m> {
                     outside.entry(*address).or_insert(id);
                 }
                 // A service that everybody reaches has one flow for all.
-                let from = network.map(|_| 0).filter(|_| model.isolates());
+                let from = network.map(|_| 0).filter(|_| model.mode().compares_vnids());
                 let whole = to_port(model, id, (port, group), from, subject);
                 let later = later(&whole, service, port.protocol);
                 if network.is_some() {
@@ -146,11 +146,6 @@ fn draining(model: &Model) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
     services.filter(|(_, pods)| !pods.is_empty()).collect()
 }
 
-/// The VNID that a project's services are for, beside the global one; `None` for all.
-pub(super) fn network(model: &Model, project: ProjectId) -> Option<u32> {
-    Some(model.vnid(project).get()).filter(|vnid| *vnid != 0 && model.isolates())
-}
-
 pub(super) fn lower(builder: &mut Builder<'_>) {
     if !builder.model.has_services() {
         builder.default(Table::Service, vec![]);
@@ -171,7 +166,7 @@ pub(super) fn arp_from_host(builder: &mut Builder<'_>) {
     }
     let network = model.intent().cluster().service_network;
     let gateway = Some(host(model.gateway(builder.node)));
-    let matches = arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, sha: None });
+    let matches = arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, ..ArpMatch::default() });
     let actions = vec![Action::AnswerArp(Mac::of_ipv4(network.network()))];
     builder.flow(model.node_subject(builder.node), Table::FromHost, 310, matches, actions);
 }
@@ -219,7 +214,7 @@ fn to_services(builder: &mut Builder<'_>) {
         builder.flow(model.service_subject(service), table, 60, matches, back);
     }
     // Whoever reaches everything may know what isn't there.
-    let from = model.isolates().then_some(0);
+    let from = model.mode().compares_vnids().then_some(0);
     let new = Some(CtState::New);
     let matches = Match { ct: new, source: from, ..ip(IpMatch::default()) };
     builder.flow(cluster, table, 10, matches, vec![Action::Goto(Table::ServiceRefusal)]);
@@ -260,6 +255,7 @@ fn to_port<'m>(
         matches: Match { ct: Some(CtState::New), source: from, ..matches },
         actions: vec![Action::Group(group)],
         subject,
+        also: Vec::new(),
     }
 }
 
@@ -290,6 +286,7 @@ fn refused(model: &Model, service: ServiceId, from: Option<u32>) -> Flow<'_> {
         },
         actions: vec![Action::Goto(Table::ServiceRefusal)],
         subject: model.service_subject(service),
+        also: Vec::new(),
     }
 }
 
@@ -327,17 +324,24 @@ fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>
     let to = ip_to(host(address));
     let from = ip(IpMatch { src: Some(host(address)), ..IpMatch::default() });
     let leave = Action::Goto(Table::Leave);
+    // Network policies see to whom it goes before it leaves.
+    let onwards = match model.mode() {
+        Mode::Networkpolicy => Action::Goto(Table::ServicePod),
+        Mode::Subnet | Mode::Multitenant => leave.clone(),
+    };
+    let (table, out) = reply_tables(model);
     let flow = |table, priority, matches, action| Flow {
         table,
         priority,
         matches,
         actions: vec![action],
         subject,
+        also: Vec::new(),
     };
     [
-        flow(Table::Service, 200, to.clone(), leave.clone()),
+        flow(Table::Service, 200, to.clone(), onwards),
         flow(Table::ServicePod, 150, to, leave),
-        flow(Table::ServiceReply, 100, from, Action::Track(Table::LocalPod)),
+        flow(table, 100, from, Action::Track(out)),
     ]
 }
 
@@ -345,12 +349,14 @@ fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>
 /// so it is all that comes from there.
 fn reply(model: &Model, service: ServiceId, tenant: Tenant) -> Flow<'_> {
     let src = Some(host(model.endpoint(tenant).address));
+    let (table, out) = reply_tables(model);
     Flow {
-        table: Table::ServiceReply,
+        table,
         priority: 100,
         matches: ip(IpMatch { src, ..IpMatch::default() }),
-        actions: vec![Action::Track(Table::LocalPod)],
+        actions: vec![Action::Track(out)],
         subject: model.service_subject(service),
+        also: Vec::new(),
     }
 }
 
@@ -398,7 +404,16 @@ fn loops(builder: &mut Builder<'_>) {
     builder.default(table, vec![]);
 }
 
-/// Table 65.
+/// Where a reply gets the address of its service again, and where it goes on: network policies have to
+/// see who really sent it, so behind them in their mode.
+fn reply_tables(model: &Model) -> (Table, Table) {
+    match model.mode() {
+        Mode::Networkpolicy => (Table::PolicyServiceReply, Table::PolicyOut),
+        Mode::Subnet | Mode::Multitenant => (Table::ServiceReply, Table::LocalPod),
+    }
+}
+
+/// Table 65, and what replies have of table 85.
 fn replies(builder: &mut Builder<'_>) {
     let model = builder.model;
     let own = model.node_subject(builder.node);
@@ -408,7 +423,7 @@ fn replies(builder: &mut Builder<'_>) {
         model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         let vnid = model.vnid(id).get();
-        let all = !model.isolates() || vnid == 0 || networks.contains(&0);
+        let all = !model.mode().compares_vnids() || vnid == 0 || networks.contains(&0);
         if !networks.is_empty() && (all || networks.contains(&vnid)) {
             builder.flows.push_shared(shared.projects[id.index()][2].all());
         }
@@ -422,7 +437,8 @@ fn replies(builder: &mut Builder<'_>) {
         for kind in ICMP_ERRORS {
             let error = ip(IpMatch { l4: L4::Icmp(kind), ..IpMatch::default() });
             let from_outside = Match { source: Some(0), ..error };
-            let actions = vec![Action::Track(Table::LocalPod)];
+            let (table, out) = reply_tables(model);
+            let actions = vec![Action::Track(out)];
             builder.flow(model.cluster_subject(), table, 90, from_outside, actions);
         }
     }

@@ -49,6 +49,9 @@ pub(super) fn resolve<'a>(
     taken_twice(&projects.pods, &projects.list, nodes, context);
     interface_reserved(&projects.pods, nodes, context);
     Memberships::resolve(wire, &mut projects, context);
+    if mode == Mode::Networkpolicy {
+        super::network_policies::name_projects(&mut projects, context);
+    }
     vnid_twice(&projects, context);
     partial_multicast(&items, &projects, mode, context);
     projects
@@ -73,7 +76,7 @@ fn resolve_pods<'a>(
             address,
             mac,
             labels,
-            ports: _,
+            ports,
             bandwidth,
             ready,
         } = wire;
@@ -140,6 +143,10 @@ fn resolve_pods<'a>(
             egress,
             ready: ready.unwrap_or(true) && !nodes.list[node_id.index()].unavailable,
             labels: labels.clone(),
+            ports: ports
+                .iter()
+                .map(|wire| (wire.name.clone(), wire.protocol.into(), wire.port))
+                .collect(),
             place: at.place(),
         };
         projects.pods.push(pod);

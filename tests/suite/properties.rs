@@ -341,7 +341,7 @@ fn check_endpoints(
     let model = fabric.model;
     let vnid = |project| model.vnid(project).get();
     let (own, theirs) = (vnid(model.project(from)), vnid(model.intent()[service].project));
-    let near = !model.isolates() || own == theirs || own == 0 || theirs == 0;
+    let near = !model.mode().compares_vnids() || own == theirs || own == 0 || theirs == 0;
     let (node, protocol) = (model.node(from), port.protocol);
     let frame = from_tenant(model, from, ip(model, from, address, (protocol, port.port.get())));
     let choices = 0..port.endpoints.len();
