@@ -1,5 +1,6 @@
 //! Probes: what the intent says about a packet, and what a real packet does.
 
+mod network_policies;
 mod routers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use crate::intent::{
 use crate::model::{Model, NodePort, Tenant, rule_name};
 use crate::pipeline::ROUTER_NETNS_PREFIX;
 use crate::plan::proxy;
-use crate::reach::{From, Packet, To, reach};
+use crate::reach::{From, Packet, To, reach, to_tenant};
 use crate::spec::Protocol;
 use crate::value::{Bandwidth, HostName, Port, StringValue as _};
 
@@ -95,6 +96,8 @@ pub enum Want {
         /// The address that it arrives at.
         at: Option<SocketAddrV4>,
     },
+    /// It is answered at one of these addresses, or vanishes, as a service chooses.
+    Among(BTreeSet<SocketAddrV4>),
     /// Whoever gets it refuses it.
     Refusal,
     /// It vanishes.
@@ -136,6 +139,11 @@ impl Seen {
     pub fn is(&self, want: &Want) -> bool {
         match (self, want) {
             (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
+            (Self::Silence, Want::Among(_)) => true,
+            (Self::Answer { at, .. }, Want::Among(all)) => {
+                // Who answers datagrams can't tell the address that they came to.
+                at.starts_with("0.0.0.0:") || all.iter().any(|one| one.to_string() == *at)
+            }
             (Self::Copies(got), Want::Copies(want)) => got == want,
             // A machine with other things to do is no exact clock.
             (Self::Rate(got), Want::Rate { bits, .. }) => {
@@ -167,6 +175,10 @@ impl Want {
                 &at.unwrap_or(to).to_string(),
                 to,
             ),
+            Self::Among(all) => {
+                let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+                format!("answered by {} or dropped", all.join(" or "))
+            }
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
             Self::Copies(names) => copies(names),
@@ -241,11 +253,12 @@ impl Summary {
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
 /// every egress rule, every egress router, multicast from every project with it and one without,
-/// every service, every node port, every limit of what pods send and receive.
+/// every service, every node port, every limit of what pods send and receive, and every network policy.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new(), associations: BTreeMap::new() };
     planner.projects();
+    planner.network_policies();
     planner.egress();
     for (id, _) in model.intent().routers() {
         planner.router(id);
@@ -704,7 +717,9 @@ impl Planner<'_> {
         let endpoints = found.map(|port| port.endpoints.as_slice()).unwrap_or_default();
         let is_client = |tenant| client == Place::Tenant(tenant);
         let mut fetch = None;
-        let want = if reach.allowed() && !endpoints.is_empty() {
+        let want = if reach.sometimes {
+            self.among(from, None, protocol, backends)
+        } else if reach.allowed() && !endpoints.is_empty() {
             let seen_as = match client {
                 Place::Node(node) => intent[node].address,
                 Place::Tenant(tenant) => self.model.seen_outside_as(tenant),
@@ -924,9 +939,13 @@ impl Planner<'_> {
             Place::Tenant(tenant) => Some(model.endpoint(tenant).address)
                 .filter(|_| !backends.iter().any(|(pod, _)| is_client(*pod))),
             // The node stands for whoever comes to it.
-            Place::Node(_) | Place::Outside => Some(model.gateway(node)),
+            Place::Node(at) if at == node => Some(model.gateway(node)),
+            Place::Node(_) | Place::Outside => Some(model.node_port_source(node)),
         };
-        let want = if reach.allowed() {
+        let want = if reach.sometimes {
+            let from = if outer { From::Outside } else { from };
+            self.among(from, Some(node), protocol, backends)
+        } else if reach.allowed() {
             let to = only.filter(|_| protocol != Protocol::Udp);
             Want::Answer { seen_as, at: to.map(|(pod, p)| SocketAddrV4::new(at(pod), p.get())) }
         } else if reach.refused {
@@ -958,6 +977,27 @@ impl Planner<'_> {
             want,
             because: reach.because,
         });
+    }
+}
+
+impl Planner<'_> {
+    /// What should happen where policies let in only some of those behind a service.
+    fn among(
+        &self,
+        from: From,
+        entry: Option<NodeId>,
+        protocol: Protocol,
+        backends: &[(Tenant, Port)],
+    ) -> Want {
+        let allowed = backends.iter().filter(|(tenant, port)| {
+            let packet = Packet { from, to: To::Tenant(*tenant), protocol, port: *port };
+            to_tenant(self.model, from, *tenant, entry, &packet).allowed()
+        });
+        let address = |(tenant, port): &(Tenant, Port)| {
+            // A pod that gets itself answers all the same.
+            SocketAddrV4::new(self.model.endpoint(*tenant).address, port.get())
+        };
+        Want::Among(allowed.map(address).collect())
     }
 }
 
@@ -1187,6 +1227,15 @@ impl Lab {
             };
             behind.extend(port.backends.iter().map(at));
         }
+        // What policies are about needs no service.
+        let pods = intent.pods().map(|(id, _)| Tenant::Pod(id));
+        let pods: BTreeMap<Ipv4Addr, Place> =
+            pods.map(|pod| (self.model.endpoint(pod).address, Place::Tenant(pod))).collect();
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Answer { .. })) {
+            if let Some(place) = pods.get(probe.to.ip()) {
+                behind.insert((*place, transport(probe.protocol), probe.to.port()));
+            }
+        }
         for (place, transport, number) in behind {
             // What comes to a router goes on, or to its proxy.
             let is_router = matches!(place, Place::Tenant(Tenant::Router(_)));
@@ -1258,13 +1307,12 @@ impl Lab {
         let nodes: Vec<NodeId> = self.model.intent().nodes().map(|(id, _)| id).collect();
         for from in &nodes {
             for to in nodes.iter().filter(|to| *to != from) {
-                // A node takes nothing from another by the tunnel; its pods do. Where neither has any,
-                // nothing goes between the two.
-                let mut pods = self.model.intent().pods();
-                let Some((pod, _)) = pods.find(|(_, pod)| pod.node == *to) else { continue };
-                let address = self.model.endpoint(Tenant::Pod(pod)).address;
+                // A node takes nothing from another by the tunnel; its pods do, unless policies forbid
+                // it. Where nobody may, nothing goes between the two.
+                let Some((place, pod)) = self.across(*from, *to) else { continue };
+                let address = self.model.endpoint(pod).address;
                 let address = SocketAddrV4::new(address, port(POD_PORT));
-                let agent = agent(agents, Place::Node(*from))?;
+                let agent = agent(agents, place)?;
                 loop {
                     agent.send(&request(0, Transport::Tcp, address, Duration::from_secs(3)))?;
                     if let Reply::Answered { .. } = agent.receive()? {
@@ -1279,6 +1327,28 @@ impl Lab {
             }
         }
         Ok(())
+    }
+}
+
+impl Lab {
+    /// Who may send from a node to whom on another.
+    fn across(&self, from: NodeId, to: NodeId) -> Option<(Place, Tenant)> {
+        let model = &self.model;
+        let Ok(number) = Port::new(POD_PORT) else { return None };
+        let pods_on = |node: NodeId| {
+            let pods = model.intent().pods().filter(move |(_, pod)| pod.node == node);
+            pods.map(|(id, _)| Tenant::Pod(id))
+        };
+        let senders = [(From::Node(from), Place::Node(from))].into_iter();
+        let senders =
+            senders.chain(pods_on(from).map(|pod| (From::Tenant(pod), Place::Tenant(pod))));
+        let pairs = senders.flat_map(|sender| pods_on(to).map(move |pod| (sender, pod)));
+        let allowed = |((sender, _), pod): &((From, Place), Tenant)| {
+            let to = To::Tenant(*pod);
+            let packet = Packet { from: *sender, to, protocol: Protocol::Tcp, port: number };
+            reach(model, &packet).allowed()
+        };
+        pairs.into_iter().find(allowed).map(|((_, place), pod)| (place, pod))
     }
 }
 
