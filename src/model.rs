@@ -18,7 +18,7 @@ use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
 use crate::flow::Group;
 pub use crate::intent::Tenant;
 use crate::intent::{
-    Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
+    Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NetworkPolicy, NodeId, Pod, PodId, ProjectId,
     RouterId, ServiceId, ServicePort, Verdict,
 };
 use crate::resolve::last_host;
@@ -215,10 +215,16 @@ impl Model {
         self.network_policies.of_project(project)
     }
 
-    /// A network policy as a subject, by its index in the intent.
-    #[must_use]
-    pub fn network_policy_subject(&self, index: usize) -> Option<&Subject> {
-        self.network_policies.policy(index)
+    /// The network policies of a project, each as a subject.
+    pub fn network_policies(
+        &self,
+        project: ProjectId,
+    ) -> impl Iterator<Item = (&NetworkPolicy, &Subject)> {
+        let policies = self.intent.network_policies();
+        let first = policies.partition_point(|policy| policy.project < project);
+        let own = policies.iter().enumerate().skip(first);
+        own.take_while(move |(_, policy)| policy.project == project)
+            .filter_map(|(index, policy)| Some((policy, self.network_policies.policy(index)?)))
     }
 
     /// The address from which the outside reaches pods by a node port of a node, where network

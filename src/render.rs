@@ -13,13 +13,13 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use crate::diagnostic::{Code, Diagnostic, json};
 use crate::flow::Action;
-use crate::intent::{Node, NodeId, RouterId};
-use crate::model::{Model, Tenant};
+use crate::intent::{Direction, Node, NodeId, RouterId};
+use crate::model::{Model, Selection, Tenant};
 use crate::nft::{self, Ruleset};
 use crate::pipeline::{self, OfPort, Table};
 use crate::plan::{Plan, Router, Via, Wiring, proxy};
 use crate::source::Sources;
-use crate::spec::{Datapath, Platform};
+use crate::spec::{Datapath, Mode, Platform};
 use crate::subject::Subject;
 use sourcemap::Sourcemap;
 
@@ -307,6 +307,20 @@ impl<'m> Renderer<'m> {
         services.map(|(id, to)| format!("{to} (service {})", intent[id].name)).collect()
     }
 
+    /// The names of the pods and egress routers of a node that network policies select.
+    fn selected(&self, node: NodeId) -> Vec<String> {
+        let tenants = self.model.tenants(node).filter(|tenant| self.model.is_selected(*tenant));
+        let names = tenants.map(|tenant| {
+            let name = &self.model.tenant_subject(tenant).name;
+            let directions = Direction::BOTH.into_iter().filter(|direction| {
+                self.model.selection(tenant, *direction) == Selection::Isolated
+            });
+            let directions: Vec<&str> = directions.map(Direction::as_str).collect();
+            format!("{name}: {}", directions.join(" and "))
+        });
+        names.collect()
+    }
+
     fn notes(&self, node: NodeId, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
         let intent = self.model.intent();
         let routers: Vec<Value> = self
@@ -363,6 +377,9 @@ impl<'m> Renderer<'m> {
                 platform,
                 gateway => self.gateway(node, wiring),
                 meters => wiring.ports.iter().any(|port| port.meter.is_some()),
+                policies => self.selected(node),
+                network_policy_mode => self.model.mode() == Mode::Networkpolicy,
+                node_port_source => self.model.node_port_source(node).to_string(),
                 mdns => intent.mdns(node).map(|r| r.name.to_string()).collect::<Vec<_>>(),
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
             },

@@ -101,6 +101,7 @@ impl Context {
                 | Code::EgressIpUnavailable
                 | Code::UnknownService
                 | Code::MdnsNoNode
+                | Code::NetworkPolicyPeer
                 | Code::NamedPortMissing
                 | Code::PolicyServicePort
         );

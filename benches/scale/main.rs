@@ -1,6 +1,6 @@
 //! How lock, compile and apply grow. Prints figures; decides nothing.
 //!
-//! `cargo bench` runs all of it; `cargo bench -- compile` or `-- apply` one part. The part
+//! `cargo bench` runs all of it; `cargo bench -- compile`, `-- policies` or `-- apply` one part. The part
 //! `apply` needs root and what the lab needs.
 
 #![allow(
@@ -15,6 +15,7 @@
 
 mod apply;
 mod compile;
+mod policies;
 mod world;
 
 fn main() {
@@ -24,6 +25,15 @@ fn main() {
     if let ["one", nodes, directory] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         compile::one(nodes.parse().expect("a number of nodes"), directory.as_ref());
         return;
+    }
+    if let ["policies-of", number, directory] =
+        words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        policies::one(number.parse().expect("a number"), directory.as_ref());
+        return;
+    }
+    if matches!(part, None | Some("policies")) {
+        policies::run();
     }
     if matches!(part, None | Some("compile")) {
         compile::run();

@@ -15,7 +15,7 @@ pub struct Size {
 }
 
 /// A number that follows from others and looks like chance (`SplitMix64`).
-fn mixed(mut seed: u64) -> u64 {
+pub fn mixed(mut seed: u64) -> u64 {
     seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     seed = (seed ^ (seed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

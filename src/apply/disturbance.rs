@@ -4,6 +4,8 @@
 //! were translated stay so. These are the rest. What somebody asked to be removed is among them,
 //! since others may still talk to it.
 
+mod network_policies;
+
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -51,6 +53,7 @@ pub(super) fn of_flows(
     let known = LazyCell::new(|| live.groups());
     for (before, after) in difference.flows() {
         let Some(flow) = before.or(after) else { continue };
+        found.extend(network_policies::forbidden(artifacts, &known, before, after));
         if in_table(flow, Table::FromPod) {
             found.extend(moved(artifacts, before, after));
         } else if in_table(flow, Table::EgressPolicy) {

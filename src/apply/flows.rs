@@ -75,7 +75,9 @@ impl Difference {
 /// Flows as Open vSwitch prints them, without comments. They are many: nothing is searched for
 /// where a look at the ends of a line will do.
 fn normalised(text: &str) -> Vec<Cow<'_, str>> {
-    let flows = text.lines().map(str::trim).filter(|line| line.starts_with("cookie="));
+    // Open vSwitch prints no cookie of 0, which somebody else's flows may have.
+    let begins = |line: &&str| ["cookie=", "table=", "priority="].iter().any(|w| line.starts_with(w));
+    let flows = text.lines().map(str::trim).filter(begins);
     flows
         .map(|line| {
             let flow = line.rfind(" # ").map_or(line, |end| line[..end].trim_end());

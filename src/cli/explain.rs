@@ -13,8 +13,8 @@ use crate::subject::Cookie;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A code such as RF012, a cookie such as 0x1f3a9c0d2b44aabb of a flow or nft rule, or the
-    /// number of a group
+    /// A code such as RF012, a cookie such as 0x1f3a9c0d2b44aabb of a flow or nft rule, the number of
+    /// a group or conjunction, or a whole flow
     subject: String,
     /// The output directory, or that of one node, whose source map to look in
     #[arg(long, default_value = "out", value_name = "DIR")]
@@ -30,13 +30,18 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         }
         (_, Some(cookie)) => {
             let what = format!("flow or rule in `{}` has the cookie", arguments.out.display());
-            find(&|other| other == cookie, cookie, &what, &arguments.out)
+            find(&|other, _| other == cookie, cookie, &what, &arguments.out)
         }
         _ if subject.parse::<u32>().is_ok() => {
-            let what =
-                format!("group of a service in `{}` has the number", arguments.out.display());
-            let is = |cookie| group_number(cookie).to_string() == subject;
+            let out = arguments.out.display();
+            let what = format!("group or conjunction in `{out}` has the number");
+            let is = |cookie, _: &str| group_number(cookie).to_string() == subject;
             find(&is, subject, &what, &arguments.out)
+        }
+        _ if subject.contains("actions=") || subject.contains("conjunction(") => {
+            let flow = Flow::read(subject);
+            let what = format!("flow in `{}` has", arguments.out.display());
+            find(&|cookie, name| flow.is_about(cookie, name), "this flow", &what, &arguments.out)
         }
         _ => Err(unknown_code(subject)),
     };
@@ -63,9 +68,35 @@ fn unknown_code(text: &str) -> Diagnostic {
         .help("codes are RF and three digits, cookies begin with 0x")
 }
 
+/// What names objects in the text of a flow: its cookie, and the numbers of conjunctions.
+struct Flow {
+    cookie: Option<Cookie>,
+    conjunctions: BTreeSet<u32>,
+}
+
+impl Flow {
+    fn read(text: &str) -> Self {
+        let number = |rest: &str| {
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            rest[..end].parse::<u32>().ok()
+        };
+        let behind = |word| text.split(word).skip(1).filter_map(number).collect::<Vec<_>>();
+        let cookie = text.split("cookie=").nth(1).and_then(|rest| {
+            Cookie::parse(rest.split([',', ' ']).next().unwrap_or_default())
+        });
+        let conjunctions = behind("conjunction(").into_iter().chain(behind("conj_id="));
+        Self { cookie, conjunctions: conjunctions.collect() }
+    }
+
+    fn is_about(&self, cookie: Cookie, name: &str) -> bool {
+        self.cookie == Some(cookie)
+            || (name.starts_with("policy ") && self.conjunctions.contains(&group_number(cookie)))
+    }
+}
+
 /// The object of a cookie, from the source maps of a node's directory or of all nodes'.
 fn find(
-    is: &dyn Fn(Cookie) -> bool,
+    is: &dyn Fn(Cookie, &str) -> bool,
     cookie: impl std::fmt::Display,
     what: &str,
     out: &Path,
@@ -84,7 +115,25 @@ fn find(
                 let message = format!("`{}` is no source map: {error}", path.display());
                 Diagnostic::new(Code::CookieUnknown, message).help("compile again")
             })?;
-        found.extend(map.into_iter().filter(|(cookie, _)| is(*cookie)).map(|(_, at)| at));
+        let met: Vec<Cookie> =
+            map.iter().filter(|(c, (name, _))| is(**c, name)).map(|(c, _)| *c).collect();
+        // What several policies of a project may need leads to each of them.
+        let shared: BTreeSet<Cookie> = met
+            .iter()
+            .filter(|cookie| map[cookie].0.starts_with("policies "))
+            .map(|cookie| cookie.group())
+            .collect();
+        let several = met.len() > shared.len();
+        found.extend(
+            map.into_iter()
+                .filter(|(cookie, (name, _))| {
+                    met.contains(cookie)
+                        || (!several
+                            && name.starts_with("policy ")
+                            && shared.contains(&cookie.group()))
+                })
+                .map(|(_, at)| at),
+        );
     }
     if found.is_empty() {
         let message = if any {

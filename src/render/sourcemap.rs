@@ -20,6 +20,8 @@ pub(super) struct Sourcemap<'m> {
     projects: Vec<Vec<u8>>,
     /// Of each project, the rules of its egress policy.
     rules: Vec<Vec<u8>>,
+    /// Of each project, its network policies and their rules.
+    network_policies: Vec<Vec<u8>>,
     /// The services that have an address, and their ports.
     services: Vec<u8>,
 }
@@ -48,8 +50,17 @@ impl<'m> Sourcemap<'m> {
                 line(&mut services, subject, sources);
             }
         }
-        let (projects, rules) = (own.collect(), rules.collect());
-        Self { model, sources, nodes, projects, rules, services }
+        let (own, rules) = (own.collect(), rules.collect());
+        let network_policies = projects.par_iter().map(|id| {
+            let mut lines = Vec::new();
+            let subjects = model.policies_subject(*id).into_iter();
+            let subjects = subjects.chain(model.network_policies(*id).map(|(_, subject)| subject));
+            let rules = model.allowances(*id).iter().map(|rule| &rule.subject);
+            subjects.chain(rules).for_each(|subject| line(&mut lines, subject, sources));
+            lines
+        });
+        let network_policies = network_policies.collect();
+        Self { model, sources, nodes, projects: own, rules, network_policies, services }
     }
 
     /// The file of one node.
@@ -58,12 +69,16 @@ impl<'m> Sourcemap<'m> {
         let model = self.model;
         let mut networks = BTreeSet::new();
         let mut projects = BTreeSet::new();
+        let mut selected = BTreeSet::new();
         let mut egress_ips = BTreeMap::new();
         let mut tenants = Vec::new();
         for tenant in model.tenants(node) {
             line(&mut tenants, model.tenant_subject(tenant), self.sources);
             let project = model.project(tenant);
             projects.insert(project);
+            if model.is_selected(tenant) {
+                selected.insert(project);
+            }
             if let Some(leaving) = model.leaving(tenant) {
                 egress_ips.insert(leaving.ip.address, model.egress_ip_subject(leaving));
             }
@@ -79,8 +94,9 @@ impl<'m> Sourcemap<'m> {
             line(&mut held, subject, self.sources);
         }
         let rules = projects.iter().map(|project| &self.rules[project.index()]);
+        let policies = selected.iter().map(|project| &self.network_policies[project.index()]);
         let networks = networks.iter().map(|project| &self.projects[project.index()]);
-        let parts = [&self.nodes, &tenants].into_iter().chain(networks).chain(rules);
+        let parts = [&self.nodes, &tenants].into_iter().chain(networks).chain(rules).chain(policies);
         let parts: Vec<&Vec<u8>> = parts.chain([&held, &self.services]).collect();
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let mut out = Vec::with_capacity(size + LINE);

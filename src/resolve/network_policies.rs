@@ -150,7 +150,7 @@ fn peer(wire: &NetworkPolicyPeer, at: At<'_>, context: &mut Context) -> Option<P
             let other = if pods.is_some() { "podSelector" } else { "namespaceSelector" };
             context.push(
                 Diagnostic::new(
-                    Code::NetworkPolicyPeer,
+                    Code::ConflictingKeys,
                     format!("the peer has both `ipBlock` and `{other}`"),
                 )
                 .at(at.key("ipBlock").key_place())

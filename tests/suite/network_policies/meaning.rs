@@ -285,13 +285,15 @@ fn check(seed: u64) -> usize {
             panic!("cluster {seed}: {wrong}\n{}", worlds::yaml(seed));
         }
     }
-    check_replies(&fabric, seed);
+    if let Some(wrong) = wrong_replies(&fabric) {
+        panic!("cluster {seed}: {wrong}\n{}", worlds::yaml(seed));
+    }
     check_arp(&fabric, seed);
     tries.len()
 }
 
 /// Replies and errors about connections come back, whoever sends and gets them.
-fn check_replies(fabric: &Fabric<'_>, seed: u64) {
+pub(super) fn wrong_replies(fabric: &Fabric<'_>) -> Option<String> {
     let model = fabric.model;
     for from in fabric.tenants() {
         for to in fabric.tenants().into_iter().filter(|to| *to != from) {
@@ -300,10 +302,13 @@ fn check_replies(fabric: &Fabric<'_>, seed: u64) {
                 let body = body(own.address, dst, Some((Protocol::Tcp, 40_000)));
                 let frame = Frame { connection, ..Frame::new(own.port, own.mac, body) };
                 let arrivals = fabric.spread(model.node(from), &frame);
-                assert_eq!(arrivals, [place(model, to)], "cluster {seed}: {from:?} {to:?}");
+                if arrivals != [place(model, to)] {
+                    return Some(format!("{connection:?} of {from:?} to {to:?}: {arrivals:?}"));
+                }
             }
         }
     }
+    None
 }
 
 fn check_arp(fabric: &Fabric<'_>, seed: u64) {
@@ -347,7 +352,7 @@ generated! {
 #[test]
 fn a_service_is_reached_always_never_or_now_and_then() {
     let (mut always, mut never, mut sometimes) = (0, 0, 0);
-    for seed in 0..clusters(600) / 6 {
+    for seed in 0..100 {
         let model = worlds::cluster(seed);
         for (pod, _) in model.intent().pods() {
             let from = From::Tenant(Tenant::Pod(pod));

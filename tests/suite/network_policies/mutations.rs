@@ -1,6 +1,6 @@
 //! Flows that are wrong in one thing are found out: so the comparisons see what they should.
 
-use super::meaning::{tries, wrong};
+use super::meaning::{tries, wrong, wrong_replies};
 use super::worlds;
 use crate::properties::Fabric;
 use ringfence::evaluate::walk;
@@ -45,7 +45,9 @@ fn is_found_out(mutation: Mutation) {
             continue;
         }
         touched += 1;
-        if tries(&model).iter().any(|attempt| wrong(&fabric, attempt).is_some()) {
+        if wrong_replies(&fabric).is_some()
+            || tries(&model).iter().any(|attempt| wrong(&fabric, attempt).is_some())
+        {
             return;
         }
     }
@@ -179,6 +181,8 @@ mutations! {
     nothing_is_met: |flow| without(flow, |flow| {
         matches!(flow.matches.policy, Some(PolicyState::Met(_)))
     });
+    replies_are_new: |flow| without(flow, |flow| flow.matches.ct == Some(CtState::Reply));
+    errors_are_new: |flow| without(flow, |flow| flow.matches.ct == Some(CtState::Related));
     every_pod_of_a_project: |mut flow| {
         if is_rule(&flow) {
             flow.matches.output = None;
@@ -193,24 +197,6 @@ mutations! {
         }
         Some(flow)
     };
-}
-
-/// Errors about connections, and replies, don't pass by themselves.
-#[test]
-fn replies_and_errors_need_their_flows() {
-    for state in [CtState::Reply, CtState::Related] {
-        let noticed = (0..PATIENCE).any(|seed| {
-            let model = worlds::cluster(seed);
-            let common = Common::new(&model).unwrap();
-            let fabric = Fabric::new(&common);
-            fabric.plans.values().any(|plan| {
-                plan.flows.iter().filter(|flow| flow.matches.ct == Some(state)).any(|flow| {
-                    matches!(flow.table, Table::PolicyEgress | Table::PolicyReply)
-                })
-            })
-        });
-        assert!(noticed, "{state:?}");
-    }
 }
 
 /// A connection is remembered when all checks of the node have let it through: what is dropped leaves

@@ -20,6 +20,9 @@ use ringfence::source::Sources;
 /// How many packets of a cluster are traced.
 const PACKETS: usize = 60;
 
+/// The mark of what the ruleset of a node lets pass to the bridge.
+const MARK: &str = "pkt_mark=0x72666e66,";
+
 /// The files of every node.
 pub(super) fn files(
     model: &Model,
@@ -140,7 +143,11 @@ fn check(live: &Live, seed: u64) -> (usize, usize) {
         load(live, &files[node]);
         let packets: Vec<String> = tries
             .iter()
-            .map(|t| format!("in_port={},{}", t.frame.in_port.get(), packet(t)))
+            .map(|t| {
+                // The node's ruleset marks what it lets pass.
+                let mark = if t.frame.in_port == OfPort::TUN { MARK } else { "" };
+                format!("in_port={},{mark}{}", t.frame.in_port.get(), packet(t))
+            })
             .collect();
         for (attempt, text) in tries.iter().zip(trace_all(live, &packets)) {
             match traced(&text) {
