@@ -50,8 +50,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::plan::Wiring;
-use crate::plan::proxy::Proxy;
+use crate::lower::Wiring;
+use crate::lower::proxy::Proxy;
 use crate::spec::Datapath;
 use crate::system::{Stage, System, Tool, both, missing};
 use crate::value::{InterfaceName, StringValue as _};

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
-use crate::source::Place;
+use crate::diagnostic::Place;
 use crate::spec::{
     Datapath, Labels, Mode, Platform, Protocol, RpFilter, ServiceType, SessionAffinity,
 };

@@ -11,15 +11,15 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
-use crate::flow::Group;
+use crate::dataplane::openflow::Group;
+use crate::dataplane::origin::{Cookie, Subject, hash};
+use crate::diagnostic::Place;
 pub use crate::intent::Tenant;
 use crate::intent::{
     Addresses, BlockAt, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
     RouterId, ServiceId, ServicePort, Verdict,
 };
-use crate::source::Place;
 use crate::spec::{Datapath, Mode, Protocol};
-use crate::subject::{Cookie, Subject, hash};
 use crate::value::{Bandwidth, InterfaceName, Port, StringValue, Vnid};
 
 const EVERYTHING: [Ipv4Net; 1] = [Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)];

@@ -10,6 +10,7 @@ mod egress_router;
 mod mdns;
 mod node;
 mod project;
+pub mod schema;
 mod selector;
 mod service;
 

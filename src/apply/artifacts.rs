@@ -8,11 +8,11 @@ use std::path::{Component, Path};
 use rustix::fs::{Mode, OFlags};
 
 use super::signature::{SIGNATURE, Signers};
+use crate::dataplane::origin::Cookie;
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
-use crate::output::MANIFEST;
-use crate::plan::{Router, Wiring};
-use crate::render::Manifest;
-use crate::subject::Cookie;
+use crate::emit::Manifest;
+use crate::emit::output::MANIFEST;
+use crate::lower::{Router, Wiring};
 
 /// The most bytes of one file.
 const MAX_BYTES: u64 = 1 << 30;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::plan::Wiring;
+use crate::lower::Wiring;
 use crate::system::netlink::{Link, Network};
 
 /// The kinds of links that no workload is behind: bridges, and what tunnels come out of.

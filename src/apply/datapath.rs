@@ -2,7 +2,7 @@
 
 use super::ovsdb::Database;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::plan::Wiring;
+use crate::lower::Wiring;
 use crate::spec::Datapath;
 use crate::system::{Command, System, Tool};
 

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::links::{Links, segment};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::lower::{Via, Wiring};
 use crate::pipeline;
-use crate::plan::{Via, Wiring};
 use crate::system::netlink::Network;
 use crate::system::{Command, System, Tool};
 

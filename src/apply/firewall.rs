@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::findings::Finding;
+use crate::dataplane::nft::TABLE;
 use crate::diagnostic::Diagnostic;
-use crate::nft::TABLE;
+use crate::lower::Wiring;
 use crate::pipeline;
-use crate::plan::Wiring;
 use crate::system::{Command, System, Tool};
 
 /// A base chain of a table that isn't ringfence's.

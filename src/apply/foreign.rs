@@ -8,8 +8,8 @@ use ipnet::Ipv4Net;
 
 use super::findings::Finding;
 use crate::diagnostic::{Code, Diagnostic};
+use crate::lower::Wiring;
 use crate::pipeline;
-use crate::plan::Wiring;
 use crate::system::netlink::Network;
 
 /// Something that is in the way.

@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::lower::{Netns, Router, Veth, Via, Wiring};
 use crate::pipeline;
-use crate::plan::{Netns, Router, Veth, Via, Wiring};
 use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, System, Tool};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::change::{Action, Kind, Step};
 use super::flows::{TIMEOUT, VERSION};
 use crate::diagnostic::Diagnostic;
-use crate::plan::{Meter, Wiring};
+use crate::lower::{Meter, Wiring};
 use crate::system::{Command, System, Tool};
 
 /// Meters by their numbers, as `ovs-ofctl` takes them.

@@ -7,9 +7,9 @@ use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Database, MARK, Port};
 use super::{qos, settings};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::emit::PROTOCOLS;
+use crate::lower::Wiring;
 use crate::pipeline::{self, OfPort};
-use crate::plan::Wiring;
-use crate::render::PROTOCOLS;
 use crate::system::netlink::Network;
 use crate::system::{Command, Tool};
 

@@ -11,9 +11,9 @@ use std::path::Path;
 use super::artifacts::Artifacts;
 use super::change::{Action, Kind, Step};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::lower::proxy::{Proxy, run_directory, unit};
+use crate::lower::{Router, Wiring};
 use crate::pipeline::{ROUTER_SERVICE_PREFIX, RUN, RUNTIME_UNITS};
-use crate::plan::proxy::{Proxy, run_directory, unit};
-use crate::plan::{Router, Wiring};
 use crate::system::{Command, System, Tool};
 use crate::value::{Name, StringValue as _};
 

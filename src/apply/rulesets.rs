@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use super::change::{Action, Kind, Step};
 use super::firewall::{self, Chain};
 use super::state::Loaded;
+use crate::dataplane::nft::{Family, TABLE};
 use crate::diagnostic::Diagnostic;
-use crate::nft::{Family, TABLE};
-use crate::plan::GUARDED;
+use crate::lower::GUARDED;
 use crate::system::{Command, System, Tool};
 use crate::value::{InterfaceName, NetnsName};
 

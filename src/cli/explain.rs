@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Exit, print, show};
+use crate::dataplane::origin::Cookie;
+use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, quoted};
 use crate::model::group_number;
-use crate::source::Sources;
-use crate::subject::Cookie;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

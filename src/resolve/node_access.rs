@@ -3,7 +3,7 @@
 use super::Context;
 use super::cluster::Sections;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::NodeAccess;
 use crate::spec::{self, Protocol};
 use crate::value::Port;

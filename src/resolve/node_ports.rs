@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 
 use super::nodes::reserved;
 use super::{Context, Nodes, Projects, Wire};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{BlockAt, Cluster, Fixed, NodePortBlock, Service, ServiceAddress};
-use crate::source::Place;
 use crate::spec::{self, Datapath, Protocol, ServiceType};
 use crate::value::{Name, NodePort, Port, ipv4};
 

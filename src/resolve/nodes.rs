@@ -8,11 +8,11 @@ use ipnet::Ipv4Net;
 use super::addresses::networks;
 use super::cluster::special_ranges;
 use super::{Context, Index, Nodes, Wire, unique};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{Cluster, Fixed, Node, NodeId, Uplink};
 use crate::pipeline;
-use crate::source::Place;
 use crate::spec;
 use crate::value::{InterfaceName, ipv4};
 

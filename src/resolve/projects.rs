@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Context, Index, Nodes, Projects, Wire, defined_twice, unique};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic, listed};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{Attachment, BlockAt, Fixed, Membership, Pod, Project, ProjectId};
 use crate::pipeline;
-use crate::source::Place;
 use crate::spec::{self, Mode, Selector};
 use crate::value::{Name, NetnsName, StringValue, ipv4};
 

@@ -7,7 +7,7 @@ use crate::apply::state_of;
 use crate::generations::assert_valid;
 use crate::lab::{Live, datapath, live};
 use crate::support::ringfence;
-use ringfence::schema::Subject;
+use ringfence::cli::schema::Subject;
 use ringfence::spec::Datapath;
 
 const NETWORK: &str = "\

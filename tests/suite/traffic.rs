@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use crate::lab::{Live, datapath};
 use crate::support::until;
+use ringfence::diagnostic::{Source, Sources};
+use ringfence::driver::load::Loaded;
 use ringfence::lab::Place;
-use ringfence::load::Loaded;
 use ringfence::model::Model;
-use ringfence::source::{Source, Sources};
 use ringfence::spec::Datapath;
 
 /// What one of the processes has to do.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Context, Projects};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{EgressRouter, ProjectId, RouterId};
 use crate::spec::{self, Protocol, ServiceType, TargetPort};
 use crate::value::{ClusterIp, Name, Port};
