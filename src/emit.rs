@@ -12,20 +12,24 @@ use std::collections::BTreeMap;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
+use crate::artifact::host;
+use crate::artifact::host::PROTOCOLS;
+use crate::artifact::layout;
+use crate::artifact::manifest::Manifest;
+use crate::artifact::node::{Router, Via, Wiring};
+use crate::artifact::proxy::Proxy;
 use crate::dataplane::nft::{self, Ruleset};
 use crate::dataplane::openflow::Action;
 use crate::dataplane::origin::Subject;
 use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, json};
 use crate::intent::{Node, NodeId, RouterId};
-use crate::lower::{Plan, Router, Via, Wiring, proxy};
+use crate::lower::{Plan, proxy};
 use crate::model::{Model, Tenant};
-use crate::pipeline::{self, OfPort, Table};
-use crate::spec::{Datapath, Platform};
+use crate::pipeline::{OfPort, Table};
+use crate::spec::Platform;
+use crate::value::Datapath;
 use sourcemap::Sourcemap;
-
-/// The OpenFlow versions of the bridge. Bundles need 1.4; ringfence speaks it throughout.
-pub const PROTOCOLS: &str = "OpenFlow13,OpenFlow14,OpenFlow15";
 
 /// The files of one node, by their paths from the node's directory.
 #[derive(Debug)]
@@ -81,22 +85,22 @@ impl<'m> Renderer<'m> {
         let wiring = &plan.wiring;
         let title = format!("Node {}: masquerading and guards.", wiring.node);
         let mut files = Files::default();
-        files.add("links.sh", self.links(wiring)?);
-        files.add("ports.sh", self.ports(wiring)?);
-        files.add("sysctl.conf", self.sysctls(wiring)?);
-        files.add("node.json", node_json(wiring)?);
+        files.add(layout::LINKS, self.links(wiring)?);
+        files.add(layout::PORTS, self.ports(wiring)?);
+        files.add(layout::SYSCTLS, self.sysctls(wiring)?);
+        files.add(layout::NODE, node_json(wiring)?);
         if self.model.has_services() {
-            files.add("groups.ofctl", groups(plan));
+            files.add(layout::GROUPS, groups(plan));
         }
         if wiring.ports.iter().any(|port| port.meter.is_some()) {
-            files.add("meters.sh", self.meters(wiring)?);
+            files.add(layout::METERS, self.meters(wiring)?);
         }
-        files.add("flows.ofctl", flows(plan));
-        files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, None)?);
+        files.add(layout::FLOWS, flows(plan));
+        files.add(layout::RULESET, self.ruleset(&plan.ruleset, &title, None)?);
         let routers = wiring.routers.iter().zip(&plan.router_rulesets);
         for ((router, ruleset), id) in routers.zip(self.model.routers(node)) {
             let title = format!("Egress router {}.", router.name);
-            let directory = format!("routers/{}", router.name);
+            let directory = layout::router(router.name.as_str());
             files.add(format!("{directory}/{}", outside_script(router)), self.outside(router)?);
             let rendered = self.ruleset(ruleset, &title, None)?;
             files.add(format!("{directory}/ruleset.nft"), rendered);
@@ -108,21 +112,21 @@ impl<'m> Renderer<'m> {
         }
         // The generation stands in two of the files whose digest it is, so it comes last.
         let generation = files.digest();
-        files.append("flows.ofctl", &note(generation, self.model.cluster_subject()));
-        files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, Some(generation))?);
+        files.append(layout::FLOWS, &note(generation, self.model.cluster_subject()));
+        files.add(layout::RULESET, self.ruleset(&plan.ruleset, &title, Some(generation))?);
         // What follows has no effect on the node.
         if let Some(hosts) = self.avahi_hosts(node) {
             files.add("avahi.hosts", hosts);
         }
-        files.add("sourcemap.json", self.sourcemap.render(node));
-        files.add("notes.md", self.notes(node, wiring)?);
+        files.add(layout::SOURCEMAP, self.sourcemap.render(node));
+        files.add(layout::NOTES, self.notes(node, wiring)?);
         let manifest = json::pretty(&Manifest {
             version: Manifest::VERSION,
             node: wiring.node.to_string(),
             generation: generation.to_hex().to_string(),
             files: files.digests(),
         });
-        files.add("manifest.json", manifest.into_bytes());
+        files.add(layout::MANIFEST, manifest.into_bytes());
         let files = files.files.into_iter().map(|(name, (bytes, _))| (name, bytes)).collect();
         Ok(NodeFiles { generation, files, flows: plan.flows.len() })
     }
@@ -157,15 +161,15 @@ impl<'m> Renderer<'m> {
             "links.sh",
             context! {
                 node => wiring.node.as_str(),
-                pod_interface => pipeline::POD_INTERFACE,
+                pod_interface => host::POD_INTERFACE,
                 mtu => wiring.mtu,
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
                 pod_networks => strings(&wiring.pod_networks),
                 uplink => wiring.gateway().map(|(_, uplink)| uplink.interface.as_str()),
-                router_interface => pipeline::ROUTER_INTERFACE,
+                router_interface => host::ROUTER_INTERFACE,
                 outside => outside.join("\n"),
                 lines => lines.join("\n"),
-                egress_label => pipeline::EGRESS_LABEL,
+                egress_label => host::EGRESS_LABEL,
                 egress_ips => wiring
                     .egress_ips
                     .iter()
@@ -193,17 +197,17 @@ impl<'m> Renderer<'m> {
                 bridge => wiring.bridge.name.as_str(),
                 datapath => wiring.bridge.datapath.as_str(),
                 protocols => PROTOCOLS,
-                vxlan => pipeline::VXLAN,
+                vxlan => host::VXLAN,
                 vxlan_port => wiring.bridge.vxlan_port,
                 vxlan_ofport => OfPort::VXLAN.get(),
                 address => wiring.address.to_string(),
-                tun => pipeline::TUN,
+                tun => host::TUN,
                 tun_mac => wiring.tun.mac.to_string(),
                 tun_ofport => OfPort::TUN.get(),
                 gateway => wiring.gateway().map(|(bridge, _)| bridge.as_str()),
-                patch => pipeline::PATCH,
+                patch => host::PATCH,
                 patch_ofport => OfPort::PATCH.get(),
-                uplink_patch => pipeline::UPLINK_PATCH,
+                uplink_patch => host::UPLINK_PATCH,
                 tun_address => wiring.tun.address.to_string(),
                 mtu => wiring.mtu,
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
@@ -232,7 +236,7 @@ impl<'m> Renderer<'m> {
             context! {
                 name => router.name.as_str(),
                 netns => router.netns.as_str(),
-                interface => pipeline::ROUTER_INTERFACE,
+                interface => host::ROUTER_INTERFACE,
                 parent => match &router.outside.via {
                     Via::Macvlan { parent } => Some(parent.as_str()),
                     Via::Veth { .. } => None,
@@ -292,7 +296,7 @@ impl<'m> Renderer<'m> {
             bridge => bridge.as_str(),
             interface => uplink.interface.as_str(),
             disable_init => uplink.disable_init,
-            patch => pipeline::UPLINK_PATCH,
+            patch => host::UPLINK_PATCH,
             datapath => wiring.bridge.datapath.as_str(),
             address => format!("{}/{}", node.address, declared.subnet.prefix_len()),
             gateway => declared.gateway.map(|gateway| gateway.to_string()),
@@ -330,7 +334,7 @@ impl<'m> Renderer<'m> {
                         Via::Macvlan { parent: uplink } | Via::Veth { uplink, .. } => uplink.as_str(),
                     },
                     ports => proxy::ports(&intent[*id].mode).iter().map(|p| p.get()).collect::<Vec<_>>(),
-                    proxy => router.proxy.map(proxy::Proxy::program),
+                    proxy => router.proxy.map(Proxy::program),
                 }
             })
             .collect();
@@ -350,7 +354,7 @@ impl<'m> Renderer<'m> {
             context! {
                 node => wiring.node.as_str(),
                 address => wiring.address.to_string(),
-                tun => pipeline::TUN,
+                tun => host::TUN,
                 vxlan_port => wiring.bridge.vxlan_port,
                 bridge => wiring.bridge.name.as_str(),
                 services => self.model.has_services(),
@@ -398,7 +402,7 @@ fn nft_table(table: &nft::Table<'_>) -> Value {
         .iter()
         .map(|map| {
             let element = |((protocol, port), (to, to_port)): &(_, _)| {
-                let (protocol, port): (&crate::spec::Protocol, &crate::value::Port) =
+                let (protocol, port): (&crate::value::Protocol, &crate::value::Port) =
                     (protocol, port);
                 let (to, to_port): (&std::net::Ipv4Addr, &crate::value::Port) = (to, to_port);
                 format!("{protocol} . {port} : {to} . {to_port}")
@@ -456,8 +460,8 @@ fn flows(plan: &Plan<'_>) -> Vec<u8> {
 /// The name of the script that makes a router's outside interface.
 fn outside_script(router: &Router) -> &'static str {
     match router.outside.via {
-        Via::Macvlan { .. } => "macvlan.sh",
-        Via::Veth { .. } => "outside.sh",
+        Via::Macvlan { .. } => layout::MACVLAN,
+        Via::Veth { .. } => layout::OUTSIDE,
     }
 }
 
@@ -594,23 +598,4 @@ fn line_each(values: &[impl serde::Serialize]) -> Result<String, Diagnostic> {
     }
     let lines = values.iter().map(one_line).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[\n{}\n]", lines.join(",\n")))
-}
-
-/// `manifest.json` of a node: what `apply` checks the files against.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// The version of this format.
-    pub version: u32,
-    /// The node's name.
-    pub node: String,
-    /// The digest of everything that has an effect, as 64 hexadecimal digits.
-    pub generation: String,
-    /// The BLAKE3 digest of every other file, by its path.
-    pub files: BTreeMap<String, String>,
-}
-
-impl Manifest {
-    /// The version of the format that this ringfence writes and reads.
-    pub const VERSION: u32 = 1;
 }

@@ -24,7 +24,7 @@ use crate::emit::Renderer;
 use crate::intent::NodeId;
 use crate::lower::{Common, Plan};
 use crate::model::Model;
-use crate::spec::Datapath;
+use crate::value::Datapath;
 use crate::value::{InterfaceName, StringValue as _};
 
 pub use agent::run as run_agent;

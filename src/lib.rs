@@ -5,7 +5,8 @@
 //! in the last group:
 //!
 //! - [`value`], [`diagnostic`], [`files`]: checked scalars; findings, their places and codes; files
-//! - [`dataplane`], [`pipeline`]: flows, groups and rulesets as types; tables, registers and fixed names
+//! - [`pipeline`], [`dataplane`]: tables and registers; flows, groups and rulesets as types
+//! - [`artifact`]: the contract between compiling and applying: files, `node.json`, names on a node
 //! - [`spec`], [`input`]: the wire types of the desired state; texts, YAML and their structure
 //! - [`resolve`] → [`intent`]: names to ids, and every restriction
 //! - [`lock`], [`allocate`] → [`model`]: the numbers that must not move; intent with numbers
@@ -17,6 +18,7 @@
 
 pub mod allocate;
 pub mod apply;
+pub mod artifact;
 pub mod cli;
 pub mod dataplane;
 pub mod diagnostic;

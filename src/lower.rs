@@ -20,16 +20,12 @@ mod service;
 mod wiring;
 
 pub use common::Common;
-pub use egress_ip::MAP as EGRESS_IP_MAP;
-pub use guard::GUARDED;
-pub use wiring::{
-    Bridge, EgressIp, Meter, Netns, Outside, Port, Router, Tun, Uplink, Veth, Via, Wiring,
-};
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use crate::artifact::node::Wiring;
 use crate::dataplane::nft::Ruleset;
 use crate::dataplane::openflow::{ArpMatch, Flow, FlowTable, IpMatch, Match, Packet, Refused};
 use crate::dataplane::origin::Subject;

@@ -11,7 +11,7 @@ use ringfence::emit::Renderer;
 use ringfence::lab::{Hold, Host, Role};
 use ringfence::lower::{Common, Plan};
 use ringfence::model::Model;
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 use crate::world::{self, Size};
 

@@ -15,8 +15,8 @@ use serde::Serialize;
 use super::artifacts::Artifacts;
 use super::flows::word;
 use super::{Observed, flows, groups};
+use crate::dataplane::openflow::group_number;
 use crate::dataplane::origin::Cookie;
-use crate::model::group_number;
 use crate::pipeline::Table;
 
 /// Something that is there already and notices the change.

@@ -10,10 +10,10 @@ use std::path::Path;
 
 use super::artifacts::Artifacts;
 use super::change::{Action, Kind, Step};
+use crate::artifact::host::{ROUTER_SERVICE_PREFIX, RUN, RUNTIME_UNITS};
+use crate::artifact::node::{Router, Wiring};
+use crate::artifact::proxy::{Proxy, run_directory, unit};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::lower::proxy::{Proxy, run_directory, unit};
-use crate::lower::{Router, Wiring};
-use crate::pipeline::{ROUTER_SERVICE_PREFIX, RUN, RUNTIME_UNITS};
 use crate::system::{Command, System, Tool};
 use crate::value::{Name, StringValue as _};
 

@@ -11,7 +11,7 @@ use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::lab::{self, Hold, Lab, Setup};
 use crate::model::Model;
-use crate::spec::Datapath;
+use crate::value::Datapath;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use crate::dataplane::origin::Subject;
-use crate::spec::Protocol;
+use crate::value::Protocol;
 use crate::value::{InterfaceName, Port};
 
 /// The name of every table of ours, in whatever family.

@@ -9,7 +9,8 @@ mod group;
 mod matches;
 
 pub use action::Action;
-pub use group::{Bucket, Group};
+pub(crate) use group::free_number;
+pub use group::{Bucket, Group, group_number};
 pub use matches::{
     ArpMatch, CtState, Fragment, IpMatch, L4, MaskedPort, Match, Packet, port_masks,
 };

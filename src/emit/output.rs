@@ -11,14 +11,12 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use crate::apply::SIGNATURE;
+use crate::artifact::layout::{MANIFEST, SIGNATURE};
+use crate::artifact::manifest::Manifest;
 use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, Report, json, reason};
-use crate::emit::{Manifest, NodeFiles};
+use crate::emit::NodeFiles;
 use crate::files::write_atomically;
-
-/// The name of the manifests, of the tree and of each node.
-pub const MANIFEST: &str = "manifest.json";
 
 /// `manifest.json` of the whole tree.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -3,12 +3,15 @@
 use minijinja::{Value, context};
 
 use super::Renderer;
+use crate::artifact::host;
+use crate::artifact::layout;
+use crate::artifact::node::Router;
+use crate::artifact::proxy::Proxy;
+use crate::artifact::proxy::{run_directory, squid_name, unit};
 use crate::dataplane::origin::digest;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Site, Upstream, Verdict};
-use crate::lower::Router;
-use crate::lower::proxy::{self, Config, Lets, Proxy};
-use crate::pipeline;
+use crate::lower::proxy::{Config, Lets};
 use crate::value::Port;
 
 impl Renderer<'_> {
@@ -28,25 +31,25 @@ impl Renderer<'_> {
         let values = context! {
             name => router.name.as_str(),
             netns => router.netns.as_str(),
-            namespaces => pipeline::NETNS,
+            namespaces => host::NETNS,
             address => address.to_string(),
             source => router.outside.source.to_string(),
             http_port => Port::HTTP_PROXY.get(),
             program => proxy.program(),
             config => proxy.config(),
             script => super::outside_script(router),
-            run => proxy::run_directory(&router.name),
-            unit => proxy::unit(&router.name),
+            run => run_directory(&router.name),
+            unit => unit(&router.name),
             squid => proxy == Proxy::Squid,
-            squid_name => proxy::squid_name(router.cookie),
+            squid_name => squid_name(router.cookie),
             rules,
             ports,
             name_servers,
         };
         Ok(vec![
             (proxy.config().to_owned(), self.render(proxy.config(), values.clone())?),
-            ("proxy.sh".to_owned(), self.render("proxy.sh", values.clone())?),
-            (proxy::unit(&router.name), self.render("router.service", values)?),
+            (layout::PROXY.to_owned(), self.render("proxy.sh", values.clone())?),
+            (unit(&router.name), self.render("router.service", values)?),
         ])
     }
 }

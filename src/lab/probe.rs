@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 use super::agent::{Agent, Reply, Request, Transport};
 use super::network::{comes_by, stand_in};
 use super::{Lab, failed, names, node_access};
+use crate::artifact::host::ROUTER_NETNS_PREFIX;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{
     Attachment, BlockAt, EgressRouter, EgressRule, NodeId, PodId, RouterId, RouterMode, ServiceId,
@@ -18,8 +19,7 @@ use crate::intent::{
 };
 use crate::lower::proxy;
 use crate::model::{Model, NodePort, Tenant, rule_name};
-use crate::pipeline::ROUTER_NETNS_PREFIX;
-use crate::spec::Protocol;
+use crate::value::Protocol;
 use crate::value::{Bandwidth, HostName, Port, StringValue as _};
 use crate::verify::reach::{From, Packet, To, reach};
 

@@ -4,17 +4,15 @@
 //! pods from the tunnel, hands them to its kernel, which translates their source by one map, and
 //! lets the replies through to the pods' nodes.
 
-use super::wiring::EgressIp;
 use super::{Builder, host, ip, ip_to};
+use crate::artifact::host::EGRESS_IP_MAP;
+use crate::artifact::node::EgressIp;
 use crate::dataplane::nft::AddressMap;
 use crate::dataplane::openflow::{Action, IpMatch, Match};
 use crate::intent::NodeId;
 use crate::model::{Model, Tenant};
 use crate::pipeline::{OfPort, Table};
 use crate::value::Mac;
-
-/// The map from pods to egress IPs.
-pub const MAP: &str = "rf_egress_ips";
 
 pub(super) fn lower(builder: &mut Builder<'_>) {
     to_holders(builder);
@@ -100,5 +98,5 @@ pub(super) fn map(model: &Model, node: NodeId) -> Option<AddressMap> {
     };
     let mut elements: Vec<_> = model.leaving_by(node).map(element).collect();
     elements.sort_unstable();
-    (!elements.is_empty()).then_some(AddressMap { name: MAP, elements })
+    (!elements.is_empty()).then_some(AddressMap { name: EGRESS_IP_MAP, elements })
 }

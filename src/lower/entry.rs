@@ -9,7 +9,7 @@ use crate::dataplane::origin::Subject;
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::pipeline::{OfPort, PASSED_MARK, Register, Table};
-use crate::spec::Datapath;
+use crate::value::Datapath;
 
 pub(super) fn lower(builder: &mut Builder<'_>) {
     classify(builder);

@@ -6,7 +6,10 @@ use ipnet::Ipv4Net;
 
 use super::node_access;
 use super::node_port::{self, Inwards};
-use super::wiring::{Wiring, interface};
+use super::wiring::interface;
+use crate::artifact::host;
+use crate::artifact::host::GUARDED_SET;
+use crate::artifact::node::Wiring;
 use crate::dataplane::nft::{
     Chain, Choice, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
 };
@@ -14,11 +17,10 @@ use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::pipeline;
-use crate::spec::{Datapath, Protocol, SessionAffinity};
+use crate::spec::SessionAffinity;
 use crate::value::InterfaceName;
+use crate::value::{Datapath, Protocol};
 
-/// The set of interfaces of which the kernel takes nothing.
-pub const GUARDED: &str = "rf_guarded";
 /// The addresses where nodes take tunnels.
 const TUNNELS: &str = "rf_tunnel_addresses";
 
@@ -45,7 +47,7 @@ pub(super) fn lower<'m>(
         let pods = wiring.ports.iter().map(|port| &port.interface);
         let mut elements: Vec<InterfaceName> = uplink.into_iter().chain(pods).cloned().collect();
         elements.sort();
-        let sets = vec![Set { name: GUARDED, elements: Elements::Interfaces(elements) }];
+        let sets = vec![Set { name: GUARDED_SET, elements: Elements::Interfaces(elements) }];
         inet.sets.splice(0..0, sets.clone());
         inet.chains.insert(0, guard(model, node, "prerouting", "raw - 10"));
         let chains = vec![guard(model, node, "input", "filter")];
@@ -64,7 +66,7 @@ fn guard<'m>(
     priority: &'static str,
 ) -> Chain<'m> {
     let rule = Rule {
-        conditions: vec![Condition::IifIn(GUARDED)],
+        conditions: vec![Condition::IifIn(GUARDED_SET)],
         statement: Statement::Drop,
         subject: model.node_subject(node),
     };
@@ -81,7 +83,7 @@ fn inet_chains<'m>(
     onwards: Option<Vec<Condition>>,
 ) -> Result<Vec<Chain<'m>>, Diagnostic> {
     let subject = model.cluster_subject();
-    let tun = || interface(pipeline::TUN);
+    let tun = || interface(host::TUN);
     let rule = |conditions, statement| Rule { conditions, statement, subject };
     let networks: Vec<_> = model.intent().cluster().pod_networks.iter().map(|n| n.cidr).collect();
     let mut spoofed = Vec::new();
@@ -107,7 +109,7 @@ fn inet_chains<'m>(
     // Where the flows look at ports, this sees the whole of what came in fragments.
     let vxlan = Condition::Port(Protocol::Udp, model.intent().cluster().vxlan_port);
     let tunnels = [Condition::DestinationIn(TUNNELS), Condition::ToLocal].map(|there| {
-        let conditions = Condition::Iif(interface(pipeline::TUN)?);
+        let conditions = Condition::Iif(interface(host::TUN)?);
         Ok(rule(vec![conditions, there, vxlan.clone()], Statement::Drop))
     });
     let tunnels: Vec<Rule<'_>> = tunnels.into_iter().collect::<Result<_, Diagnostic>>()?;

@@ -9,18 +9,18 @@ use std::ops::RangeInclusive;
 use super::guard::lo;
 use super::host;
 use super::wiring::interface;
+use crate::artifact::host;
 use crate::dataplane::nft::{Condition, Rule, Statement};
 use crate::dataplane::origin::Subject;
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
-use crate::pipeline;
-use crate::spec::Protocol;
 use crate::value::Port;
+use crate::value::Protocol;
 
 /// The rules of the chain for what is for the node itself.
 pub(super) fn rules(model: &Model, node: NodeId) -> Result<Vec<Rule<'_>>, Diagnostic> {
-    let tun = || interface(pipeline::TUN).map(Condition::Iif);
+    let tun = || interface(host::TUN).map(Condition::Iif);
     let cluster = model.cluster_subject();
     let own = model.node_subject(node);
     let of = |subject, conditions, statement| Rule { conditions, statement, subject };

@@ -13,6 +13,7 @@ use super::guard::REFUSALS;
 use super::service::network;
 use super::wiring::interface;
 use super::{Builder, host, ip, ip_to};
+use crate::artifact::host;
 use crate::dataplane::nft::{Chain, Condition, Elements, PortMap, Rule, Set, Statement};
 use crate::dataplane::openflow::{
     Action, CtState, Flow, Fragment, IpMatch, L4, MaskedPort, Match, Section,
@@ -20,8 +21,8 @@ use crate::dataplane::openflow::{
 use crate::diagnostic::Diagnostic;
 use crate::intent::{BlockAt, NodeId};
 use crate::model::{Model, NodePort};
-use crate::pipeline::{self, Register, Table};
-use crate::spec::Protocol;
+use crate::pipeline::{Register, Table};
+use crate::value::Protocol;
 use crate::value::{InterfaceName, Port};
 
 /// The addresses of this node.
@@ -260,7 +261,7 @@ pub(super) fn inwards(model: &Model, node: NodeId) -> Result<Inwards<'_>, Diagno
         })
         .collect();
     if !elements.is_empty() {
-        let tun = || interface(pipeline::TUN);
+        let tun = || interface(host::TUN);
         let own = model.intent()[node].node_port_addresses.clone();
         sets.push(Set { name: OWN, elements: Elements::Addresses(own) });
         maps.push(PortMap { name: PORTS, elements });

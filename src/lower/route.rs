@@ -10,7 +10,7 @@ use crate::dataplane::openflow::{Action, Flow, Fragment, IpMatch, L4, MaskedPort
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::pipeline::{OfPort, Register, Table};
-use crate::spec::Protocol;
+use crate::value::Protocol;
 
 /// RFC 1112.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);

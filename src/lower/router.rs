@@ -8,8 +8,10 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::proxy::{self, Proxy};
-use super::wiring::{Outside, Router, Via, interface, internal, namespace};
+use super::proxy;
+use super::wiring::{interface, internal, namespace};
+use crate::artifact::host;
+use crate::artifact::node::{Outside, Router, Via};
 use crate::dataplane::nft::{
     Chain, Condition, Elements, Family, PortMap, Refusal, Rule, Ruleset, Set, Statement, Table,
 };
@@ -17,9 +19,9 @@ use crate::dataplane::origin::Cookie;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{NodeId, RouterId, RouterMode};
 use crate::model::{Model, Tenant, veth_name};
-use crate::pipeline::{self, OfPort};
+use crate::pipeline::OfPort;
 use crate::resolve::link_local;
-use crate::spec::Protocol;
+use crate::value::Protocol;
 use crate::value::{InterfaceName, Mac};
 
 const MAP: &str = "rf_destinations";
@@ -48,7 +50,7 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
                 segment: Some(router.segment).filter(|segment| segment.prefix_len() < 32),
                 gateway: router.gateway,
             },
-            proxy: Proxy::of(&router.mode),
+            proxy: proxy::program(&router.mode),
             cookie: model.tenant_subject(tenant).cookie,
         })
     });
@@ -70,8 +72,8 @@ pub(super) fn outside_veth(model: &Model, id: RouterId) -> Result<InterfaceName,
 pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagnostic> {
     let router = &model.intent()[id];
     let subject = model.tenant_subject(Tenant::Router(id));
-    let inside: InterfaceName = interface(pipeline::POD_INTERFACE)?;
-    let outside: InterfaceName = interface(pipeline::ROUTER_INTERFACE)?;
+    let inside: InterfaceName = interface(host::POD_INTERFACE)?;
+    let outside: InterfaceName = interface(host::ROUTER_INTERFACE)?;
     let rule = |conditions, statement| Rule { conditions, statement, subject };
     let source = rule(vec![Condition::Oif(outside.clone())], Statement::Snat(router.source));
     let source = Chain::new("rf_source", "nat", "postrouting", "srcnat", vec![source]);

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Builder, arp, host, ip, ip_to};
+use crate::dataplane::openflow::free_number;
 use crate::dataplane::openflow::{
     Action, ArpMatch, Bucket, CtState, Flow, Fragment, Group, IpMatch, L4, MaskedPort, Match,
     Packet, Section,
@@ -15,9 +16,10 @@ use crate::dataplane::openflow::{
 use crate::dataplane::origin::hash;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{ProjectId, Service, ServiceId, ServicePort};
-use crate::model::{Model, Tenant, free_number};
+use crate::model::{Model, Tenant};
 use crate::pipeline::{OfPort, Register, Table};
-use crate::spec::{Datapath, Protocol, SessionAffinity};
+use crate::spec::SessionAffinity;
+use crate::value::{Datapath, Protocol};
 use crate::value::{Mac, Port};
 
 /// What routers tell senders: unreachable or too big, slow down, too many hops, a wrong header

@@ -15,7 +15,8 @@ use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::input::{At, replicas};
 use crate::intent::{Destination, EgressRouter, NodeId, RouterMode};
-use crate::spec::{self, Platform, Protocol};
+use crate::spec::{self, Platform};
+use crate::value::Protocol;
 use crate::value::{Address, Host, Port};
 
 /// How many unicast addresses a modest network card filters in hardware (Intel 82540: 15 beside

@@ -19,7 +19,8 @@ use crate::intent::{
     EgressPolicy, EgressRouter, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort,
     Tenant,
 };
-use crate::spec::{self, Protocol, ServiceType, SessionAffinity, TargetPort};
+use crate::spec::{self, ServiceType, SessionAffinity, TargetPort};
+use crate::value::Protocol;
 use crate::value::{ClusterIp, Name, Port};
 
 pub(super) fn resolve(

@@ -9,8 +9,8 @@ use crate::dataplane::openflow::{
     Action, ArpMatch, Bucket, CtState, Flow, FlowTable, Fragment, IpMatch, L4, Match, Packet,
 };
 use crate::pipeline::{OfPort, Register, Table};
-use crate::spec::Protocol;
 use crate::value::Mac;
+use crate::value::Protocol;
 
 /// A frame that enters a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use crate::diagnostic::Place;
 use crate::intent::{BlockAt, NodeId, ProjectId, ServiceId, Verdict};
 use crate::model::{Model, Tenant};
-use crate::spec::Protocol;
 use crate::value::Port;
+use crate::value::Protocol;
 
 /// A first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

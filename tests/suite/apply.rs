@@ -7,7 +7,7 @@ use crate::support::root;
 use ringfence::diagnostic::{Source, Sources};
 use ringfence::driver::load::Loaded;
 use ringfence::lab;
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// What a run of ringfence on a node printed, and its exit status.
 pub(crate) struct Run {

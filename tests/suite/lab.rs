@@ -9,8 +9,8 @@ use ringfence::driver::load::Loaded;
 use ringfence::intent::NodeId;
 use ringfence::lab::{self, Hold, Lab, Place, Probe, Seen, Setup, Summary, Want};
 use ringfence::model::{Model, Tenant};
-use ringfence::spec::{Datapath, Protocol};
 use ringfence::value::Port;
+use ringfence::value::{Datapath, Protocol};
 use ringfence::verify::reach::{From, Packet, To, reach};
 
 /// A lab with the directory of its files, which goes with it.

@@ -14,8 +14,8 @@ use ringfence::intent::NodeId;
 use ringfence::lower::{Common, Plan};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::spec::{Datapath, Protocol};
 use ringfence::value::Port;
+use ringfence::value::{Datapath, Protocol};
 use ringfence::verify::reach::{From, Packet, To, leaves, reach};
 
 /// The golden files with this ending.

@@ -20,7 +20,7 @@ use ringfence::diagnostic::{Source, Sources};
 use ringfence::driver::load::Loaded;
 use ringfence::lab::Place;
 use ringfence::model::Model;
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// What one of the processes has to do.
 const JOB: &str = "RINGFENCE_TRAFFIC_JOB";

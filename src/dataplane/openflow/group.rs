@@ -1,10 +1,11 @@
 //! Select groups: one of several pods for each new connection.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::matches::write_address;
 use super::write_number;
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::{Cookie, Subject};
 use crate::pipeline::{SERVICE_ZONE, Table};
 
 /// A choice between pods.
@@ -63,4 +64,18 @@ impl Group<'_> {
         out.extend_from_slice(self.subject.name.as_bytes());
         out.push(b'\n');
     }
+}
+
+/// The number that the group of the object with this cookie has, unless another has it.
+#[must_use]
+pub fn group_number(cookie: Cookie) -> u32 {
+    free_number(cookie.get(), &BTreeSet::new())
+}
+
+/// The number of a group or bucket that follows from a hash, or the next that is free.
+pub(crate) fn free_number(hash: u64, taken: &BTreeSet<u32>) -> u32 {
+    let size = u64::from(Group::LAST);
+    let start = (hash & 0xffff_ffff) % size;
+    let numbers = (start..size).chain(0..start).map(|n| u32::try_from(n + 1).unwrap_or(1));
+    numbers.into_iter().find(|number| !taken.contains(number)).unwrap_or(1)
 }

@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 
 use super::{write_byte, write_hex, write_number};
 use crate::pipeline::{OfPort, Register};
-use crate::spec::Protocol;
 use crate::value::Mac;
+use crate::value::Protocol;
 
 /// The packets that a flow takes: all conditions hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,7 +12,8 @@ use crate::input::{At, rule_verdict};
 use crate::intent::{ProxyPort, Site, SiteRule, Upstream, Verdict};
 use crate::resolve::Context;
 use crate::resolve::outside::Outside;
-use crate::spec::{self, Protocol, RouterMode};
+use crate::spec::{self, RouterMode};
+use crate::value::Protocol;
 use crate::value::{self, Host, Port, ipv4};
 
 /// RF174: each mode has keys of its own.

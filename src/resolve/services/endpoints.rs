@@ -8,7 +8,8 @@ use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::input::At;
 use crate::intent::{EgressPolicy, Target, Verdict};
-use crate::spec::{self, Protocol, ServiceType, TargetPort};
+use crate::spec::{self, ServiceType, TargetPort};
+use crate::value::Protocol;
 use crate::value::{Address, ClusterIp, Port, ipv4};
 
 /// The hosts outside that a service is for, sorted.
