@@ -7,6 +7,7 @@
 mod address;
 mod bandwidth;
 mod cluster_ip;
+mod datapath;
 mod dns_name;
 mod host;
 mod host_address;
@@ -18,12 +19,14 @@ mod name;
 mod name_server;
 mod number;
 mod port_name;
+mod protocol;
 mod span;
 mod subdomain;
 
 pub use address::{Address, Cidr, ipv4};
 pub use bandwidth::Bandwidth;
 pub use cluster_ip::ClusterIp;
+pub use datapath::Datapath;
 pub use dns_name::DnsName;
 pub use host::{Host, HostName, Site};
 pub use host_address::HostAddress;
@@ -36,6 +39,7 @@ pub use name_server::NameServer;
 pub(crate) use number::check as check_number;
 pub use number::{NodePort, Port, Vnid};
 pub use port_name::PortName;
+pub use protocol::Protocol;
 pub use span::Span;
 pub use subdomain::SubdomainName;
 

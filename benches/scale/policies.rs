@@ -7,10 +7,10 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use ringfence::compile::compile;
+use ringfence::driver::compile::compile;
 use ringfence::intent::NodeId;
-use ringfence::load::Loaded;
-use ringfence::output::Output;
+use ringfence::driver::load::Loaded;
+use ringfence::emit::output::Output;
 
 use crate::world::mixed;
 

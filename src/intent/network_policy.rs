@@ -6,9 +6,9 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use super::ProjectId;
-use crate::source::Place;
-use crate::spec::{Operator, Protocol, Selector};
-use crate::value::{Port, PortName, SubdomainName};
+use crate::diagnostic::Place;
+use crate::spec::{Operator, Selector};
+use crate::value::{Port, PortName, Protocol, SubdomainName};
 
 /// What some pods of a project take and send.
 #[derive(Debug)]

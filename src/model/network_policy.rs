@@ -21,9 +21,10 @@ use crate::intent::{
 };
 use crate::intent::{Membership, PodId};
 use crate::resolve::without;
-use crate::source::Place;
-use crate::spec::{Labels, Protocol, Selector};
-use crate::subject::Subject;
+use crate::diagnostic::Place;
+use crate::spec::{Labels, Selector};
+use crate::value::Protocol;
+use crate::dataplane::origin::Subject;
 
 /// What network policies have to do with a pod or egress router in a direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 
 use super::{Context, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{
     Cluster, EgressRouter, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet, ProjectId, Service,
 };

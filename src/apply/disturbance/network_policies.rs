@@ -6,7 +6,7 @@ use super::super::artifacts::Artifacts;
 use super::super::flows;
 use super::{Disturbance, in_table};
 use crate::pipeline::Table;
-use crate::subject::Cookie;
+use crate::dataplane::origin::Cookie;
 
 /// A project some of whose pods may no longer get or send all that they did. New permissions alone
 /// disturb nobody.

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{ODD_PORT, POD_PORT, Place, Planner, Probe, Want, port, samples};
+use super::egress::{OUTSIDE_EXAMPLE, samples};
+use super::{ODD_PORT, POD_PORT, Place, Planner, Probe, Want, port};
 use crate::intent::{Direction, NodeId, Peer, PolicyRule, PortSet};
+use crate::lab::Lab;
 use crate::model::Tenant;
-use crate::reach::{From, Packet, To, reach};
-use crate::spec::Protocol;
-use crate::value::Port;
+use crate::value::{Port, Protocol};
+use crate::verify::reach::{From, Packet, To, reach, to_tenant};
 
 /// How many of the ports of a rule are tried with each peer.
 const PORTS_SHOWN: usize = 3;
@@ -160,7 +161,7 @@ impl Planner<'_> {
                 let mut nodes = intent.nodes().map(|(id, _)| id);
                 found.extend(nodes.find(|id| *id != node).map(End::Node));
             }
-            Direction::Egress => found.push(End::Outside(super::OUTSIDE_EXAMPLE)),
+            Direction::Egress => found.push(End::Outside(OUTSIDE_EXAMPLE)),
         }
         found
     }
@@ -232,5 +233,47 @@ impl Planner<'_> {
             want,
             because: reach.because,
         });
+    }
+}
+
+impl Planner<'_> {
+    /// What should happen where policies let in only some of those behind a service.
+    pub(super) fn among(
+        &self,
+        from: From,
+        entry: Option<NodeId>,
+        protocol: Protocol,
+        backends: &[(Tenant, Port)],
+    ) -> Want {
+        let allowed = backends.iter().filter(|(tenant, port)| {
+            let packet = Packet { from, to: To::Tenant(*tenant), protocol, port: *port };
+            to_tenant(self.model, from, *tenant, entry, &packet).allowed()
+        });
+        let address = |(tenant, port): &(Tenant, Port)| {
+            SocketAddrV4::new(self.model.endpoint(*tenant).address, port.get())
+        };
+        Want::Among(allowed.map(address).collect())
+    }
+}
+
+impl Lab {
+    /// Who may send from a node to whom on another.
+    pub(super) fn across(&self, from: NodeId, to: NodeId) -> Option<(Place, Tenant)> {
+        let model = &self.model;
+        let Ok(number) = Port::new(POD_PORT) else { return None };
+        let pods_on = |node: NodeId| {
+            let pods = model.intent().pods().filter(move |(_, pod)| pod.node == node);
+            pods.map(|(id, _)| Tenant::Pod(id))
+        };
+        let senders = [(From::Node(from), Place::Node(from))].into_iter();
+        let senders =
+            senders.chain(pods_on(from).map(|pod| (From::Tenant(pod), Place::Tenant(pod))));
+        let pairs = senders.flat_map(|sender| pods_on(to).map(move |pod| (sender, pod)));
+        let allowed = |((sender, _), pod): &((From, Place), Tenant)| {
+            let to = To::Tenant(*pod);
+            let packet = Packet { from: *sender, to, protocol: Protocol::Tcp, port: number };
+            reach(model, &packet).allowed()
+        };
+        pairs.into_iter().find(allowed).map(|((_, place), pod)| (place, pod))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::{Context, Projects};
 use crate::diagnostic::{Code, Diagnostic, listed};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{
     Cluster, Direction, EgressRouter, NetworkPolicy, Peer, Pod, PodId, PolicyPorts, PolicyRule,
     PortSet, ProjectId, Service, Tenant, is_empty,

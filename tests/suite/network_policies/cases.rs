@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::world;
-use ringfence::document;
+use ringfence::input;
 use ringfence::intent::Direction;
 use ringfence::model::{Model, Tenant};
-use ringfence::reach::{Other, policies};
+use ringfence::verify::reach::{Other, policies};
 use ringfence::resolve::resolve;
-use ringfence::source::{Source, Sources};
-use ringfence::spec::Protocol;
-use ringfence::value::Port;
+use ringfence::diagnostic::{Source, Sources};
+use ringfence::value::{Port, Protocol};
 
 fn directory() -> PathBuf {
     PathBuf::from(std::env::var("RINGFENCE_CASES").expect("RINGFENCE_CASES names the cases"))
@@ -282,7 +281,7 @@ fn clusters_of_another_analyser_come_out_as_it_says() {
         paths.sort();
         let text = desired_state(&documents(&paths));
         let source = Source::new("0.yaml".to_owned(), "0.yaml".to_owned(), text);
-        let (parsed, report) = document::parse(&Sources::from_texts(vec![source]));
+        let (parsed, report) = input::parse(&Sources::from_texts(vec![source]));
         let (intent, resolved) = resolve(&parsed, report.is_empty());
         assert!(report.has_errors() || resolved.has_errors(), "{}", case.display());
         assert!(intent.is_none());

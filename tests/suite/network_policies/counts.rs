@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::world;
-use ringfence::flow::{Action, Flow};
+use ringfence::dataplane::openflow::{Action, Flow};
 use ringfence::model::Model;
 use ringfence::pipeline::Table;
-use ringfence::plan::{Common, Plan};
+use ringfence::lower::{Common, Plan};
 
 /// A policy for `selected` pods, `from` so many peers, at so many ports; all on one node.
 fn yaml(selected: usize, peers: usize, ports: usize) -> String {

@@ -4,15 +4,14 @@ use std::net::Ipv4Addr;
 
 use super::worlds;
 use crate::properties::{Arrival, Fabric};
-use ringfence::evaluate::{Body, Frame, Piece};
-use ringfence::flow::CtState;
+use ringfence::verify::evaluate::{Body, Frame, Piece};
+use ringfence::dataplane::openflow::CtState;
 use ringfence::intent::{Direction, NodeId};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::plan::Common;
-use ringfence::reach::{From, Other, Packet, To, let_out, leaves, policies, reach, to_tenant};
-use ringfence::spec::{Datapath, Protocol};
-use ringfence::value::{Mac, Port};
+use ringfence::lower::Common;
+use ringfence::verify::reach::{From, Other, Packet, To, let_out, leaves, policies, reach, to_tenant};
+use ringfence::value::{Datapath, Mac, Port, Protocol};
 
 /// What packets begin with: on both sides of the borders of every rule that clusters have, and what has
 /// no ports.

@@ -3,9 +3,9 @@
 use super::meaning::{tries, wrong, wrong_replies};
 use super::worlds;
 use crate::properties::Fabric;
-use ringfence::evaluate::walk;
-use ringfence::flow::{Action, CtState, Flow, FlowTable, Fragment, L4, MaskedPort, Packet, PolicyState};
-use ringfence::plan::Common;
+use ringfence::verify::evaluate::walk;
+use ringfence::dataplane::openflow::{Action, CtState, Flow, FlowTable, Fragment, L4, MaskedPort, Packet, PolicyState};
+use ringfence::lower::Common;
 use ringfence::pipeline::{Register, Table};
 
 /// What becomes of a flow; `None` where it goes.

@@ -6,13 +6,12 @@ use std::net::Ipv4Addr;
 
 use crate::properties::{Arrival, Fabric, from_tenant};
 use crate::world;
-use ringfence::evaluate::{Body, Piece};
+use ringfence::verify::evaluate::{Body, Piece};
 use ringfence::intent::Direction;
 use ringfence::model::{Model, Tenant};
-use ringfence::plan::Common;
-use ringfence::reach::{From, Other, Packet, To, policies, reach};
-use ringfence::spec::Protocol;
-use ringfence::value::Port;
+use ringfence::lower::Common;
+use ringfence::verify::reach::{From, Other, Packet, To, policies, reach};
+use ringfence::value::{Port, Protocol};
 
 /// A bakery with its branches, on two nodes. Ports have names where a recipe needs them.
 const WORLD: &str = "version: 1

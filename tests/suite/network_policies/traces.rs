@@ -9,13 +9,13 @@ use super::meaning::{Try, clusters, tries};
 use super::worlds::{self, Dice};
 use crate::lab::{Live, example};
 use crate::properties::Arrival;
-use ringfence::evaluate::Body;
+use ringfence::verify::evaluate::Body;
 use ringfence::intent::NodeId;
 use ringfence::model::Model;
 use ringfence::pipeline::OfPort;
-use ringfence::plan::{Common, Plan};
-use ringfence::render::Renderer;
-use ringfence::source::Sources;
+use ringfence::lower::{Common, Plan};
+use ringfence::emit::Renderer;
+use ringfence::diagnostic::Sources;
 
 /// How many packets of a cluster are traced.
 const PACKETS: usize = 60;
@@ -197,7 +197,7 @@ fn arrival(node: NodeId, port: u16) -> Arrival {
 fn readdressed(attempt: &Try, to: Ipv4Addr, to_port: Option<u16>) -> String {
     let Body::Ip { src, transport, piece, .. } = attempt.frame.body else { unreachable!() };
     let transport = transport.map(|(protocol, port)| (protocol, to_port.unwrap_or(port)));
-    let frame = ringfence::evaluate::Frame {
+    let frame = ringfence::verify::evaluate::Frame {
         body: Body::Ip { src, dst: to, transport, piece },
         ..attempt.frame.clone()
     };
