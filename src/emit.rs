@@ -470,7 +470,13 @@ fn flows(plan: &Plan<'_>) -> Vec<u8> {
         )
         .as_bytes(),
     );
-    plan.flows.write(&mut out, table_comment);
+    let policies = plan.flows.table(Table::PolicyCommit).next().is_some();
+    plan.flows.write(&mut out, |out, table| match table {
+        Table::Isolation if policies => {
+            comment(out, table, "What the network policies of the receiver let in.");
+        }
+        _ => table_comment(out, table),
+    });
     out
 }
 
@@ -500,10 +506,14 @@ fn groups(plan: &Plan<'_>) -> Vec<u8> {
 }
 
 fn table_comment(out: &mut Vec<u8>, table: Table) {
+    comment(out, table, table.purpose());
+}
+
+fn comment(out: &mut Vec<u8>, table: Table, purpose: &str) {
     out.extend_from_slice(b"\n# table ");
     out.extend_from_slice(table.number().to_string().as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(table.purpose().as_bytes());
+    out.extend_from_slice(purpose.as_bytes());
     out.push(b'\n');
 }
 

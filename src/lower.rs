@@ -62,7 +62,7 @@ impl<'m> Plan<'m> {
         egress::lower(&mut builder);
         egress_ip::lower(&mut builder);
         multicast::lower(&mut builder);
-        builder.flows.finish().map_err(|(flow, why)| refused(&flow, why))?;
+        builder.flows.finish().map_err(|error| refused(&error.0, error.1))?;
         let wiring = wiring::lower(model, node, common.services().draining())?;
         let routers = model.routers(node).iter();
         Ok(Self {

@@ -20,8 +20,8 @@ use crate::dataplane::origin::{Cookie, Subject, hash};
 use crate::diagnostic::Place;
 pub use crate::intent::Tenant;
 use crate::intent::{
-    Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NetworkPolicy, NodeId, Pod, PodId, ProjectId,
-    RouterId, ServiceId, ServicePort, Verdict,
+    Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NetworkPolicy,
+    NodeId, Pod, PodId, ProjectId, RouterId, ServiceId, ServicePort, Verdict,
 };
 use crate::resolve::last_host;
 use crate::spec::Mode;

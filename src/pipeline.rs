@@ -47,6 +47,16 @@
 //! kernel knows what is a reply. What comes back from there has passed the same ruleset, which marks it;
 //! where the bridge sees marks, table 25 takes nothing without, but for what the node itself sends.
 //!
+//! With network policies, nothing is compared in table 80. What a selected pod sends is tracked and held
+//! against its policies in table 27, when it is known to whom it goes, and table 28 routes it; what a
+//! selected pod gets passes tables 78 and 79 to those of the receiver in table 80, and 84 to 86 lead out.
+//! `lower/network_policy.rs` tells how:
+//!
+//! ```text
+//! 30, 55, 61 ─→ 27 let out? ─→ 28 ─→ 70, 90, 99
+//! 70 ─→ 78 track ─→ 79 reply? ─→ 80 let in? ─→ 84 remember ─→ 85 service? ─→ 86 output reg2
+//! ```
+//!
 //! The numbers are openshift-sdn's wherever the role is the same. Every table ends in an explicit
 //! drop at priority 0, so that what nobody wanted is counted and can be seen.
 
@@ -156,8 +166,7 @@ tables! {
     PolicyTrack = 78,
     /// Mode networkpolicy: replies and errors pass, and so does what no policy isolates.
     PolicyReply = 79,
-    /// Isolation: the VNIDs of source and destination are equal, or one of them is 0. In mode
-    /// networkpolicy, what the network policies of the receiver let in.
+    /// Isolation: the VNIDs of source and destination are equal, or one of them is 0.
     Isolation = 80,
     /// Mode networkpolicy: remembers a connection that all checks of this node let through.
     PolicyCommit = 84,

@@ -53,9 +53,8 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
     let services =
         services::resolve(&wire, &nodes, &projects, &policies, &routers, &outside, &mut context);
-    let network_policies = network_policies::resolve(
-        &wire, &projects, &cluster, &routers, &services, &mut context,
-    );
+    let network_policies =
+        network_policies::resolve(&wire, &projects, &cluster, &routers, &services, &mut context);
     let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {

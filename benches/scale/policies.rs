@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use ringfence::driver::compile::compile;
-use ringfence::intent::NodeId;
 use ringfence::driver::load::Loaded;
 use ringfence::emit::output::Output;
+use ringfence::intent::NodeId;
 
 use crate::world::mixed;
 
@@ -35,14 +35,23 @@ pub fn run() {
     println!("network policies: 50 pods and 5 policies a project; seconds");
     println!(
         "{:>6} {:>7} {:>8} {:>9} {:>11} {:>9} {:>7} {:>6} {:>8} {:>6} {:>14}",
-        "nodes", "pods", "policies", "flows", "flows/node", "most", "MB", "lock", "compile", "MiB", "1 pod more"
+        "nodes",
+        "pods",
+        "policies",
+        "flows",
+        "flows/node",
+        "most",
+        "MB",
+        "lock",
+        "compile",
+        "MiB",
+        "1 pod more"
     );
     let directory = tempfile::tempdir().expect("a directory");
     for (number, _) in SIZES.iter().enumerate() {
         let program = std::env::current_exe().expect("this program");
         let at = directory.path().join(number.to_string());
-        let words =
-            ["policies-of", &number.to_string(), &at.to_string_lossy()].map(str::to_owned);
+        let words = ["policies-of", &number.to_string(), &at.to_string_lossy()].map(str::to_owned);
         println!("{}", duct::cmd(&program, words).read().expect("a run"));
     }
 }
@@ -114,7 +123,8 @@ fn build(state: &Path, out: &Path) -> Vec<(usize, u64)> {
     nodes
         .map(|node| {
             let text = fs::read(node.join("flows.ofctl")).expect("flows");
-            let flows = text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"cookie="));
+            let flows =
+                text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"cookie="));
             let files = fs::read_dir(node).expect("files").flatten();
             let bytes = files.map(|file| file.metadata().map_or(0, |data| data.len())).sum();
             (flows.count(), bytes)
@@ -125,9 +135,10 @@ fn build(state: &Path, out: &Path) -> Vec<(usize, u64)> {
 /// Writes a network as a directory: the nodes in one file, a hundred projects in each other.
 fn write(directory: &Path, size: Size, one_more: bool) {
     fs::create_dir_all(directory).expect("a directory");
-    let mut text = "version: 1\ncluster:\n  mode: networkpolicy\n  podNetworks: [{cidr: 10.0.0.0/9, \
+    let mut text =
+        "version: 1\ncluster:\n  mode: networkpolicy\n  podNetworks: [{cidr: 10.0.0.0/9, \
                     hostPrefix: 22}]\nnodes:\n"
-        .to_owned();
+            .to_owned();
     for node in 0..size.nodes {
         let (a, b) = (node / 250, node % 250 + 1);
         let _ = writeln!(text, "  - {{name: node-{node}, address: 192.168.{a}.{b}}}");
@@ -138,7 +149,11 @@ fn write(directory: &Path, size: Size, one_more: bool) {
         let mut text = "projects:\n".to_owned();
         let mut policies = "networkPolicies:\n".to_owned();
         for project in part * 100..projects.min(part * 100 + 100) {
-            let _ = writeln!(text, "  - name: p-{project}\n    labels: {{team: t{}}}\n    pods:", project % 20);
+            let _ = writeln!(
+                text,
+                "  - name: p-{project}\n    labels: {{team: t{}}}\n    pods:",
+                project % 20
+            );
             let extra = usize::from(one_more && project == 7);
             for pod in 0..PODS + extra {
                 let node = mixed((project * 1000 + pod) as u64) as usize % size.nodes;
@@ -149,7 +164,11 @@ fn write(directory: &Path, size: Size, one_more: bool) {
                 );
             }
             for policy in 0..size.policies / projects {
-                let _ = writeln!(policies, "  - {{project: p-{project}, name: np-{policy}{}}}", one_policy(project, policy));
+                let _ = writeln!(
+                    policies,
+                    "  - {{project: p-{project}, name: np-{policy}{}}}",
+                    one_policy(project, policy)
+                );
             }
         }
         text.push_str(&policies);

@@ -76,7 +76,8 @@ impl Difference {
 /// where a look at the ends of a line will do.
 fn normalised(text: &str) -> Vec<Cow<'_, str>> {
     // Open vSwitch prints no cookie of 0, which somebody else's flows may have.
-    let begins = |line: &&str| ["cookie=", "table=", "priority="].iter().any(|w| line.starts_with(w));
+    let begins =
+        |line: &&str| ["cookie=", "table=", "priority="].iter().any(|w| line.starts_with(w));
     let flows = text.lines().map(str::trim).filter(begins);
     flows
         .map(|line| {

@@ -82,9 +82,10 @@ impl Flow {
             rest[..end].parse::<u32>().ok()
         };
         let behind = |word| text.split(word).skip(1).filter_map(number).collect::<Vec<_>>();
-        let cookie = text.split("cookie=").nth(1).and_then(|rest| {
-            Cookie::parse(rest.split([',', ' ']).next().unwrap_or_default())
-        });
+        let cookie = text
+            .split("cookie=")
+            .nth(1)
+            .and_then(|rest| Cookie::parse(rest.split([',', ' ']).next().unwrap_or_default()));
         let conjunctions = behind("conjunction(").into_iter().chain(behind("conj_id="));
         Self { cookie, conjunctions: conjunctions.collect() }
     }

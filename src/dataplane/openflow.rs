@@ -12,8 +12,8 @@ pub use action::Action;
 pub(crate) use group::free_number;
 pub use group::{Bucket, Group, group_number};
 pub use matches::{
-    AddressBits, ArpMatch, CtState, Fragment, IpMatch, L4, MaskedAddress, MaskedPort, Match, Packet,
-    PolicyState, port_masks,
+    AddressBits, ArpMatch, CtState, Fragment, IpMatch, L4, MaskedAddress, MaskedPort, Match,
+    Packet, PolicyState, port_masks,
 };
 
 use std::collections::BTreeMap;
@@ -141,12 +141,12 @@ pub struct Slice<'m> {
 
 impl<'m> Section<'m> {
     /// Checks and prints flows of one table.
-    pub fn new(flows: Vec<Flow<'m>>) -> Result<Self, (Flow<'m>, Refused)> {
+    pub fn new(flows: Vec<Flow<'m>>) -> Result<Self, Box<(Flow<'m>, Refused)>> {
         let mut section = Self { flows, ..Self::default() };
         for flow in &section.flows {
-            flow.check().map_err(|refused| (flow.clone(), refused))?;
+            flow.check().map_err(|refused| Box::new((flow.clone(), refused)))?;
             if section.flows.first().is_some_and(|first| first.table != flow.table) {
-                return Err((flow.clone(), Refused::OtherTable));
+                return Err(Box::new((flow.clone(), Refused::OtherTable)));
             }
             section.keys.push(flow.key());
             flow.write_line(&mut section.text);
@@ -224,14 +224,14 @@ impl<'m> FlowTable<'m> {
     }
 
     /// Checks the flows, each by itself and all together.
-    pub fn finish(&mut self) -> Result<(), (Flow<'m>, Refused)> {
+    pub fn finish(&mut self) -> Result<(), Box<(Flow<'m>, Refused)>> {
         for runs in self.tables.values() {
             let mut keys = Vec::new();
             for run in runs {
                 match run {
                     Run::Own(flows) => {
                         for flow in flows {
-                            flow.check().map_err(|refused| (flow.clone(), refused))?;
+                            flow.check().map_err(|refused| Box::new((flow.clone(), refused)))?;
                             keys.push(flow.key());
                         }
                     }
@@ -243,7 +243,7 @@ impl<'m> FlowTable<'m> {
             if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
                 let flow = runs.iter().flat_map(Run::flows).find(|flow| flow.key() == twice[0]);
                 if let Some(flow) = flow {
-                    return Err((flow.clone(), Refused::Duplicate));
+                    return Err(Box::new((flow.clone(), Refused::Duplicate)));
                 }
             }
         }

@@ -96,7 +96,8 @@ impl<'m> Sourcemap<'m> {
         let rules = projects.iter().map(|project| &self.rules[project.index()]);
         let policies = selected.iter().map(|project| &self.network_policies[project.index()]);
         let networks = networks.iter().map(|project| &self.projects[project.index()]);
-        let parts = [&self.nodes, &tenants].into_iter().chain(networks).chain(rules).chain(policies);
+        let parts =
+            [&self.nodes, &tenants].into_iter().chain(networks).chain(rules).chain(policies);
         let parts: Vec<&Vec<u8>> = parts.chain([&held, &self.services]).collect();
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let mut out = Vec::with_capacity(size + LINE);

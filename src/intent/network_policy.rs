@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use super::ProjectId;
 use crate::diagnostic::Place;
 use crate::spec::{Operator, Selector};
-use crate::value::{Port, PortName, Protocol, SubdomainName};
+use crate::value::{LabelValue, Port, PortName, Protocol, SubdomainName};
 
 /// What some pods of a project take and send.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ pub(crate) fn selector_name(selector: &Selector) -> String {
     let expressions = selector.expressions.iter().map(|expression| {
         let key = &expression.key;
         let values = || {
-            let mut values: Vec<&str> = expression.values.iter().map(|v| v.as_str()).collect();
+            let mut values: Vec<&str> = expression.values.iter().map(LabelValue::as_str).collect();
             values.sort_unstable();
             values.dedup();
             values.join(",")

@@ -44,7 +44,7 @@ impl<'m> Common<'m> {
     pub fn new(model: &'m Model) -> Result<Self, Diagnostic> {
         let intent = model.intent();
         let section =
-            |flows: Vec<Flow<'m>>| Section::new(flows).map_err(|(flow, why)| refused(&flow, why));
+            |flows: Vec<Flow<'m>>| Section::new(flows).map_err(|error| refused(&error.0, error.1));
         let nodes = || intent.nodes().map(|(id, _)| id);
         let nodes = [
             section(nodes().map(|id| entry::from_node(model, id)).collect())?,

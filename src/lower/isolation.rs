@@ -20,15 +20,16 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
             builder.flow(cluster, table, 100, Match::default(), output());
         }
         Mode::Multitenant => {
-        let global = Some(0);
-        let from = Match { source: global, ..Match::default() };
-        builder.flow(cluster, table, 300, from, output());
-        let to = Match { destination: global, ..Match::default() };
-        builder.flow(cluster, table, 200, to, output());
-        for (vnid, project) in local_networks(builder) {
-            let matches = Match { source: Some(vnid), destination: Some(vnid), ..Match::default() };
-            builder.flow(model.project_subject(project), table, 100, matches, output());
-        }
+            let global = Some(0);
+            let from = Match { source: global, ..Match::default() };
+            builder.flow(cluster, table, 300, from, output());
+            let to = Match { destination: global, ..Match::default() };
+            builder.flow(cluster, table, 200, to, output());
+            for (vnid, project) in local_networks(builder) {
+                let matches =
+                    Match { source: Some(vnid), destination: Some(vnid), ..Match::default() };
+                builder.flow(model.project_subject(project), table, 100, matches, output());
+            }
         }
     }
     builder.default(table, vec![]);

@@ -233,8 +233,7 @@ fn isolated(
     model: &Model,
     tenant: crate::model::Tenant,
 ) -> impl Iterator<Item = Direction> + use<'_> {
-    let isolates = move |direction: &Direction| {
-        model.selection(tenant, *direction) == Selection::Isolated
-    };
+    let isolates =
+        move |direction: &Direction| model.selection(tenant, *direction) == Selection::Isolated;
     Direction::BOTH.into_iter().filter(isolates)
 }

@@ -168,7 +168,8 @@ pub(super) fn arp_from_host(builder: &mut Builder<'_>) {
     }
     let network = model.intent().cluster().service_network;
     let gateway = Some(host(model.gateway(builder.node)));
-    let matches = arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, ..ArpMatch::default() });
+    let matches =
+        arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, ..ArpMatch::default() });
     let actions = vec![Action::AnswerArp(Mac::of_ipv4(network.network()))];
     builder.flow(model.node_subject(builder.node), Table::FromHost, 310, matches, actions);
 }

@@ -15,16 +15,16 @@ use rayon::prelude::*;
 
 use super::group_number;
 use crate::allocate::Numbers;
+use crate::dataplane::origin::Subject;
+use crate::diagnostic::Place;
 use crate::intent::{
     Direction, Intent, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet, ProjectId, RouterId,
     Tenant, is_empty, selector_name,
 };
 use crate::intent::{Membership, PodId};
 use crate::resolve::without;
-use crate::diagnostic::Place;
 use crate::spec::{Labels, Selector};
 use crate::value::Protocol;
-use crate::dataplane::origin::Subject;
 
 /// What network policies have to do with a pod or egress router in a direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +83,7 @@ pub(super) struct Policies {
     /// The policies of each project as one subject, for what several of them may need.
     projects: Vec<Option<Subject>>,
     /// Each policy as a subject.
-    policies: Vec<Subject>,
+    subjects: Vec<Subject>,
 }
 
 impl Policies {
@@ -98,7 +98,7 @@ impl Policies {
             routers: vec![[Selection::None; 2]; intent.routers().len()],
             allowances: std::iter::repeat_with(Vec::new).take(intent.projects().len()).collect(),
             projects: vec![None; intent.projects().len()],
-            policies: Vec::with_capacity(policies.len()),
+            subjects: Vec::with_capacity(policies.len()),
         };
         let selected: Vec<Vec<Tenant>> =
             policies.par_iter().map(|p| known.own(p.project, &p.selector)).collect();
@@ -111,7 +111,7 @@ impl Policies {
             });
             let name = format!("{}/{}", project.name, policy.name);
             let own = Some(project.name.as_str());
-            all.policies.push(Subject::new("policy", &name, &name, own, Some(policy.place)));
+            all.subjects.push(Subject::new("policy", &name, &name, own, Some(policy.place)));
             for direction in Direction::BOTH {
                 all.select(&selected[index], direction, policy.rules(direction).is_some());
                 known.allowances(
@@ -154,7 +154,7 @@ impl Policies {
     }
 
     pub(super) fn policy(&self, index: usize) -> Option<&Subject> {
-        self.policies.get(index)
+        self.subjects.get(index)
     }
 }
 

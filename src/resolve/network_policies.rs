@@ -13,7 +13,8 @@ use super::{Context, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::input::At;
 use crate::intent::{
-    Cluster, EgressRouter, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet, ProjectId, Service,
+    Cluster, EgressRouter, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet, ProjectId,
+    Service,
 };
 use crate::spec::{self, Mode, NetworkPolicyPeer, PolicyPort, PolicyType};
 use crate::value::{LabelKey, LabelValue, StringValue as _, SubdomainName, ipv4};
@@ -35,7 +36,8 @@ pub(super) fn resolve(
         return Vec::new();
     }
     for (at, wire) in wire.items("networkPolicies", |state| &state.network_policies) {
-        let spec::NetworkPolicy { project, name, pod_selector, policy_types, ingress, egress } = wire;
+        let spec::NetworkPolicy { project, name, pod_selector, policy_types, ingress, egress } =
+            wire;
         if let Some(at) = at.find("podSelector") {
             context.check_selector(pod_selector, at);
         }
@@ -142,10 +144,9 @@ fn peer(wire: &NetworkPolicyPeer, at: At<'_>, context: &mut Context) -> Option<P
             None
         }
         (None, None, Some(block)) => resolve_block(block, at.key("ipBlock"), context),
-        (pods, projects, None) => Some(Peer::Pods {
-            projects: projects.clone(),
-            pods: pods.clone().unwrap_or_default(),
-        }),
+        (pods, projects, None) => {
+            Some(Peer::Pods { projects: projects.clone(), pods: pods.clone().unwrap_or_default() })
+        }
         (pods, _, Some(_)) => {
             let other = if pods.is_some() { "podSelector" } else { "namespaceSelector" };
             context.push(
@@ -238,7 +239,9 @@ fn resolve_ports(
                         format!("the port range from {first} to {last} goes backwards")
                     }
                     Some(PolicyPort::Named(name)) => {
-                        format!("a range can't begin at the port `{name}`, which has no number here")
+                        format!(
+                            "a range can't begin at the port `{name}`, which has no number here"
+                        )
                     }
                     None => "the port range has no first port".to_owned(),
                 };
@@ -265,8 +268,7 @@ pub(super) fn name_projects(projects: &mut Projects<'_>, context: &mut Context) 
         if let Some(other) = project.labels.0.insert(key.clone(), name.clone())
             && other != name
         {
-            let message =
-                format!("the label `{METADATA_NAME}` of project `{name}` says `{other}`");
+            let message = format!("the label `{METADATA_NAME}` of project `{name}` says `{other}`");
             context.push(
                 Diagnostic::new(Code::MetadataName, message)
                     .at(at.key("labels").key(METADATA_NAME).place())

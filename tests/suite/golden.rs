@@ -75,7 +75,13 @@ fn every_cookie_leads_to_the_object_in_the_example() {
                     let Some((cookie, comment)) = cookie(line) else { continue };
                     used.insert(cookie.to_owned());
                     let name = map.get(cookie).map(|(name, _)| name.as_str());
-                    if name.is_none() || comment.is_some_and(|comment| name != Some(comment)) {
+                    // What else a flow serves stands behind the object.
+                    let fits = |comment: &str| {
+                        name.is_some_and(|name| {
+                            comment == name || comment.starts_with(&format!("{name}: "))
+                        })
+                    };
+                    if name.is_none() || comment.is_some_and(|comment| !fits(comment)) {
                         wrong.push(format!("{}: {name:?} for {line}", path.display()));
                     }
                 }
@@ -122,6 +128,12 @@ fn describes(name: &str, text: &str) -> bool {
         // A port of a service, by its number.
         | ("service", [_, _, name, _]) => text.contains(name),
         ("rule", [_, _, verdict, cidr, ..]) => text.starts_with(verdict) && text.contains(cidr),
+        // A policy by its project, its rules by what they have.
+        ("policy", [project, _]) => text.contains(project),
+        ("policy", [_, _, _, "ingress" | "egress", ..]) => {
+            ["from:", "to:", "ports:", "{}"].iter().any(|key| text.contains(key))
+        }
+        ("policies", ["of", project]) => text.contains(project),
         _ => false,
     }
 }

@@ -21,6 +21,7 @@ mod interruptions;
 mod lab;
 mod layers;
 mod names;
+mod network_policies;
 mod node_access;
 mod node_ports;
 mod nothing;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::super::artifacts::Artifacts;
 use super::super::flows;
 use super::{Disturbance, in_table};
-use crate::pipeline::Table;
 use crate::dataplane::origin::Cookie;
+use crate::pipeline::Table;
 
 /// A project some of whose pods may no longer get or send all that they did. New permissions alone
 /// disturb nobody.
@@ -45,7 +45,10 @@ fn permits_less(before: Option<&str>, after: Option<&str>) -> bool {
         return false;
     }
     let parts = |flow: &str| -> BTreeSet<String> {
-        flow.split("conjunction(").skip(1).map(|part| part.trim_matches([',', ')']).into()).collect()
+        flow.split("conjunction(")
+            .skip(1)
+            .map(|part| part.trim_matches([',', ')']).into())
+            .collect()
     };
     let after = after.map(parts).unwrap_or_default();
     goes_on(before) || parts(before).iter().any(|part| !after.contains(part))

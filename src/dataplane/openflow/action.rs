@@ -121,26 +121,8 @@ impl Action {
                 write_number(out, SERVICE_ZONE.into());
                 out.extend_from_slice(b",nat)");
             }
-            Self::TrackForPolicies(table) => {
-                out.extend_from_slice(b"ct(table=");
-                write_number(out, table.number().into());
-                out.extend_from_slice(b",zone=");
-                write_number(out, POLICY_ZONE.into());
-                out.push(b')');
-            }
-            Self::CommitForPolicies => {
-                out.extend_from_slice(b"ct(commit,zone=");
-                write_number(out, POLICY_ZONE.into());
-                out.push(b')');
-            }
-            Self::Conjunction { id, dimension, of } => {
-                out.extend_from_slice(b"conjunction(");
-                write_number(out, (*id).into());
-                out.push(b',');
-                write_number(out, (*dimension).into());
-                out.push(b'/');
-                write_number(out, (*of).into());
-                out.push(b')');
+            Self::TrackForPolicies(_) | Self::CommitForPolicies | Self::Conjunction { .. } => {
+                self.write_of_policies(out);
             }
             Self::ForgetConnection => out.extend_from_slice(b"ct_clear"),
             Self::Meter(id) => {
@@ -194,6 +176,34 @@ impl Action {
                     write_byte(out, bytes.get(number).copied().unwrap_or(0));
                 }
             }
+        }
+    }
+
+    /// What network policies alone need.
+    fn write_of_policies(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::TrackForPolicies(table) => {
+                out.extend_from_slice(b"ct(table=");
+                write_number(out, table.number().into());
+                out.extend_from_slice(b",zone=");
+                write_number(out, POLICY_ZONE.into());
+                out.push(b')');
+            }
+            Self::CommitForPolicies => {
+                out.extend_from_slice(b"ct(commit,zone=");
+                write_number(out, POLICY_ZONE.into());
+                out.push(b')');
+            }
+            Self::Conjunction { id, dimension, of } => {
+                out.extend_from_slice(b"conjunction(");
+                write_number(out, (*id).into());
+                out.push(b',');
+                write_number(out, (*dimension).into());
+                out.push(b'/');
+                write_number(out, (*of).into());
+                out.push(b')');
+            }
+            _ => {}
         }
     }
 }

@@ -295,7 +295,14 @@ impl Match {
             out.extend_from_slice(b",dl_src=");
             write_mac(out, mac);
         }
-        match &self.packet {
+        self.packet.write_conditions(out);
+    }
+}
+
+impl Packet {
+    /// Appends what has to hold inside of the frame.
+    fn write_conditions(&self, out: &mut Vec<u8>) {
+        match self {
             Packet::Any => {}
             Packet::Arp(ArpMatch { spa, tpa, tpa_bits, sha, request }) => {
                 write_network(out, b",arp_spa=", *spa);

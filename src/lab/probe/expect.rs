@@ -89,8 +89,9 @@ impl Seen {
     #[must_use]
     pub fn is(&self, want: &Want) -> bool {
         match (self, want) {
-            (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
-            (Self::Silence, Want::Among(_)) => true,
+            (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence | Want::Among(_)) => {
+                true
+            }
             (Self::Answer { at, .. }, Want::Among(all)) => {
                 // Who answers datagrams can't tell the address that they came to.
                 at.starts_with("0.0.0.0:") || all.iter().any(|one| one.to_string() == *at)

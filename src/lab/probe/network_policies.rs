@@ -95,7 +95,8 @@ impl Planner<'_> {
                         cidr.contains(&address) && !except.iter().any(|e| e.contains(&address))
                     };
                     let mut pods = intent.pods().map(|(id, _)| Tenant::Pod(id));
-                    let pod = pods.find(|pod| is_other(pod) && inside(model.endpoint(*pod).address));
+                    let pod =
+                        pods.find(|pod| is_other(pod) && inside(model.endpoint(*pod).address));
                     found.extend(pod.map(End::Tenant));
                     if direction == Direction::Egress {
                         let outside = |network: ipnet::Ipv4Net| {

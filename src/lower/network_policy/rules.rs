@@ -16,14 +16,14 @@ use rayon::prelude::*;
 
 use super::super::{Builder, ip};
 use super::isolated;
-use crate::diagnostic::{Code, Diagnostic};
 use crate::dataplane::openflow::{
     Action, Flow, Fragment, IpMatch, L4, MaskedPort, Match, PolicyState, Section, port_masks,
 };
+use crate::dataplane::origin::Subject;
+use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{Direction, NodeId, ProjectId};
 use crate::model::{Allowance, Model, Peers, Tenant};
 use crate::pipeline::Table;
-use crate::dataplane::origin::Subject;
 
 /// The priority of everything that lets through.
 const ALLOW: u16 = 100;
@@ -118,9 +118,10 @@ fn active(
 ) -> Vec<usize> {
     let needed = |rule: &Allowance| {
         rule.direction == direction
-            && rule.pods.as_ref().is_none_or(|pods| {
-                tenants.iter().any(|tenant| pods.binary_search(tenant).is_ok())
-            })
+            && rule
+                .pods
+                .as_ref()
+                .is_none_or(|pods| tenants.iter().any(|tenant| pods.binary_search(tenant).is_ok()))
     };
     let rules = model.allowances(project).iter().enumerate();
     rules.filter(|(_, rule)| needed(rule)).map(|(number, _)| number).collect()
@@ -211,10 +212,8 @@ impl<'m> Scope<'m> {
             })
         };
         let pods = self.model.intent().cluster().pod_networks.iter().filter(move |_| *all_pods);
-        let pods = pods.map(move |network| Match {
-            policy: Some(PolicyState::MayBePod),
-            ..at(network.cidr)
-        });
+        let pods = pods
+            .map(move |network| Match { policy: Some(PolicyState::MayBePod), ..at(network.cidr) });
         let projects = projects.iter().map(move |project| Match {
             source: Some(self.model.vnid(*project).get()),
             ..self.packet(IpMatch::default())
@@ -328,8 +327,9 @@ impl<'m> Clauses<'m> {
              {MOST_CONJUNCTIONS} is the most",
             clause.parts.len()
         );
-        let diagnostic = Diagnostic::new(Code::NetworkPolicyTooLarge, message)
-            .help("unite policies that select the same pods, or rules that differ in one thing only");
+        let diagnostic = Diagnostic::new(Code::NetworkPolicyTooLarge, message).help(
+            "unite policies that select the same pods, or rules that differ in one thing only",
+        );
         Err(match policy {
             Some(policy) => diagnostic.at(policy.place),
             None => diagnostic,
@@ -337,11 +337,7 @@ impl<'m> Clauses<'m> {
     }
 
     /// The flows. What is enough for one rule needs be no part of another.
-    fn flows(
-        self,
-        scope: Scope<'m>,
-        subject: &'m Subject,
-    ) -> impl Iterator<Item = Flow<'m>> {
+    fn flows(self, scope: Scope<'m>, subject: &'m Subject) -> impl Iterator<Item = Flow<'m>> {
         self.by_match.into_iter().map(move |(matches, mut clause)| {
             clause.parts.sort_unstable();
             let policies = scope.model.intent().network_policies();

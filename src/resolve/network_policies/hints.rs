@@ -68,7 +68,7 @@ impl Hints<'_> {
     fn policy(&mut self, policy: &NetworkPolicy, at: At<'_>, context: &mut Context) {
         let own = self.meant(policy.project, None, &policy.selector);
         if let Some(at) = at.find("podSelector") {
-            self.nobody(&own, (None, Some(&policy.selector)), (at, at), context);
+            Self::nobody(&own, (None, Some(&policy.selector)), (at, at), context);
         }
         for (direction, peers_key) in [(Direction::Ingress, "from"), (Direction::Egress, "to")] {
             let places = at.find(direction.as_str()).into_iter().flat_map(At::children);
@@ -82,7 +82,7 @@ impl Hints<'_> {
                             let meant = self.meant(policy.project, projects.as_ref(), pods);
                             let places = (at.key("namespaceSelector"), at.key("podSelector"));
                             let selectors = (projects.as_ref(), Some(pods));
-                            self.nobody(&meant, selectors, places, context);
+                            Self::nobody(&meant, selectors, places, context);
                             peers.pods.extend(&meant.pods);
                             peers.any_router |= meant.any_router;
                         }
@@ -104,12 +104,7 @@ impl Hints<'_> {
     }
 
     /// Whom selectors mean.
-    fn meant(
-        &mut self,
-        own: ProjectId,
-        projects: Option<&Selector>,
-        pods: &Selector,
-    ) -> Meant {
+    fn meant(&mut self, own: ProjectId, projects: Option<&Selector>, pods: &Selector) -> Meant {
         let name = |selector| crate::intent::selector_name(selector);
         let key = match projects {
             None => format!("{} {}", own.index(), name(pods)),
@@ -127,9 +122,8 @@ impl Hints<'_> {
             meant.any_project = true;
             let range = self.pods[index].clone();
             meant.pods.extend(range.filter(|pod| pods.matches(&self.projects.pods[*pod].labels)));
-            let router = |router: &&EgressRouter| {
-                router.project == id && pods.matches(&router.labels)
-            };
+            let router =
+                |router: &&EgressRouter| router.project == id && pods.matches(&router.labels);
             meant.any_router |= self.routers.iter().any(|r| router(&r));
         }
         self.known.insert(key, meant.clone());
@@ -138,7 +132,6 @@ impl Hints<'_> {
 
     /// RF033: a selector that means nobody. An empty one means all there will be.
     fn nobody(
-        &self,
         meant: &Meant,
         (projects, pods): (Option<&Selector>, Option<&Selector>),
         (projects_at, pods_at): (At<'_>, At<'_>),
@@ -229,11 +222,9 @@ impl Hints<'_> {
         } else {
             return;
         };
-        context.push(
-            Diagnostic::new(Code::NamedPortMissing, message).at(at.place()).help(format!(
-                "give the pods `ports: [{{name: {name}, port: …}}]`, or write the number"
-            )),
-        );
+        context.push(Diagnostic::new(Code::NamedPortMissing, message).at(at.place()).help(
+            format!("give the pods `ports: [{{name: {name}, port: …}}]`, or write the number"),
+        ));
     }
 
     fn pod_name(&self, pod: usize) -> String {
@@ -272,9 +263,8 @@ impl Hints<'_> {
         }
         let named = |pod: &usize| {
             let mut ports_of_pod = self.projects.pods[*pod].ports.iter();
-            ports_of_pod.any(|(_, protocol, port)| {
-                *protocol == ports.protocol && port.get() == number
-            })
+            ports_of_pod
+                .any(|(_, protocol, port)| *protocol == ports.protocol && port.get() == number)
         };
         if pods.iter().any(named) {
             return;

@@ -43,9 +43,8 @@ fn isolated(set: &ProjectSet) -> Vec<String> {
 }
 
 fn global(set: Option<&ProjectSet>) -> String {
-    let names: Vec<&str> = set.map_or_else(Vec::new, |set| {
-        set.projects.iter().map(crate::value::Name::as_str).collect()
-    });
+    let names: Vec<&str> = set
+        .map_or_else(Vec::new, |set| set.projects.iter().map(crate::value::Name::as_str).collect());
     let selector = match set.and_then(|set| set.selector.as_ref()) {
         Some(selector) if names.is_empty() => yaml(selector),
         _ => by_name(&names),
@@ -57,16 +56,14 @@ fn global(set: Option<&ProjectSet>) -> String {
 }
 
 fn by_name(names: &[&str]) -> String {
-    match names {
-        [name] => format!("{{matchLabels: {{{METADATA_NAME}: {}}}}}", quoted(name)),
-        _ => {
-            let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
-            format!(
-                "{{matchExpressions: [{{key: {METADATA_NAME}, operator: In, values: [{}]}}]}}",
-                names.join(", ")
-            )
-        }
+    if let [name] = names {
+        return format!("{{matchLabels: {{{METADATA_NAME}: {}}}}}", quoted(name));
     }
+    let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    format!(
+        "{{matchExpressions: [{{key: {METADATA_NAME}, operator: In, values: [{}]}}]}}",
+        names.join(", ")
+    )
 }
 
 /// A selector in the flow style of YAML.

@@ -4,7 +4,9 @@
 use std::net::Ipv4Addr;
 
 use super::Reach;
-use crate::intent::{Direction, NetworkPolicy, NodeId, Peer, PolicyRule, ProjectId, Tenant, Verdict};
+use crate::intent::{
+    Direction, NetworkPolicy, NodeId, Peer, PolicyRule, ProjectId, Tenant, Verdict,
+};
 use crate::model::Model;
 use crate::spec::Labels;
 use crate::value::{Port, PortName, Protocol};
@@ -38,7 +40,8 @@ pub fn policies(
     let isolating: Vec<&NetworkPolicy> =
         selecting.filter(|policy| policy.rules(direction).is_some()).collect();
     let Some(first) = isolating.first() else {
-        let because = format!("no policy isolates the {} of {}", direction.as_str(), name(model, subject));
+        let because =
+            format!("no policy isolates the {} of {}", direction.as_str(), name(model, subject));
         return Reach::new(Verdict::Allow, because, None);
     };
     let destination = match (direction, other) {

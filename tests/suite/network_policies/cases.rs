@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::world;
+use ringfence::diagnostic::{Source, Sources};
 use ringfence::input;
 use ringfence::intent::Direction;
 use ringfence::model::{Model, Tenant};
-use ringfence::verify::reach::{Other, policies};
 use ringfence::resolve::resolve;
-use ringfence::diagnostic::{Source, Sources};
 use ringfence::value::{Port, Protocol};
+use ringfence::verify::reach::{Other, policies};
 
 fn directory() -> PathBuf {
     PathBuf::from(std::env::var("RINGFENCE_CASES").expect("RINGFENCE_CASES names the cases"))
@@ -243,10 +243,14 @@ fn check_connections(case: &Path) -> usize {
         for (to_name, to) in workloads.iter().filter(|(name, _)| name != from_name) {
             let conn = conns.get(&(from_name.clone(), to_name.clone())).copied();
             for transport in &borders {
-                let found =
-                    allowed(&model, Other::Tenant(*from), Other::Tenant(*to), *transport);
+                let found = allowed(&model, Other::Tenant(*from), Other::Tenant(*to), *transport);
                 let wanted = listed(conn, *transport);
-                assert_eq!(found, wanted, "{}: {from_name} {to_name} {transport:?}", case.display());
+                assert_eq!(
+                    found,
+                    wanted,
+                    "{}: {from_name} {to_name} {transport:?}",
+                    case.display()
+                );
                 compared += 1;
             }
         }

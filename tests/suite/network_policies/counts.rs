@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use crate::world;
 use ringfence::dataplane::openflow::{Action, Flow};
+use ringfence::lower::{Common, Plan};
 use ringfence::model::Model;
 use ringfence::pipeline::Table;
-use ringfence::lower::{Common, Plan};
 
 /// A policy for `selected` pods, `from` so many peers, at so many ports; all on one node.
 fn yaml(selected: usize, peers: usize, ports: usize) -> String {
@@ -18,8 +18,7 @@ fn yaml(selected: usize, peers: usize, ports: usize) -> String {
     for pod in 0..peers {
         let _ = write!(pods, "{{name: peer-{pod}, node: node-1, labels: {{app: peer}}}}, ");
     }
-    let ports: Vec<String> =
-        (0..ports).map(|n| format!("{{port: {}}}", 1000 + 10 * n)).collect();
+    let ports: Vec<String> = (0..ports).map(|n| format!("{{port: {}}}", 1000 + 10 * n)).collect();
     format!(
         "version: 1\ncluster: {{mode: networkpolicy, podNetworks: [{{cidr: 10.128.0.0/14, hostPrefix: \
          20}}]}}\nnodes: [{{name: node-1, address: 192.168.12.11}}]\nprojects:\n  - {{name: shop, pods: \
@@ -45,12 +44,9 @@ fn policy_flows(model: &Model) -> usize {
 
 #[test]
 fn flows_grow_with_the_sum_and_not_with_the_product() {
-    for ((selected, peers, ports), most) in [
-        ((10, 10, 2), 30),
-        ((50, 50, 4), 110),
-        ((100, 100, 5), 212),
-        ((200, 200, 10), 415),
-    ] {
+    for ((selected, peers, ports), most) in
+        [((10, 10, 2), 30), ((50, 50, 4), 110), ((100, 100, 5), 212), ((200, 200, 10), 415)]
+    {
         let (model, _) = world::model(vec![yaml(selected, peers, ports)]);
         let flows = policy_flows(&model);
         println!("{selected} pods, {peers} peers, {ports} ports: {flows} flows");
@@ -97,7 +93,8 @@ fn an_edit_changes_what_it_is_about() {
     // The pods take part in a second conjunction, and fragments too.
     assert_eq!((gone, new), (20 + 1, 20 + 1 + 3));
     // Whether all pods are meant is what is written, however many there are.
-    let all = yaml(20, 20, 3).replacen("podSelector: {matchLabels: {app: web}}", "podSelector: {}", 1);
+    let all =
+        yaml(20, 20, 3).replacen("podSelector: {matchLabels: {app: web}}", "podSelector: {}", 1);
     let (model, _) = world::model(vec![all]);
     assert_eq!(policy_flows(&model), policy_flows(&world::model(vec![before]).0) - 20);
 }
@@ -134,7 +131,9 @@ fn rules_that_share_a_clause_are_told_by_its_comment() {
     let shared: Vec<&Flow<'_>> = plan
         .flows
         .table(Table::Isolation)
-        .filter(|flow| matches!(flow.actions[..], [Action::Conjunction { .. }, Action::Conjunction { .. }]))
+        .filter(|flow| {
+            matches!(flow.actions[..], [Action::Conjunction { .. }, Action::Conjunction { .. }])
+        })
         .collect();
     // Two pods, two peers, and fragments.
     assert_eq!(shared.len(), 2 + 2 + 1);
@@ -163,7 +162,7 @@ fn numbers_of_conjunctions_follow_from_what_rules_say() {
     let (model, _) = world::model(vec![other]);
     let projects: Vec<_> = model.intent().projects().map(|(id, _)| id).collect();
     for rule in projects.iter().flat_map(|project| model.allowances(*project)) {
-        assert_eq!(rule.id, ringfence::model::group_number(rule.subject.cookie));
+        assert_eq!(rule.id, ringfence::dataplane::openflow::group_number(rule.subject.cookie));
     }
 }
 

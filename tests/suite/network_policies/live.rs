@@ -188,8 +188,7 @@ fn connections_live_as_long_as_policies_allow_them() {
     let world = World::new(CLI);
     let mut live = live(world.path());
     live.apply_all();
-    let _servers =
-        ["shop/web-0", "shop/web-1"].map(|pod| live.serves(pod, "echo", "tcp", 7000));
+    let _servers = ["shop/web-0", "shop/web-1"].map(|pod| live.serves(pod, "echo", "tcp", 7000));
     let files = ["web-0", "web-1"].map(|name| world.path().join(name));
     let clients: Vec<duct::Handle> = ["shop/web-0", "shop/web-1"]
         .iter()
@@ -277,7 +276,9 @@ fn conjunctions_are_repaired() {
     for damage in [
         format!("--strict del-flows br0 'table=80,priority=100,conj_id={id},ip,reg1={vnid}'"),
         format!("add-flow br0 'table=80,priority=100,conj_id={id},ip,reg1={vnid},actions=drop'"),
-        format!("add-flow br0 'table=80,priority=100,udp,reg1={vnid},actions=conjunction({id},1/2)'"),
+        format!(
+            "add-flow br0 'table=80,priority=100,udp,reg1={vnid},actions=conjunction({id},1/2)'"
+        ),
         "del-flows br0 table=80".to_owned(),
     ] {
         live.on("node-1", &format!("ovs-ofctl -O OpenFlow14 {damage}"));

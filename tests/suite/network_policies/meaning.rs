@@ -4,14 +4,16 @@ use std::net::Ipv4Addr;
 
 use super::worlds;
 use crate::properties::{Arrival, Fabric};
-use ringfence::verify::evaluate::{Body, Frame, Piece};
 use ringfence::dataplane::openflow::CtState;
 use ringfence::intent::{Direction, NodeId};
+use ringfence::lower::Common;
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::lower::Common;
-use ringfence::verify::reach::{From, Other, Packet, To, let_out, leaves, policies, reach, to_tenant};
 use ringfence::value::{Datapath, Mac, Port, Protocol};
+use ringfence::verify::evaluate::{Body, Frame, Piece};
+use ringfence::verify::reach::{
+    From, Other, Packet, To, leaves, let_out, policies, reach, to_tenant,
+};
 
 /// What packets begin with: on both sides of the borders of every rule that clusters have, and what has
 /// no ports.
@@ -113,8 +115,12 @@ fn outside(
     let of_nodes = nodes.iter().map(|node| model.intent()[*node].address);
     for address in others.into_iter().chain(of_nodes) {
         for (protocol, number) in TRANSPORTS.into_iter().flatten() {
-            let packet =
-                Packet { from: From::Tenant(from), to: To::Outside(address), protocol, port: port(number) };
+            let packet = Packet {
+                from: From::Tenant(from),
+                to: To::Outside(address),
+                protocol,
+                port: port(number),
+            };
             let way = let_out(model, from, address, &packet).allowed()
                 && leaves(model, from, address, &packet).allowed();
             let near = model.intent()[own].address == address;
@@ -233,7 +239,13 @@ fn from_node(model: &Model, node: NodeId, tenants: &[Tenant], all: &mut Vec<Try>
             .collect();
         if !expected.is_empty() {
             let transport = Some((found.protocol, behind.port.get()));
-            push(format!("outside by a node port of {node:?}"), source, service, transport, expected);
+            push(
+                format!("outside by a node port of {node:?}"),
+                source,
+                service,
+                transport,
+                expected,
+            );
         }
     }
 }

@@ -3,10 +3,12 @@
 use super::meaning::{tries, wrong, wrong_replies};
 use super::worlds;
 use crate::properties::Fabric;
-use ringfence::verify::evaluate::walk;
-use ringfence::dataplane::openflow::{Action, CtState, Flow, FlowTable, Fragment, L4, MaskedPort, Packet, PolicyState};
+use ringfence::dataplane::openflow::{
+    Action, CtState, Flow, FlowTable, Fragment, L4, MaskedPort, Packet, PolicyState,
+};
 use ringfence::lower::Common;
 use ringfence::pipeline::{Register, Table};
+use ringfence::verify::evaluate::walk;
 
 /// What becomes of a flow; `None` where it goes.
 type Mutation = fn(Flow<'_>) -> Option<Flow<'_>>;

@@ -6,12 +6,12 @@ use std::net::Ipv4Addr;
 
 use crate::properties::{Arrival, Fabric, from_tenant};
 use crate::world;
-use ringfence::verify::evaluate::{Body, Piece};
 use ringfence::intent::Direction;
-use ringfence::model::{Model, Tenant};
 use ringfence::lower::Common;
-use ringfence::verify::reach::{From, Other, Packet, To, policies, reach};
+use ringfence::model::{Model, Tenant};
 use ringfence::value::{Port, Protocol};
+use ringfence::verify::evaluate::{Body, Piece};
+use ringfence::verify::reach::{From, Other, Packet, To, policies, reach};
 
 /// A bakery with its branches, on two nodes. Ports have names where a recipe needs them.
 const WORLD: &str = "version: 1

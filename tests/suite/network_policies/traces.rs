@@ -9,13 +9,13 @@ use super::meaning::{Try, clusters, tries};
 use super::worlds::{self, Dice};
 use crate::lab::{Live, example};
 use crate::properties::Arrival;
-use ringfence::verify::evaluate::Body;
+use ringfence::diagnostic::Sources;
+use ringfence::emit::Renderer;
 use ringfence::intent::NodeId;
+use ringfence::lower::{Common, Plan};
 use ringfence::model::Model;
 use ringfence::pipeline::OfPort;
-use ringfence::lower::{Common, Plan};
-use ringfence::emit::Renderer;
-use ringfence::diagnostic::Sources;
+use ringfence::verify::evaluate::Body;
 
 /// How many packets of a cluster are traced.
 const PACKETS: usize = 60;
@@ -41,7 +41,8 @@ pub(super) fn load(live: &Live, files: &BTreeMap<String, Vec<u8>>) {
     let flows = directory.join("generated.ofctl");
     fs::write(&flows, &files["flows.ofctl"]).unwrap();
     let mut script =
-        "ovs-ofctl -O OpenFlow14 del-flows br0; ovs-ofctl -O OpenFlow15 del-groups br0\n".to_owned();
+        "ovs-ofctl -O OpenFlow14 del-flows br0; ovs-ofctl -O OpenFlow15 del-groups br0\n"
+            .to_owned();
     if let Some(groups) = files.get("groups.ofctl") {
         let path = directory.join("generated.groups");
         fs::write(&path, groups).unwrap();
@@ -86,33 +87,23 @@ pub(super) fn trace_all(live: &Live, packets: &[String]) -> Vec<String> {
 enum Traced {
     Dropped,
     Port(u16),
-    /// To a node, with the packet as it is by then.
-    Tunnel(Ipv4Addr, Option<(Ipv4Addr, Option<u16>)>),
+    /// To a node.
+    Tunnel(Ipv4Addr),
 }
 
 fn traced(text: &str) -> Traced {
     let (mut towards, mut found) = (None, Traced::Dropped);
-    let mut translated = None;
     for line in text.lines().map(str::trim) {
         if let Some(set) = line.strip_prefix("set_field:")
             && let Some(address) = set.strip_suffix("->tun_dst")
         {
             towards = Some(address.parse().unwrap());
         }
-        if let Some(action) = line.strip_prefix("ct(commit,")
-            && let Some((_, to)) = action.split_once("nat(dst=")
-        {
-            let to = to.split(')').next().unwrap();
-            translated = Some(match to.split_once(':') {
-                Some((address, port)) => (address.parse().unwrap(), Some(port.parse().unwrap())),
-                None => (to.parse().unwrap(), None),
-            });
-        }
         let port = line.strip_prefix("-> output port is ").or(line.strip_prefix("output:"));
         if let Some(port) = port.and_then(|port| port.parse::<u16>().ok()) {
             assert_eq!(found, Traced::Dropped, "two copies: {text}");
             found = if port == OfPort::VXLAN.get() {
-                Traced::Tunnel(towards.unwrap(), translated)
+                Traced::Tunnel(towards.unwrap())
             } else {
                 Traced::Port(port)
             };
@@ -125,6 +116,8 @@ fn check(live: &Live, seed: u64) -> (usize, usize) {
     let (model, sources) = crate::world::model(vec![worlds::yaml(seed)]);
     let files = files(&model, &sources);
     let mut all = tries(&model);
+    // A trace ends at the choice of a group; real packets show what is behind.
+    all.retain(|attempt| !attempt.what.contains("service") && !attempt.what.contains("node port"));
     let dice = &mut Dice::new(seed);
     let mut chosen: BTreeMap<NodeId, Vec<Try>> = BTreeMap::new();
     for _ in 0..PACKETS.min(all.len()) {
@@ -153,14 +146,11 @@ fn check(live: &Live, seed: u64) -> (usize, usize) {
             match traced(&text) {
                 Traced::Dropped => judge(attempt, Arrival::Nowhere),
                 Traced::Port(port) => judge(attempt, arrival(*node, port)),
-                Traced::Tunnel(to, translated) => {
+                Traced::Tunnel(to) => {
                     let mut nodes = model.intent().nodes();
                     let (other, _) = nodes.find(|(_, node)| node.address == to).unwrap();
                     let source = model.intent()[*node].address;
-                    let mut inner = packet(attempt);
-                    if let Some((address, port)) = translated {
-                        inner = readdressed(attempt, address, port);
-                    }
+                    let inner = packet(attempt);
                     let entry = format!(
                         "in_port={},tun_id={},tun_src={source},{inner}",
                         OfPort::VXLAN.get(),
@@ -191,17 +181,6 @@ fn arrival(node: NodeId, port: u16) -> Arrival {
     } else {
         Arrival::Tenant(node, OfPort::pod(port).unwrap())
     }
-}
-
-/// The packet as a service translated it.
-fn readdressed(attempt: &Try, to: Ipv4Addr, to_port: Option<u16>) -> String {
-    let Body::Ip { src, transport, piece, .. } = attempt.frame.body else { unreachable!() };
-    let transport = transport.map(|(protocol, port)| (protocol, to_port.unwrap_or(port)));
-    let frame = ringfence::verify::evaluate::Frame {
-        body: Body::Ip { src, dst: to, transport, piece },
-        ..attempt.frame.clone()
-    };
-    packet(&Try { what: String::new(), node: attempt.node, vni: 0, frame, expected: Vec::new() })
 }
 
 /// Bounded; `RINGFENCE_CLUSTERS` says how many clusters to trace.
