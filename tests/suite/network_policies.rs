@@ -3,9 +3,11 @@
 
 mod cases;
 mod counts;
+mod explain;
 mod live;
 mod meaning;
 mod mutations;
 mod recipes;
+mod rollout;
 mod traces;
 mod worlds;

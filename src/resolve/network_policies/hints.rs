@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::Ipv4Net;
+
 use super::super::{Context, Projects};
+use super::without;
 use crate::diagnostic::{Code, Diagnostic, listed};
 use crate::input::At;
 use crate::intent::{
@@ -86,10 +89,14 @@ impl Hints<'_> {
                             peers.pods.extend(&meant.pods);
                             peers.any_router |= meant.any_router;
                         }
-                        Peer::Block { cidr, .. } => {
+                        Peer::Block { cidr, except } => {
                             only_pods = false;
                             if direction == Direction::Ingress {
-                                self.never_matches(*cidr, at.key("ipBlock").key("cidr"), context);
+                                self.never_matches(
+                                    (*cidr, except),
+                                    at.key("ipBlock").key("cidr"),
+                                    context,
+                                );
                             }
                         }
                     }
@@ -148,9 +155,19 @@ impl Hints<'_> {
     }
 
     /// RF269: who comes to a pod has an address of the pod networks, whoever he is.
-    fn never_matches(&self, cidr: ipnet::Ipv4Net, at: At<'_>, context: &mut Context) {
+    fn never_matches(
+        &self,
+        (cidr, except): (Ipv4Net, &[Ipv4Net]),
+        at: At<'_>,
+        context: &mut Context,
+    ) {
         let networks = || self.cluster.pod_networks.iter().map(|network| network.cidr);
-        if networks().any(|network| network.contains(&cidr) || cidr.contains(&network)) {
+        let left = without(cidr, except);
+        let near = |part: &Ipv4Net| {
+            networks().any(|network| network.contains(part) || part.contains(&network))
+        };
+        // That nothing is left has been said.
+        if left.is_empty() || left.iter().any(near) {
             return;
         }
         let list: Vec<String> = networks().map(|network| network.to_string()).collect();
@@ -218,7 +235,7 @@ impl Hints<'_> {
             format!("no pod that the rule is about has a {protocol} port with the name `{name}`")
         } else if direction == Direction::Ingress && !lacking.is_empty() {
             let names: Vec<String> = lacking.iter().map(|pod| self.pod_name(**pod)).collect();
-            format!("{} lack a {protocol} port with the name `{name}`", listed(&names))
+            format!("there is no {protocol} port with the name `{name}` at {}", listed(&names))
         } else {
             return;
         };

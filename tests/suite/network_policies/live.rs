@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::lab::{Live, live, load};
-use crate::support::{ringfence, until};
+use crate::support::{Run, ringfence, until};
 use ringfence::lab::Place;
 
 /// What one of the processes has to do.
@@ -287,4 +287,31 @@ fn conjunctions_are_repaired() {
         assert_eq!(sorted(flows()), good, "{damage}");
     }
     live.assert_proven("repaired");
+}
+
+/// What closes something is said before it happens, and nothing else.
+#[test]
+fn only_what_closes_something_is_told() {
+    let world = World::new(NOBODY);
+    let mut live = live(world.path());
+    live.apply_all();
+    let check = |live: &mut Live, policies: &str| {
+        world.write(policies);
+        let (model, sources) = load(world.path());
+        live.lab.replace(model, &sources).unwrap();
+        let node = live.node("node-1");
+        let files = live.lab.files(node).display().to_string();
+        let run: Run = live.lab.ringfence(node, &["apply", &files, "--check"]).unwrap().into();
+        assert_eq!(run.status, 2, "{}", run.stderr);
+        let told = format!("{}{}", run.stdout, run.stderr);
+        told.contains(
+            "! project shop: its network policies change: what they no longer allow ends at once",
+        )
+    };
+    for (policies, closes) in
+        [(CLI, false), (CLI_AGAIN, true), (NOBODY, true), (EVERYBODY, false), (CLI, true)]
+    {
+        assert_eq!(check(&mut live, policies), closes, "{policies}");
+        live.apply_all();
+    }
 }

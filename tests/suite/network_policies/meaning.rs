@@ -49,7 +49,7 @@ fn port(number: u16) -> Port {
     Port::new(number.into()).unwrap()
 }
 
-fn allowed_between(
+pub(super) fn allowed_at_sender(
     model: &Model,
     from: Tenant,
     to: Tenant,
@@ -57,7 +57,46 @@ fn allowed_between(
 ) -> bool {
     let transport = transport.map(|(protocol, number)| (protocol, port(number)));
     policies(model, Direction::Egress, from, Other::Tenant(to), transport).allowed()
-        && policies(model, Direction::Ingress, to, Other::Tenant(from), transport).allowed()
+}
+
+pub(super) fn allowed_at_receiver(
+    model: &Model,
+    from: Tenant,
+    to: Tenant,
+    transport: Option<(Protocol, u16)>,
+) -> bool {
+    let transport = transport.map(|(protocol, number)| (protocol, port(number)));
+    policies(model, Direction::Ingress, to, Other::Tenant(from), transport).allowed()
+}
+
+/// A packet from a pod to another, and where it is to arrive.
+pub(super) type Pair = (Tenant, Tenant, Option<(Protocol, u16)>, Frame, Arrival);
+
+/// Packets between every two pods: two with ports, and one without.
+pub(super) fn pairs(model: &Model) -> Vec<Pair> {
+    let nodes: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
+    let tenants: Vec<Tenant> = nodes.iter().flat_map(|node| model.tenants(*node)).collect();
+    let mut all = Vec::new();
+    for &from in &tenants {
+        for &to in tenants.iter().filter(|to| **to != from) {
+            for transport in [TRANSPORTS[0], TRANSPORTS[5], TRANSPORTS[10]] {
+                let own = model.endpoint(from);
+                let body = body(own.address, model.endpoint(to).address, transport);
+                let frame = Frame::new(own.port, own.mac, body);
+                all.push((from, to, transport, frame, place(model, to)));
+            }
+        }
+    }
+    all
+}
+
+fn allowed_between(
+    model: &Model,
+    from: Tenant,
+    to: Tenant,
+    transport: Option<(Protocol, u16)>,
+) -> bool {
+    allowed_at_sender(model, from, to, transport) && allowed_at_receiver(model, from, to, transport)
 }
 
 fn place(model: &Model, tenant: Tenant) -> Arrival {

@@ -229,6 +229,24 @@ fn peer(dice: &mut Dice) -> String {
     }
 }
 
+/// The same cluster with the policies of another number.
+pub(super) fn with_other_policies(yaml: &str, seed: u64) -> String {
+    let (before, _) = yaml.split_once("networkPolicies:\n").unwrap();
+    let names: Vec<String> = before
+        .lines()
+        .filter_map(|line| line.strip_prefix("  - {name: ")?.split(',').next())
+        .filter(|name| name.starts_with("project-") || *name == "default")
+        .map(str::to_owned)
+        .collect();
+    let dice = &mut Dice::new(seed);
+    let mut text = format!("{before}networkPolicies:\n");
+    for number in 0..1 + dice.roll(6) {
+        let name = dice.pick(&names);
+        let _ = writeln!(text, "  - {{project: {name}, name: policy-{number}{}}}", policy(dice));
+    }
+    text
+}
+
 /// The cluster with a number.
 pub(super) fn cluster(seed: u64) -> Model {
     world::model(vec![yaml(seed)]).0
