@@ -65,8 +65,8 @@ pub use generations::{Generation, Generations, KEEP, generations};
 use links::{Links, Namespaces};
 use ovsdb::{Database, MARK};
 use rulesets::Place;
+pub use signature::SIGNERS;
 use signature::Signers;
-pub use signature::{SIGNATURE, SIGNERS};
 pub use snapshot::snapshot;
 use state::{Kept, Loaded, State, Store};
 pub use status::{Drift, Status, status};
@@ -675,7 +675,7 @@ impl Difference {
             fragments,
             links.tun,
             meters.before,
-            flows::step(bridge, &flows, &artifacts.objects),
+            flows::step(bridge, &flows, || artifacts.objects()),
             meters.after,
             links.up,
         ];

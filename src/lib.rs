@@ -6,12 +6,13 @@
 //! numbers that a [`lockfile`] keeps, and both make a [`model`]. [`dns`] asks name servers for
 //! what [`names`] puts into the lock file. [`plan`] lowers it to one node's
 //! [`flow`]s, links and [`nft`] rules along the tables of [`pipeline`]; [`render`] and [`output`]
-//! make files of them; [`apply`] makes a node match its files through [`system`]. [`reach`] says
+//! make files of them, by the contract of [`artifact`]; [`apply`] makes a node match its files through [`system`]. [`reach`] says
 //! what the intent means for a packet, [`evaluate`] what flows do with it, and [`lab`] what real
 //! nodes do.
 
 pub mod allocate;
 pub mod apply;
+pub mod artifact;
 pub mod cli;
 pub mod compile;
 pub mod diagnostic;

@@ -3,16 +3,16 @@
 //! Flows and rules print themselves; the templates beside this file are the skeletons around
 //! them, without decisions of their own but for what a datapath or platform needs.
 
+mod places;
 mod proxies;
-mod sourcemap;
 
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
+use crate::artifact::{FLOWS, GROUPS, MANIFEST, Manifest, NODE, PLACES, RULESET};
 use crate::diagnostic::{Code, Diagnostic, json};
-use crate::flow::Action;
 use crate::intent::{Node, NodeId, RouterId};
 use crate::model::{Model, Tenant};
 use crate::nft::{self, Ruleset};
@@ -20,8 +20,7 @@ use crate::pipeline::{self, OfPort, Table};
 use crate::plan::{Plan, Router, Via, Wiring, proxy};
 use crate::source::Sources;
 use crate::spec::{Datapath, Platform};
-use crate::subject::Subject;
-use sourcemap::Sourcemap;
+use places::NodePlaces;
 
 /// The OpenFlow versions of the bridge. Bundles need 1.4; ringfence speaks it throughout.
 pub const PROTOCOLS: &str = "OpenFlow13,OpenFlow14,OpenFlow15";
@@ -29,9 +28,9 @@ pub const PROTOCOLS: &str = "OpenFlow13,OpenFlow14,OpenFlow15";
 /// The files of one node, by their paths from the node's directory.
 #[derive(Debug)]
 pub struct NodeFiles {
-    /// The digest of everything that has an effect: what the node's bridge and ruleset name.
+    /// The digest of everything that has an effect: what the node's bridge and ruleset will name.
     pub generation: blake3::Hash,
-    /// The files, `manifest.json` among them.
+    /// The files, the manifest and the places among them.
     pub files: BTreeMap<String, Vec<u8>>,
     /// How many flows there are, without the note of the generation.
     pub flows: usize,
@@ -42,7 +41,7 @@ pub struct NodeFiles {
 pub struct Renderer<'m> {
     templates: Environment<'static>,
     model: &'m Model,
-    sourcemap: Sourcemap<'m>,
+    places: NodePlaces<'m>,
 }
 
 impl<'m> Renderer<'m> {
@@ -72,7 +71,7 @@ impl<'m> Renderer<'m> {
         ] {
             templates.add_template(name, text).map_err(|error| internal(&error))?;
         }
-        Ok(Self { templates, model, sourcemap: Sourcemap::new(model, sources) })
+        Ok(Self { templates, model, places: NodePlaces::new(model, sources) })
     }
 
     /// The files of one node.
@@ -83,46 +82,43 @@ impl<'m> Renderer<'m> {
         files.add("links.sh", self.links(wiring)?);
         files.add("ports.sh", self.ports(wiring)?);
         files.add("sysctl.conf", self.sysctls(wiring)?);
-        files.add("node.json", node_json(wiring)?);
+        files.add(NODE, node_json(wiring)?);
         if self.model.has_services() {
-            files.add("groups.ofctl", groups(plan));
+            files.add(GROUPS, groups(plan));
         }
         if wiring.ports.iter().any(|port| port.meter.is_some()) {
             files.add("meters.sh", self.meters(wiring)?);
         }
-        files.add("flows.ofctl", flows(plan));
-        files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, None)?);
+        files.add(FLOWS, flows(plan));
+        files.add(RULESET, self.ruleset(&plan.ruleset, &title)?);
         let routers = wiring.routers.iter().zip(&plan.router_rulesets);
         for ((router, ruleset), id) in routers.zip(self.model.routers(node)) {
             let title = format!("Egress router {}.", router.name);
             let directory = format!("routers/{}", router.name);
             files.add(format!("{directory}/{}", outside_script(router)), self.outside(router)?);
-            let rendered = self.ruleset(ruleset, &title, None)?;
-            files.add(format!("{directory}/ruleset.nft"), rendered);
+            files.add(format!("{directory}/{RULESET}"), self.ruleset(ruleset, &title)?);
             if let Some((proxy, config)) = router.proxy.zip(proxy::config(self.model, *id)) {
                 for (name, bytes) in self.proxy(router, proxy, &config)? {
                     files.add(format!("{directory}/{name}"), bytes);
                 }
             }
         }
-        // The generation stands in two of the files whose digest it is, so it comes last.
+        // What follows has no effect on the node, so it is no part of the generation.
         let generation = files.digest();
-        files.append("flows.ofctl", &note(generation, self.model.cluster_subject()));
-        files.add("ruleset.nft", self.ruleset(&plan.ruleset, &title, Some(generation))?);
-        // What follows has no effect on the node.
         if let Some(hosts) = self.avahi_hosts(node) {
             files.add("avahi.hosts", hosts);
         }
-        files.add("sourcemap.json", self.sourcemap.render(node));
         files.add("notes.md", self.notes(node, wiring)?);
-        let manifest = json::pretty(&Manifest {
+        let manifest = Manifest {
             version: Manifest::VERSION,
+            ringfence: env!("CARGO_PKG_VERSION").to_owned(),
             node: wiring.node.to_string(),
             generation: generation.to_hex().to_string(),
-            files: files.digests(),
-        });
-        files.add("manifest.json", manifest.into_bytes());
-        let files = files.files.into_iter().map(|(name, (bytes, _))| (name, bytes)).collect();
+            files: files.digests,
+        };
+        let mut files = files.files;
+        files.insert(PLACES.to_owned(), self.places.render(node, &manifest));
+        files.insert(MANIFEST.to_owned(), json::pretty(&manifest).into_bytes());
         Ok(NodeFiles { generation, files, flows: plan.flows.len() })
     }
 
@@ -251,12 +247,7 @@ impl<'m> Renderer<'m> {
         self.render("sysctl.conf", context! { node => wiring.node.as_str(), settings })
     }
 
-    fn ruleset(
-        &self,
-        ruleset: &Ruleset<'_>,
-        title: &str,
-        generation: Option<blake3::Hash>,
-    ) -> Result<Vec<u8>, Diagnostic> {
+    fn ruleset(&self, ruleset: &Ruleset<'_>, title: &str) -> Result<Vec<u8>, Diagnostic> {
         let tables: Vec<Value> = ruleset.tables.iter().map(nft_table).collect();
         let families: Vec<&str> = nft::Family::ALL.iter().map(|family| family.as_str()).collect();
         self.render(
@@ -266,7 +257,6 @@ impl<'m> Renderer<'m> {
                 families,
                 table_name => nft::TABLE,
                 tables,
-                generation => generation.map(|hash| hash.to_hex().to_string()),
             },
         )
     }
@@ -485,56 +475,29 @@ fn table_comment(out: &mut Vec<u8>, table: Table) {
     out.push(b'\n');
 }
 
-/// The flow that holds the generation, with the comment before it.
-fn note(generation: blake3::Hash, subject: &Subject) -> Vec<u8> {
-    let flow = crate::flow::Flow {
-        table: Table::Generation,
-        priority: 0,
-        matches: crate::flow::Match::default(),
-        actions: vec![Action::Note(*generation.as_bytes())],
-        subject,
-    };
-    let mut text = Vec::new();
-    table_comment(&mut text, Table::Generation);
-    flow.write(&mut text);
-    text.push(b'\n');
-    text
-}
-
-/// Files with their digests, each read once.
+/// Files with their digests.
 #[derive(Default)]
 struct Files {
-    files: BTreeMap<String, (Vec<u8>, blake3::Hasher)>,
+    files: BTreeMap<String, Vec<u8>>,
+    digests: BTreeMap<String, String>,
 }
 
 impl Files {
     fn add(&mut self, name: impl Into<String>, bytes: Vec<u8>) {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&bytes);
-        self.files.insert(name.into(), (bytes, hasher));
-    }
-
-    fn append(&mut self, name: &str, more: &[u8]) {
-        if let Some((bytes, hasher)) = self.files.get_mut(name) {
-            bytes.extend_from_slice(more);
-            hasher.update(more);
-        }
+        let name = name.into();
+        self.digests.insert(name.clone(), blake3::hash(&bytes).to_hex().to_string());
+        self.files.insert(name, bytes);
     }
 
     /// The digest of all files together, their names included.
     fn digest(&self) -> blake3::Hash {
         let mut all = blake3::Hasher::new();
-        for (name, (_, hasher)) in &self.files {
+        for (name, digest) in &self.digests {
             all.update(&(name.len() as u64).to_le_bytes());
             all.update(name.as_bytes());
-            all.update(hasher.finalize().as_bytes());
+            all.update(digest.as_bytes());
         }
         all.finalize()
-    }
-
-    fn digests(&self) -> BTreeMap<String, String> {
-        let digest = |hasher: &blake3::Hasher| hasher.finalize().to_hex().to_string();
-        self.files.iter().map(|(name, (_, hasher))| (name.clone(), digest(hasher))).collect()
     }
 }
 
@@ -593,23 +556,4 @@ fn line_each(values: &[impl serde::Serialize]) -> Result<String, Diagnostic> {
     }
     let lines = values.iter().map(one_line).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[\n{}\n]", lines.join(",\n")))
-}
-
-/// `manifest.json` of a node: what `apply` checks the files against.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// The version of this format.
-    pub version: u32,
-    /// The node's name.
-    pub node: String,
-    /// The digest of everything that has an effect, as 64 hexadecimal digits.
-    pub generation: String,
-    /// The BLAKE3 digest of every other file, by its path.
-    pub files: BTreeMap<String, String>,
-}
-
-impl Manifest {
-    /// The version of the format that this ringfence writes and reads.
-    pub const VERSION: u32 = 1;
 }

@@ -1,5 +1,6 @@
 //! Reading the desired state: files, directories and standard input become [`Sources`].
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -140,6 +141,16 @@ impl Sources {
     /// The texts, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Source> {
         self.sources.iter()
+    }
+
+    /// The BLAKE3 digest of every text, by its path from the root.
+    #[must_use]
+    pub fn digests(&self) -> BTreeMap<String, String> {
+        let digest = |source: &Source| {
+            let digest = blake3::hash(source.text().as_bytes());
+            (source.name().to_owned(), digest.to_hex().to_string())
+        };
+        self.sources.iter().map(digest).collect()
     }
 
     /// Adds a text and returns its index.

@@ -79,9 +79,9 @@ pub fn one(nodes: usize, directory: &Path) {
     assert!(!report.has_errors());
     let modelled = begin.elapsed();
     let ids: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
-    let output = Output::open(&out).expect("an output");
+    let output = Output::open(&out);
     compile(&model, &ids, &sources, &output, false, &|_| {}).expect("files");
-    let outcome = output.finish(&sources, None, false);
+    let outcome = output.finish(None, false);
     let compiled = begin.elapsed();
     assert!(outcome.report.is_empty());
 
