@@ -3,7 +3,7 @@
 //! Only `resolve` builds an [`Intent`], so whoever holds one may rely on it. Objects are sorted
 //! by name and refer to each other by index, whatever order they were written in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -31,6 +31,16 @@ pub struct Intent {
     pub(crate) egress_ips: Vec<EgressIps>,
     pub(crate) services: Vec<Service>,
     pub(crate) mdns: Vec<MdnsRecord>,
+    pub(crate) node_services: Option<NodeServices>,
+}
+
+/// Whose services the nodes' own processes reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeServices {
+    /// The projects, beside the global ones.
+    pub projects: BTreeSet<ProjectId>,
+    /// Where that is said.
+    pub place: Place,
 }
 
 macro_rules! ids {
@@ -76,6 +86,12 @@ ids! {
 }
 
 impl Intent {
+    /// Whose services the nodes' own processes reach; all where it isn't said.
+    #[must_use]
+    pub fn node_services(&self) -> Option<&NodeServices> {
+        self.node_services.as_ref()
+    }
+
     /// What holds for the whole network.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {

@@ -87,8 +87,10 @@ pub struct Outcome {
 
 impl Output {
     /// Looks at the tree at `root`, which may not exist yet.
-    #[must_use]
-    pub fn open(root: &Path) -> Self {
+    pub fn open(root: &Path) -> Result<Self, Diagnostic> {
+        if fs::metadata(root).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(unwritable(root, &io::ErrorKind::NotADirectory.into()));
+        }
         let mut found = Vec::new();
         list(root, Path::new(""), &mut found);
         let mut directories: BTreeMap<PathBuf, bool> = BTreeMap::new();
@@ -102,7 +104,7 @@ impl Output {
         if is_old_manifest(&root.join(MANIFEST)) {
             files.insert(MANIFEST.into());
         }
-        Self { root: root.to_owned(), ours: files, state: Mutex::default() }
+        Ok(Self { root: root.to_owned(), ours: files, state: Mutex::default() })
     }
 
     /// Takes the files of one node: writes what differs, or with `check` only remembers how.

@@ -452,8 +452,10 @@ fn outside_script(router: &Router) -> &'static str {
 
 /// The text of the groups.
 fn groups(plan: &Plan<'_>) -> Vec<u8> {
-    const LINE: usize = 300;
-    let mut out = Vec::with_capacity((plan.flows.groups().len() + 1) * LINE);
+    const HEAD: usize = 300;
+    let groups = plan.flows.groups();
+    let size: usize = groups.iter().map(|printed| printed.line.len()).sum();
+    let mut out = Vec::with_capacity(HEAD + size);
     let bridge = plan.wiring.bridge.name.as_str();
     out.extend_from_slice(
         format!(
@@ -463,7 +465,7 @@ fn groups(plan: &Plan<'_>) -> Vec<u8> {
         )
         .as_bytes(),
     );
-    plan.flows.groups().iter().for_each(|group| group.write_line(&mut out));
+    groups.iter().for_each(|printed| out.extend_from_slice(&printed.line));
     out
 }
 

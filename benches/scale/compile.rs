@@ -79,7 +79,7 @@ pub fn one(nodes: usize, directory: &Path) {
     assert!(!report.has_errors());
     let modelled = begin.elapsed();
     let ids: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
-    let output = Output::open(&out);
+    let output = Output::open(&out).expect("an output");
     compile(&model, &ids, &sources, &output, false, &|_| {}).expect("files");
     let outcome = output.finish(None, false);
     let compiled = begin.elapsed();

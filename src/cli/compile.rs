@@ -73,7 +73,13 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         show(&diagnostic.into(), &sources);
         return Exit::Error;
     }
-    let output = Output::open(&arguments.out);
+    let output = match Output::open(&arguments.out) {
+        Ok(output) => output,
+        Err(diagnostic) => {
+            show(&diagnostic.into(), &sources);
+            return Exit::Error;
+        }
+    };
     let progress = Progress::new(Some(nodes.len()));
     let compiled =
         compile(&model, &nodes, &sources, &output, arguments.check, &|node| progress.done(node));

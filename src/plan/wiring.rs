@@ -344,7 +344,7 @@ impl Wiring {
 pub(super) fn lower(
     model: &Model,
     node: NodeId,
-    draining: &BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    draining: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
 ) -> Result<Wiring, Diagnostic> {
     let intent = model.intent();
     let cluster = intent.cluster();
@@ -427,7 +427,7 @@ pub(super) fn lower(
         netns,
         routers: super::router::wiring(model, node)?,
         egress_ips,
-        draining: draining.clone(),
+        draining,
         uplink: uplink.filter(|uplink| uplink.bridge.is_some() || uplink.mtu.is_some()).map(
             |uplink| Uplink {
                 interface: uplink.interface.clone(),

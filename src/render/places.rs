@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use crate::artifact::{Inputs, Manifest, Places};
-use crate::intent::{Membership, NodeId, ProjectId};
+use crate::intent::{Membership, NodeId, ProjectId, ServiceId};
 use crate::model::Model;
 use crate::source::Sources;
 use crate::subject::Subject;
@@ -21,8 +21,8 @@ pub(super) struct NodePlaces<'m> {
     projects: Vec<Vec<u8>>,
     /// Of each project, the rules of its egress policy.
     rules: Vec<Vec<u8>>,
-    /// The services that have an address, and their ports.
-    services: Vec<u8>,
+    /// The services that have an address, each with its ports.
+    services: BTreeMap<ServiceId, Vec<u8>>,
 }
 
 impl<'m> NodePlaces<'m> {
@@ -42,14 +42,11 @@ impl<'m> NodePlaces<'m> {
             .map(|id| lines(&mut model.ranked_rules(*id).map(|(_, subject, _)| subject)));
         let own =
             projects.par_iter().map(|id| lines(&mut [model.project_subject(*id)].into_iter()));
-        let mut services = Vec::new();
-        for (id, _) in model.services() {
-            line(&mut services, model.service_subject(id), sources);
-            for (_, subject, _) in model.service_ports(id) {
-                line(&mut services, subject, sources);
-            }
-        }
-        let (projects, rules) = (own.collect(), rules.collect());
+        let services = model.services().map(|(id, _)| {
+            let ports = model.service_ports(id).map(|(_, subject, _)| subject);
+            (id, lines(&mut [model.service_subject(id)].into_iter().chain(ports)))
+        });
+        let (projects, rules, services) = (own.collect(), rules.collect(), services.collect());
         Self { model, sources, inputs: sources.digests(), nodes, projects, rules, services }
     }
 
@@ -82,7 +79,9 @@ impl<'m> NodePlaces<'m> {
         let rules = projects.iter().map(|project| &self.rules[project.index()]);
         let networks = networks.iter().map(|project| &self.projects[project.index()]);
         let parts = [&self.nodes, &tenants].into_iter().chain(networks).chain(rules);
-        let parts: Vec<&Vec<u8>> = parts.chain([&held, &self.services]).collect();
+        let services = model.services_for(node);
+        let services = services.iter().filter_map(|id| self.services.get(id));
+        let parts: Vec<&Vec<u8>> = parts.chain([&held]).chain(services).collect();
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let head = Places::head(manifest, &self.inputs);
         let mut out = Vec::with_capacity(head.len() + size + LINE);
