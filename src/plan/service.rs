@@ -135,7 +135,11 @@ impl<'m> Shared<'m> {
     }
 
     /// By the addresses of the services that a node needs, those of pods that are not ready.
-    pub(super) fn draining(&self, model: &Model, node: NodeId) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
+    pub(super) fn draining(
+        &self,
+        model: &Model,
+        node: NodeId,
+    ) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
         if self.draining.is_empty() {
             return BTreeMap::new();
         }

@@ -3,14 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::scale::{self, Size};
+use ringfence::lockfile;
+
+use crate::scale::{self, Services, Size};
 use crate::support::{Run, ringfence, tree};
 
 /// 200 nodes, 400 projects, 2,000 pods.
-const SIZE: Size = Size { nodes: 200, projects: 400, pods_per_node: 10, rules: 20 };
+const SIZE: Size =
+    Size { nodes: 200, projects: 400, pods_per_node: 10, rules: 20, services: Services::None };
 
 /// As much as it takes for objects to have others between them.
-const SMALL: Size = Size { nodes: 12, projects: 60, pods_per_node: 10, rules: 3 };
+const SMALL: Size =
+    Size { nodes: 12, projects: 60, pods_per_node: 10, rules: 3, services: Services::None };
 
 /// A repository with a network and its output, all committed.
 struct Repository {
@@ -262,6 +266,46 @@ fn a_table_tells_how_much_of_each_node_differs() {
 }
 
 #[test]
+fn services_are_where_somebody_can_use_them() {
+    for (services, everywhere) in
+        [(Services::OfProjects, false), (Services::OfProjectsAndNodes, true)]
+    {
+        let repository = Repository::new(Size { services, ..SMALL });
+        let mut fewer = 0;
+        for node in 0..SMALL.nodes {
+            let read = |file: &str| {
+                fs::read_to_string(repository.path(&format!("out/node-{node}/{file}"))).unwrap()
+            };
+            let (description, groups, flows) =
+                (read("node.json"), read("groups.ofctl"), read("flows.ofctl"));
+            for project in 0..SMALL.projects {
+                let here = description.contains(&format!("\"owner\":\"pod project-{project}/"));
+                let name = format!("# service project-{project}/web:443/tcp\n");
+                // Some projects have no pods anywhere, so nobody is behind their services.
+                let deserted = !flows_anywhere(&repository, project);
+                let expected = (here || everywhere) && !deserted;
+                assert_eq!(groups.contains(&name), expected, "node-{node}, project-{project}");
+                assert_eq!(flows.contains(&name), expected, "node-{node}, project-{project}");
+                fewer += usize::from(!expected && !deserted);
+            }
+            // No flow leads to a group that isn't there.
+            for flow in flows.lines() {
+                let Some((_, group)) = flow.split_once("actions=group:") else { continue };
+                let number = group.split(' ').next().unwrap();
+                assert!(groups.contains(&format!("group_id={number},")), "{flow}");
+            }
+        }
+        assert_eq!(fewer > 0, !everywhere);
+    }
+}
+
+/// Whether a project has a pod on any node.
+fn flows_anywhere(repository: &Repository, project: usize) -> bool {
+    let lock = fs::read_to_string(repository.path("network/ringfence.lock")).unwrap();
+    lock.contains(&format!("\n  project-{project}/pod-"))
+}
+
+#[test]
 fn files_that_others_put_there_stay() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");
@@ -304,3 +348,92 @@ fn assert_left(directory: &Path) {
     let left: Vec<PathBuf> = tree(directory).into_keys().collect();
     assert_eq!(left, [PathBuf::from("manifest.json.sig")]);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+
+    /// What is read line by line is what YAML reads, whatever has happened to the text.
+    #[test]
+    fn lock_files_read_line_by_line_as_by_yaml(
+        changes in proptest::collection::vec((0..CHANGES.len(), 0..60_usize, 0..60_usize), 0..4),
+    ) {
+        let mut lines: Vec<String> = LOCK.lines().map(|line| format!("{line}\n")).collect();
+        for (change, from, to) in changes {
+            let (from, to) = (from % lines.len(), to % lines.len());
+            let (what, by) = CHANGES[change];
+            match what {
+                "drop" => drop(lines.remove(from)),
+                "move" => lines.swap(from, to),
+                "copy" => lines.insert(to, lines[from].clone()),
+                "insert" => lines.insert(from, by.to_owned()),
+                _ => lines[from] = lines[from].replacen(what, by, 1),
+            }
+            if lines.is_empty() {
+                break;
+            }
+        }
+        let text = lines.concat();
+        proptest::prop_assert_eq!(lockfile::parse(&text), lockfile::parse_yaml(&text), "{}", text);
+    }
+}
+
+/// What may happen to a line of a lock file.
+const CHANGES: [(&str, &str); 24] = [
+    ("drop", ""),
+    ("move", ""),
+    ("copy", ""),
+    ("insert", "<<<<<<< HEAD\n"),
+    ("insert", "---\n"),
+    ("insert", "\n"),
+    ("insert", "#comment\n"),
+    ("insert", "  # comment\n"),
+    ("insert", "  true: 12\n"),
+    ("insert", "  1: 2\n"),
+    ("insert", "names:\n"),
+    ("insert", "  a: {}\n"),
+    (": ", ":"),
+    (": ", ":  "),
+    (" ", "\t"),
+    ("\n", " # why\n"),
+    ("\n", " \n"),
+    ("\n", "\r\n"),
+    ("1", "0"),
+    ("1", "0x1"),
+    ("shop", "null"),
+    ("shop", "'shop'"),
+    ("shop", "7"),
+    ("1", "1_0"),
+];
+
+/// Every section.
+const LOCK: &str = "# What ringfence allocated. Written by `ringfence lock`; commit it.
+version: 1
+# project: VNID
+vnids:
+  bank: 11518613
+  shop: 14643950
+# VNIDs of projects that are gone, until `ringfence lock --prune`
+retired:
+  12: shop
+# addresses of what is gone, until `ringfence lock --prune`
+retiredAddresses:
+  10.128.0.9: pod/shop/web-0
+joined:
+  bank: shop
+left:
+  bank/shop: 77
+subnets:
+  node-1: 10.128.0.0/23
+pods:
+  shop/web-0: node-1 10.128.0.254 0a:58:0a:80:00:fe 264
+routers:
+  supplier: node-1 10.128.0.95 0a:58:0a:80:00:5f 105
+outsidePorts:
+  supplier: node-1 106
+services:
+  shop/web: 172.30.1.1
+nodePorts:
+  shop/web/80/tcp: 30080
+names:
+  api.example.com 198.51.100.7: 2026-11-21T12:00:00Z 300
+";

@@ -240,6 +240,14 @@ impl World {
             ("egressRouters", routers),
             ("egressIPs", egress_ips),
         ];
+        // Half of the worlds let nodes reach only some projects' services.
+        let reached: Vec<String> = (0..self.projects.len())
+            .filter(|project| self.bridges >> (project % 8) & 1 == 1)
+            .map(|project| format!("project-{project}"))
+            .collect();
+        if !self.subnet_mode && self.nodes % 2 == 1 && !reached.is_empty() {
+            sections.push(("nodeServices", reached));
+        }
         if !global.is_empty() {
             sections.push(("global", global));
         }
