@@ -10,7 +10,7 @@ mod matches;
 
 pub use action::Action;
 pub(crate) use group::free_number;
-pub use group::{Bucket, Group, group_number};
+pub use group::{Bucket, Group, PrintedGroup, group_number};
 pub use matches::{
     ArpMatch, CtState, Fragment, IpMatch, L4, MaskedPort, Match, Packet, port_masks,
 };
@@ -180,7 +180,7 @@ enum Run<'m> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowTable<'m> {
     tables: BTreeMap<Table, Vec<Run<'m>>>,
-    groups: &'m [Group<'m>],
+    groups: Vec<&'m PrintedGroup<'m>>,
 }
 
 impl<'m> FlowTable<'m> {
@@ -201,14 +201,14 @@ impl<'m> FlowTable<'m> {
     }
 
     /// Takes the groups that flows may name, by number.
-    pub fn set_groups(&mut self, groups: &'m [Group<'m>]) {
+    pub fn set_groups(&mut self, groups: Vec<&'m PrintedGroup<'m>>) {
         self.groups = groups;
     }
 
     /// The groups that flows may name, by number.
     #[must_use]
-    pub fn groups(&self) -> &'m [Group<'m>] {
-        self.groups
+    pub fn groups(&self) -> &[&'m PrintedGroup<'m>] {
+        &self.groups
     }
 
     /// Checks the flows, each by itself and all together.
