@@ -24,7 +24,7 @@ pub use network_policy::{Direction, NetworkPolicy, Peer, PolicyPorts, PolicyRule
 pub(crate) use network_policy::{is_empty, selector_name};
 pub use node::{BlockAt, Node, NodePortBlock, Uplink};
 pub use project::{Attachment, Membership, Pod, Project, Tenant};
-pub use service::{Service, ServiceAddress, ServicePort};
+pub use service::{NodeServices, Service, ServiceAddress, ServicePort};
 
 use std::collections::BTreeMap;
 
@@ -44,6 +44,7 @@ pub struct Intent {
     pub(crate) egress_ips: Vec<EgressIps>,
     pub(crate) services: Vec<Service>,
     pub(crate) mdns: Vec<MdnsRecord>,
+    pub(crate) node_services: Option<NodeServices>,
 }
 
 macro_rules! ids {
@@ -89,6 +90,12 @@ ids! {
 }
 
 impl Intent {
+    /// Whose services the nodes' own processes reach; all where it isn't said.
+    #[must_use]
+    pub fn node_services(&self) -> Option<&NodeServices> {
+        self.node_services.as_ref()
+    }
+
     /// What holds for the whole network.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {

@@ -63,7 +63,8 @@ impl<'m> Plan<'m> {
         egress_ip::lower(&mut builder);
         multicast::lower(&mut builder);
         builder.flows.finish().map_err(|error| refused(&error.0, error.1))?;
-        let wiring = wiring::lower(model, node, common.services().draining())?;
+        let draining = common.services().draining(model, node);
+        let wiring = wiring::lower(model, node, draining)?;
         let routers = model.routers(node).iter();
         Ok(Self {
             flows: builder.flows,

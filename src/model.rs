@@ -21,7 +21,7 @@ use crate::diagnostic::Place;
 pub use crate::intent::Tenant;
 use crate::intent::{
     Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NetworkPolicy,
-    NodeId, Pod, PodId, ProjectId, RouterId, ServiceId, ServicePort, Verdict,
+    NodeId, Pod, PodId, ProjectId, RouterId, Service, ServiceId, ServicePort, Verdict,
 };
 use crate::resolve::last_host;
 use crate::spec::Mode;
@@ -49,6 +49,8 @@ pub struct Model {
     backs: BTreeSet<Tenant>,
     /// The ports at which nodes serve services, by protocol and port.
     node_ports: Vec<NodePort>,
+    /// Whether nodes don't reach a service, by the services' index; empty where they reach all.
+    beyond_nodes: Vec<bool>,
     /// The meter of each pod that may send but so much, by the pods' index.
     meters: Vec<Option<u32>>,
     network_policies: network_policy::Policies,
@@ -132,6 +134,7 @@ impl Model {
             service_ports,
             backs,
             node_ports,
+            beyond_nodes: Vec::new(),
             meters,
             network_policies,
             datapath: None,
@@ -142,6 +145,7 @@ impl Model {
                 model.without_multicast.entry(model.carried(id)).or_insert(id);
             }
         }
+        model.beyond_nodes = model.beyond_nodes();
         model
     }
 
@@ -395,6 +399,56 @@ impl Model {
     pub fn services(&self) -> impl Iterator<Item = (ServiceId, Ipv4Addr)> {
         let services = self.intent.services().zip(&self.numbers.services);
         services.filter_map(|((id, _), address)| Some((id, (*address)?)))
+    }
+
+    /// Whether a node's own processes reach a service: where it isn't said whose they reach, where
+    /// its project is among those or global, and where nodes serve it to the outside. They share
+    /// what reaches every project with the global pods of their node.
+    #[must_use]
+    pub fn node_reaches(&self, node: NodeId, service: ServiceId) -> bool {
+        self.nodes_reach(service) || self.has_global_tenants(node)
+    }
+
+    /// Whether the processes of every node reach a service.
+    #[must_use]
+    pub fn nodes_reach(&self, service: ServiceId) -> bool {
+        self.beyond_nodes.get(service.index()).is_none_or(|beyond| !beyond)
+    }
+
+    /// Whether the processes of nodes that have no global pods don't reach a service, for each.
+    fn beyond_nodes(&self) -> Vec<bool> {
+        // Network policies keep nobody from a service as such.
+        if self.mode() == Mode::Networkpolicy {
+            return Vec::new();
+        }
+        let Some(declared) = self.intent.node_services() else { return Vec::new() };
+        let served: BTreeSet<ServiceId> = self.node_ports.iter().map(|port| port.service).collect();
+        let reached = |(id, service): (ServiceId, &Service)| {
+            let project = service.project;
+            declared.projects.contains(&project)
+                || self.carried(project) == 0
+                || served.contains(&id)
+        };
+        self.intent.services().map(|found| !reached(found)).collect()
+    }
+
+    /// Whether a node has pods or egress routers that reach every project.
+    #[must_use]
+    pub fn has_global_tenants(&self, node: NodeId) -> bool {
+        self.mode().compares_vnids()
+            && self.tenants(node).any(|who| self.carried(self.project(who)) == 0)
+    }
+
+    /// The services that a node needs: those that its own processes reach, or any of its pods.
+    #[must_use]
+    pub fn services_for(&self, node: NodeId) -> Vec<ServiceId> {
+        let networks: BTreeSet<u32> =
+            self.tenants(node).map(|tenant| self.carried(self.project(tenant))).collect();
+        let all = self.has_global_tenants(node);
+        let needed = |id: ServiceId| {
+            all || networks.contains(&self.carried(self.intent[id].project)) || self.nodes_reach(id)
+        };
+        self.services().map(|(id, _)| id).filter(|id| needed(*id)).collect()
     }
 
     /// The address of a service; `None` where it is headless.

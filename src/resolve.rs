@@ -62,6 +62,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         nodes: nodes.list,
         projects: projects.list,
         pods: projects.pods,
+        node_services: projects.node_services,
         policies,
         network_policies,
         routers,
@@ -327,4 +328,6 @@ struct Projects<'a> {
     joins: BTreeMap<ProjectId, Place>,
     /// For each global project, where that is said.
     global: BTreeMap<ProjectId, Place>,
+    /// Whose services the nodes' own processes reach; all where it isn't said.
+    node_services: Option<intent::NodeServices>,
 }

@@ -63,6 +63,9 @@ pub struct DesiredState {
     pub isolate: Option<ProjectSet>,
     /// Projects that reach all others and are reached by them.
     pub global: Option<ProjectSet>,
+    /// Projects whose services the nodes' own processes reach, beside those of global projects and
+    /// those that nodes serve at node ports. Default: all, which gives every node all services.
+    pub node_services: Option<ProjectSet>,
     /// What the pods of a project may reach outside of the cluster.
     #[serde(default)]
     pub egress_policies: Vec<EgressPolicy>,

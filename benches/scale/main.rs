@@ -22,8 +22,11 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let part = words.first().map(String::as_str);
     // Measures itself in a process of its own, for the memory.
-    if let ["one", nodes, directory] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        compile::one(nodes.parse().expect("a number of nodes"), directory.as_ref());
+    if let ["one", nodes, services, directory] =
+        words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        let nodes = nodes.parse().expect("a number of nodes");
+        compile::one(nodes, compile::services(services), directory.as_ref());
         return;
     }
     if let ["policies-of", number, directory] =

@@ -270,15 +270,16 @@ fn parse(text: &str) -> Difference {
 }
 
 /// The changes of a difference object by object, and the bundle that makes them.
-pub(super) fn step(
+pub(super) fn step<'a>(
     bridge: &str,
     difference: &Difference,
-    objects: &BTreeMap<Cookie, String>,
+    objects: impl FnOnce() -> &'a BTreeMap<Cookie, String>,
 ) -> Step {
     let mut step = Step::default();
     if difference.is_empty() {
         return step;
     }
+    let objects = objects();
     let mut counts: BTreeMap<Option<Cookie>, [usize; 3]> = BTreeMap::new();
     let (mut deletions, mut additions) = (String::new(), String::new());
     for (key, flow) in &difference.delete {

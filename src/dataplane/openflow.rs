@@ -10,7 +10,7 @@ mod matches;
 
 pub use action::Action;
 pub(crate) use group::free_number;
-pub use group::{Bucket, Group, group_number};
+pub use group::{Bucket, Group, PrintedGroup, group_number};
 pub use matches::{
     AddressBits, ArpMatch, CtState, Fragment, IpMatch, L4, MaskedAddress, MaskedPort, Match,
     Packet, PolicyState, port_masks,
@@ -69,7 +69,7 @@ impl Flow<'_> {
         out.extend_from_slice(b" # ");
         out.extend_from_slice(self.subject.name.as_bytes());
         for (number, name) in self.also.iter().enumerate() {
-            out.extend_from_slice(if number == 0 { b": " } else { b", " });
+            out.extend_from_slice(if number == 0 { b" | " } else { b", " });
             out.extend_from_slice(name.as_bytes());
         }
         out.push(b'\n');
@@ -192,7 +192,7 @@ enum Run<'m> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowTable<'m> {
     tables: BTreeMap<Table, Vec<Run<'m>>>,
-    groups: &'m [Group<'m>],
+    groups: Vec<&'m PrintedGroup<'m>>,
 }
 
 impl<'m> FlowTable<'m> {
@@ -213,14 +213,14 @@ impl<'m> FlowTable<'m> {
     }
 
     /// Takes the groups that flows may name, by number.
-    pub fn set_groups(&mut self, groups: &'m [Group<'m>]) {
+    pub fn set_groups(&mut self, groups: Vec<&'m PrintedGroup<'m>>) {
         self.groups = groups;
     }
 
     /// The groups that flows may name, by number.
     #[must_use]
-    pub fn groups(&self) -> &'m [Group<'m>] {
-        self.groups
+    pub fn groups(&self) -> &[&'m PrintedGroup<'m>] {
+        &self.groups
     }
 
     /// Checks the flows, each by itself and all together.

@@ -144,7 +144,7 @@ fn inet_chains<'m>(
         // Before routing, which would send a packet from the node to itself nowhere.
         chains.push(Chain::new("rf_refused", "filter", "prerouting", "raw + 10", refused));
     }
-    let endpoints = node_to_endpoints(model);
+    let endpoints = node_to_endpoints(model, node);
     if !endpoints.is_empty() {
         chains.push(Chain::new("rf_endpoints", "nat", "output", "-100", endpoints));
     }
@@ -169,8 +169,9 @@ fn inet_chains<'m>(
 
 /// Services for hosts outside, as the node's own processes reach them. By the bridge, what they
 /// send would come back with an address of the node itself, which its kernel takes from nobody.
-fn node_to_endpoints(model: &Model) -> Vec<Rule<'_>> {
-    let ports = model.services().flat_map(|(id, address)| {
+fn node_to_endpoints(model: &Model, node: NodeId) -> Vec<Rule<'_>> {
+    let services = model.services().filter(|(id, _)| model.node_reaches(node, *id));
+    let ports = services.flat_map(|(id, address)| {
         model.service_ports(id).map(move |(port, subject, _)| (id, address, port, subject))
     });
     let served = ports.filter(|(_, _, port, _)| !port.endpoints.is_empty());

@@ -326,6 +326,7 @@ impl<'a> Known<'a> {
         (all, taken): (&mut Vec<Allowance>, &mut BTreeSet<u32>),
     ) {
         let mut same: BTreeMap<String, usize> = BTreeMap::new();
+        let mut titles: BTreeMap<String, usize> = BTreeMap::new();
         for rule in policy.rules(direction).into_iter().flatten() {
             let peers_name = peers_name(rule);
             let count = same.entry(peers_name.clone()).or_insert(0);
@@ -334,7 +335,13 @@ impl<'a> Known<'a> {
                 again => format!("{name}/{}/{peers_name}/{again}", direction.as_str()),
             };
             *count += 1;
-            let title = title(name, direction, rule);
+            // People know objects by their names, so no two have one.
+            let mut title = title(name, direction, rule);
+            let alike = titles.entry(title.clone()).or_insert(0);
+            *alike += 1;
+            if *alike > 1 {
+                title = format!("{title}, again {alike}");
+            }
             for part in self.parts(policy, direction, selected, rule) {
                 let (subject, id) = self.subject(policy, (&key, &title), &part, rule.place, taken);
                 let Part { group: _, pods, peers, ports } = part;

@@ -101,7 +101,8 @@ fn mode_cannot(wire: &Wire<'_>, mode: Option<(Place, &Mode)>, context: &mut Cont
             }
         }
         Some((place, Mode::Subnet)) => {
-            for key in ["joins", "isolate", "global", "egressPolicies", "egressIPs"] {
+            for key in ["joins", "isolate", "global", "nodeServices", "egressPolicies", "egressIPs"]
+            {
                 for section in wire.section_keys(key) {
                     context.push(
                         Diagnostic::new(

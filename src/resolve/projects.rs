@@ -7,7 +7,9 @@ use crate::artifact::host;
 use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic, listed};
 use crate::input::At;
-use crate::intent::{Attachment, BlockAt, Fixed, Membership, Pod, Project, ProjectId};
+use crate::intent::{
+    Attachment, BlockAt, Fixed, Membership, NodeServices, Pod, Project, ProjectId,
+};
 use crate::spec::{self, Mode, Selector};
 use crate::value::{Name, NetnsName, StringValue, ipv4};
 
@@ -30,6 +32,7 @@ pub(super) fn resolve<'a>(
         wire_pods: Vec::new(),
         joins: BTreeMap::new(),
         global: BTreeMap::new(),
+        node_services: None,
     };
     for (at, wire) in &items {
         let spec::Project { name, labels, vnid, multicast, pods, services: _ } = wire;
@@ -256,6 +259,7 @@ impl Memberships<'_, '_> {
             memberships.join(at, join, context);
         }
         memberships.find_cycles(context);
+        memberships.node_services(wire, context);
         memberships.store();
     }
 
@@ -339,6 +343,20 @@ impl Memberships<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Whose services the nodes' own processes reach. Several documents add to each other.
+    fn node_services(&mut self, wire: &Wire<'_>, context: &mut Context) {
+        let mut found: Option<NodeServices> = None;
+        for (at, set) in wire.values("nodeServices", |state| state.node_services.as_ref()) {
+            let members = self.set_members("nodeServices", at, set, context);
+            let found = found.get_or_insert_with(|| NodeServices {
+                projects: BTreeSet::new(),
+                place: at.key_place(),
+            });
+            found.projects.extend(members.into_iter().map(|(project, ..)| project));
+        }
+        self.projects.node_services = found;
     }
 
     fn make_global(&mut self, wire: &Wire<'_>, context: &mut Context) {

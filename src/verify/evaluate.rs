@@ -200,8 +200,9 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::ForgetConnection => registers.tracked = None,
                     Action::Group(id) => {
                         let groups = flows.groups();
-                        let group = groups.binary_search_by_key(id, |group| group.id).ok();
-                        if let Some(buckets) = group.map(|index| &groups[index].buckets) {
+                        let group =
+                            groups.binary_search_by_key(id, |printed| printed.group.id).ok();
+                        if let Some(buckets) = group.map(|index| &groups[index].group.buckets) {
                             let Bucket { to, port, .. } = buckets[frame.choice % buckets.len()];
                             translate(&mut frame.body, to, port);
                             table = Some(Table::ServicePod);

@@ -211,7 +211,13 @@ fn to_service(
             Reach::new(Verdict::Allow, "policies decide at the pods behind it", None)
         }
         From::Tenant(from) => between(model, model.project(from), found.project),
-        From::Node(_) => Reach::new(Verdict::Allow, "nodes reach all services", None),
+        From::Node(node) if model.node_reaches(node, service) => {
+            Reach::new(Verdict::Allow, "nodes reach this service", None)
+        }
+        From::Node(_) => {
+            let place = model.intent().node_services().map(|declared| declared.place);
+            return Reach::refused("`nodeServices` leaves the project out", place);
+        }
         From::Outside => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
     };
     if !way.allowed() {

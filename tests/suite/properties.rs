@@ -550,7 +550,7 @@ pub(crate) fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Ve
     let mut all = BTreeMap::new();
     for (id, node) in model.intent().nodes() {
         for (path, bytes) in renderer.node(id, &Plan::of(&common, id).unwrap()).unwrap().files {
-            if !["sourcemap.json", "manifest.json"].contains(&path.as_str()) {
+            if ringfence::artifact::layout::is_reviewed(path.as_ref()) {
                 all.insert(format!("{}/{path}", node.name), bytes);
             }
         }

@@ -31,11 +31,11 @@ pub(super) fn forbidden(
     if !known.contains(&group) {
         return None; // it comes with this change
     }
-    let mut objects = artifacts.objects.iter();
-    let (_, project) =
-        objects.find(|(cookie, name)| cookie.group() == group && name.starts_with("project "))?;
-    let effect = "its network policies change: what they no longer allow ends at once";
-    Some(Disturbance::new(project, effect))
+    let mut objects = artifacts.objects().iter();
+    let (_, policies) =
+        objects.find(|(cookie, name)| cookie.group() == group && name.starts_with("policies "))?;
+    let effect = "they change: what they no longer allow ends at once";
+    Some(Disturbance::new(policies, effect))
 }
 
 /// Whether a rule, or a part of one, is gone.

@@ -34,7 +34,7 @@ fn a_clause_leads_to_every_rule_that_it_serves() {
         .lines()
         .find(|line| line.contains("table=80") && line.matches("conjunction(").count() > 1);
     let shared = shared.unwrap();
-    let names = shared.rsplit_once("policies of shop: ").unwrap().1;
+    let names = shared.rsplit_once("policies of shop | ").unwrap().1;
     let text = explained(out.path(), shared.split(" # ").next().unwrap());
     for name in names.split(", ") {
         assert!(text.contains(&format!("policy shop/{name}: ingress")), "{name}: {text}");

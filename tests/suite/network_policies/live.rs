@@ -305,7 +305,7 @@ fn only_what_closes_something_is_told() {
         assert_eq!(run.status, 2, "{}", run.stderr);
         let told = format!("{}{}", run.stdout, run.stderr);
         told.contains(
-            "! project shop: its network policies change: what they no longer allow ends at once",
+            "! policies of shop: they change: what they no longer allow ends at once",
         )
     };
     for (policies, closes) in
