@@ -40,7 +40,7 @@ fn is_found_out(mutation: Mutation) {
                     mutated.push(after);
                 }
             }
-            mutated.set_groups(plan.flows.groups());
+            mutated.set_groups(plan.flows.groups().to_vec());
             plan.flows = mutated;
         }
         if !changed {
