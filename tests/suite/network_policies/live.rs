@@ -304,9 +304,7 @@ fn only_what_closes_something_is_told() {
         let run: Run = live.lab.ringfence(node, &["apply", &files, "--check"]).unwrap().into();
         assert_eq!(run.status, 2, "{}", run.stderr);
         let told = format!("{}{}", run.stdout, run.stderr);
-        told.contains(
-            "! policies of shop: they change: what they no longer allow ends at once",
-        )
+        told.contains("! policies of shop: they change: what they no longer allow ends at once")
     };
     for (policies, closes) in
         [(CLI, false), (CLI_AGAIN, true), (NOBODY, true), (EVERYBODY, false), (CLI, true)]
