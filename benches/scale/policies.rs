@@ -117,7 +117,7 @@ fn build(state: &Path, out: &Path) -> Vec<(usize, u64)> {
     let ids: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
     let output = Output::open(out).expect("an output");
     compile(&model, &ids, &sources, &output, false, &|_| {}).expect("files");
-    let outcome = output.finish(&sources, None, false);
+    let outcome = output.finish(None, false);
     assert!(outcome.report.is_empty());
     let nodes = model.intent().nodes().map(|(_, node)| out.join(node.name.as_str()));
     nodes

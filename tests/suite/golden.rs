@@ -135,12 +135,11 @@ fn describes(name: &str, text: &str) -> bool {
         // A port of a service, by its number.
         | ("service", [_, _, name, _]) => text.contains(name),
         ("rule", [_, _, verdict, cidr, ..]) => text.starts_with(verdict) && text.contains(cidr),
-        // A policy by its project, its rules by what they have.
-        ("policy", [project, _]) => text.contains(project),
         ("policy", [_, _, _, "ingress" | "egress", ..]) => {
             ["from:", "to:", "ports:", "{}"].iter().any(|key| text.contains(key))
         }
-        ("policies", ["of", project]) => text.contains(project),
+        // Policies by their project, their rules by what they have.
+        ("policy", [project, _]) | ("policies", ["of", project]) => text.contains(project),
         _ => false,
     }
 }

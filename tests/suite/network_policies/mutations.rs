@@ -150,7 +150,7 @@ mutations! {
         Some(flow)
     };
     nobody_comes_by_node_ports: |flow| without(flow, |flow| {
-        flow.table == Table::FromHost && flow.priority == 300 && !flow.matches.mark.is_none()
+        flow.table == Table::FromHost && flow.priority == 300 && flow.matches.mark.is_some()
     });
     ranges_are_twice_as_wide: |mut flow| {
         if let Packet::Ip(ip) = &mut flow.matches.packet
@@ -217,7 +217,7 @@ fn what_is_dropped_is_not_remembered() {
             let leaves = walk.flows.iter().any(|flow| flow.table == Table::Leave);
             if walk.ends.is_empty() && !leaves {
                 dropped += 1;
-                assert!(!walk.flows.iter().any(|f| remembers(&f)), "{seed}: {}", attempt.what);
+                assert!(!walk.flows.iter().any(|f| remembers(f)), "{seed}: {}", attempt.what);
             }
         }
     }

@@ -41,10 +41,12 @@ projects:
 /// Who sends, who gets, protocol and port, and whether it passes. `outside` is whoever has 198.18.7.7.
 type Probe = (&'static str, &'static str, Option<(Protocol, u16)>, bool);
 
+#[expect(clippy::unnecessary_wraps, reason = "stands beside `None` in the tables")]
 fn tcp(port: u16) -> Option<(Protocol, u16)> {
     Some((Protocol::Tcp, port))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "stands beside `None` in the tables")]
 fn udp(port: u16) -> Option<(Protocol, u16)> {
     Some((Protocol::Udp, port))
 }
