@@ -12,6 +12,7 @@
 //! does what is still to do.
 
 mod artifacts;
+mod bridges;
 mod brought;
 mod change;
 mod confirm;
@@ -28,6 +29,7 @@ mod gateway;
 mod generations;
 mod groups;
 mod links;
+mod marks;
 mod meters;
 mod ovsdb;
 mod ports;
@@ -53,7 +55,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::plan::Wiring;
 use crate::plan::proxy::Proxy;
 use crate::spec::Datapath;
-use crate::system::{Stage, System, Tool, both, missing};
+use crate::system::{Command, Stage, System, Tool, both, missing};
 use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
@@ -260,6 +262,7 @@ fn bring(
     datapath::check(&artifacts.wiring, &observed.database, observed.opened, system)?;
     let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
     let mut findings = firewall::findings(&artifacts.wiring, &observed.chains, system)?;
+    findings.extend(difference.findings.iter().cloned());
     if !options.take_over
         && let Some(found) = duplicates::find(&artifacts.wiring, &observed.links, system)?
     {
@@ -402,7 +405,10 @@ fn converge(
 ) -> Result<(), Diagnostic> {
     if !difference.astray.commands.is_empty() {
         for command in &difference.astray.commands {
-            system.succeed(command)?;
+            let ran = system.succeed(command);
+            if !command.removes {
+                ran?;
+            }
         }
         // What these processes held goes with them, a moment later. Nothing else was done, so
         // nothing is remembered, and the node is looked at anew.
@@ -412,11 +418,15 @@ fn converge(
     }
     let mut look = look;
     for _ in 0..ROUNDS {
-        let commands = || difference.steps.iter().flat_map(|step| &step.commands);
-        let of = commands().count();
-        for (number, command) in (1..).zip(commands()) {
-            system.at(Stage::Changing { number, of, command });
-            system.succeed(command)?;
+        if let Some((command, failure)) = run(&difference, system)? {
+            // What it was to remove may have gone, or have become somebody else's, meanwhile.
+            let observed = Observed::read(artifacts, None, &state.half_made, system)?;
+            state.rulesets = remember(artifacts, &observed);
+            difference = Difference::between(artifacts, &observed, state, adopt, system)?;
+            if difference.commands().any(|again| *again == command) {
+                return Err(failure);
+            }
+            continue;
         }
         system.at(Stage::ReadingBack);
         loop {
@@ -424,6 +434,8 @@ fn converge(
             state.rulesets = remember(artifacts, &observed);
             difference = Difference::between(artifacts, &observed, state, adopt, system)?;
             if !difference.changes().is_empty() {
+                // Somebody else's may have come where a command passed over it.
+                foreign::check(&artifacts.wiring, &observed.links.node)?;
                 break;
             }
             if look == Look::default() {
@@ -438,6 +450,24 @@ fn converge(
     let message = format!("the node still differs after {ROUNDS} attempts: {first}");
     Err(Diagnostic::new(Code::ReadBack, message)
         .help("something else changes it at the same time, or the kernel or Open vSwitch refuses"))
+}
+
+/// Runs the commands of a difference. Returns one that failed and only removes, and why: whether
+/// that matters can be seen.
+fn run(
+    difference: &Difference,
+    system: &dyn System,
+) -> Result<Option<(Command, Diagnostic)>, Diagnostic> {
+    let of = difference.commands().count();
+    for (number, command) in (1..).zip(difference.commands()) {
+        system.at(Stage::Changing { number, of, command });
+        match system.succeed(command) {
+            Ok(_) => {}
+            Err(failure) if command.removes => return Ok(Some((command.clone(), failure))),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(None)
 }
 
 /// What nft prints of rulesets that are loaded.
@@ -466,7 +496,9 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
         Proxy::Squid => [Tool::Squid, Tool::Install],
         Proxy::Haproxy => [Tool::Haproxy, Tool::Install],
     });
-    let needed = all.chain(ethtool).chain(arping).chain(proxies);
+    let namespaces = !artifacts.wiring.netns.is_empty();
+    let namespaces = namespaces.then_some([Tool::Sh, Tool::Unshare]).into_iter().flatten();
+    let needed = all.chain(ethtool).chain(arping).chain(proxies).chain(namespaces);
     match needed.into_iter().find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),
@@ -538,7 +570,10 @@ impl Observed {
                 both(nodes, || Links::read(system, half_made, untouched));
             let (links, (listing, chains)) = (links?, listing?);
             let listings = listings(artifacts, listing, &links, system)?;
-            Ok((database?, links, (listings, chains), proxies::Proxies::read(system)?))
+            let mut database = database?;
+            let gateway = artifacts.wiring.gateway().map(|(bridge, _)| bridge.as_str());
+            database.count_foreign_flows(gateway, system);
+            Ok((database, links, (listings, chains), proxies::Proxies::read(system)?))
         };
         let groups = || match changed {
             Some(difference) if !difference.has_groups => Ok(groups::Groups::new()),
@@ -600,6 +635,8 @@ struct Difference {
     /// Whether a service leads to fewer than before.
     loses_backends: bool,
     disturbs: BTreeSet<Disturbance>,
+    /// What of others stays, and matters.
+    findings: Vec<Finding>,
     /// The namespaces that stay as they are.
     untouched: Namespaces,
     /// Whether there are groups, or were before.
@@ -609,6 +646,10 @@ struct Difference {
 }
 
 impl Difference {
+    fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.steps.iter().flat_map(|step| &step.commands)
+    }
+
     fn changes(&self) -> Vec<Change> {
         self.steps.iter().flat_map(|step| step.changes.clone()).collect()
     }
@@ -623,6 +664,7 @@ impl Difference {
         let wiring = &artifacts.wiring;
         let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
         let links = links::compare(wiring, &observed.links)?;
+        let findings = links.findings.clone();
         ports::check_tun(&observed.database, &observed.links.node)?;
         let ports = ports::compare(wiring, &observed.database, &links, observed.opened, adopt)?;
         let bridge = wiring.bridge.name.as_str();
@@ -660,6 +702,7 @@ impl Difference {
             rulesets::step(place, file, listing, state.rulesets.get(name))
         };
         let proxies = proxies::compare(artifacts, &observed.proxies)?;
+        rulesets::check(observed.listings.get("").and_then(Option::as_deref))?;
         let mut own_ruleset = ruleset("", Place { object: "node", netns: None });
         let leaving = leaving(wiring, observed);
         let unguard = rulesets::guard_until_gone(&mut own_ruleset, &leaving);
@@ -682,7 +725,12 @@ impl Difference {
         for router in &wiring.routers {
             let object = router.owner();
             let place = Place { object: &object, netns: Some(&router.netns) };
-            steps.push(ruleset(router.name.as_str(), place));
+            let mut step = ruleset(router.name.as_str(), place);
+            let commands = step.commands.into_iter();
+            let links = &observed.links;
+            step.commands =
+                commands.map(|command| marks::within(command, &router.netns, links)).collect();
+            steps.push(step);
         }
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
         steps.extend([proxies.remove, links.remove, unguard]);
@@ -698,6 +746,7 @@ impl Difference {
             flows,
             loses_backends,
             disturbs,
+            findings,
             untouched,
             has_groups,
             has_meters,
@@ -715,7 +764,8 @@ fn leaving(wiring: &Wiring, observed: &Observed) -> BTreeSet<InterfaceName> {
     let ports = bridge.into_iter().flat_map(|bridge| &bridge.ports);
     let ports =
         ports.filter(|(_, port)| port.kind.is_empty() && port.external_ids.contains_key(MARK));
-    let links = observed.links.node.links.iter().filter(|(_, link)| links::is_ours(link));
+    let links = observed.links.node.links.iter();
+    let links = links.filter(|(name, link)| links::is_ours(name, link));
     let names = ports.map(|(name, _)| name).chain(links.map(|(name, _)| name));
     let names = names.filter_map(|name| InterfaceName::parse(name).ok());
     names.filter(|name| !wiring.ports.iter().any(|port| port.interface == *name)).collect()
@@ -729,7 +779,7 @@ fn sysctls(artifacts: &Artifacts, system: &dyn System) -> Step {
             let have = have.unwrap_or_else(|| "nothing".to_owned());
             step.change(Action::Change, Kind::Sysctl, name, format!("{have} to {value}"));
             let setting = format!("{name}={value}");
-            step.commands.push(crate::system::Command::change(Tool::Sysctl, ["-qw", &setting]));
+            step.commands.push(Command::change(Tool::Sysctl, ["-qw", &setting]));
         }
     }
     step

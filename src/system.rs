@@ -3,6 +3,7 @@
 //! `apply` and what serves it reach the node through the trait [`System`] alone, so that tests
 //! can record, refuse, delay or kill any command.
 
+pub mod guard;
 pub mod netlink;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use crate::apply::Disturbance;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::value::NetnsName;
+use guard::{Guard, Guards};
 use netlink::Network;
 
 /// Where executables are looked for; the caller's PATH has no say.
@@ -55,6 +57,8 @@ pub enum Tool {
     Rm,
     /// Of a POSIX shell.
     Sh,
+    /// Of util-linux.
+    Unshare,
     /// Of squid.
     Squid,
     /// Of haproxy.
@@ -81,6 +85,7 @@ impl Tool {
             Self::Install => "install",
             Self::Rm => "rm",
             Self::Sh => "sh",
+            Self::Unshare => "unshare",
             Self::Squid => "squid",
             Self::Haproxy => "haproxy",
         }
@@ -101,6 +106,7 @@ impl Tool {
             Self::SystemdRun | Self::Systemctl => "systemd",
             Self::Install | Self::Rm => "coreutils",
             Self::Sh => "dash",
+            Self::Unshare => "util-linux",
             Self::Squid => "squid",
             Self::Haproxy => "haproxy",
         }
@@ -120,6 +126,10 @@ pub struct Command {
     pub netns: Option<NetnsName>,
     /// Whether it may change anything.
     pub changes: bool,
+    /// Whether it only removes: if it fails, what it was to remove may be gone already.
+    pub removes: bool,
+    /// What must be so when it runs.
+    pub guards: Guards,
 }
 
 impl Command {
@@ -127,13 +137,41 @@ impl Command {
     #[must_use]
     pub fn read<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self { tool, arguments, stdin: Vec::new(), netns: None, changes: false }
+        Self {
+            tool,
+            arguments,
+            stdin: Vec::new(),
+            netns: None,
+            changes: false,
+            removes: false,
+            guards: Guards::default(),
+        }
     }
 
     /// A command that changes the node.
     #[must_use]
     pub fn change<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
         Self { changes: true, ..Self::read(tool, arguments) }
+    }
+
+    /// A command that only removes something.
+    #[must_use]
+    pub fn remove<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
+        Self { removes: true, ..Self::change(tool, arguments) }
+    }
+
+    /// The same, if this is so when it runs.
+    #[must_use]
+    pub fn only_if(mut self, guards: impl IntoIterator<Item = Guard>) -> Self {
+        self.guards.all.extend(guards);
+        self
+    }
+
+    /// The same, with a line of what it reads only if this is so when it runs.
+    #[must_use]
+    pub fn guard_line(mut self, line: impl Into<String>, guard: Guard) -> Self {
+        self.guards.lines.insert(line.into(), guard);
+        self
     }
 
     /// The same with something to read.
@@ -275,7 +313,7 @@ pub struct Machine;
 
 impl System for Machine {
     fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
-        let Command { tool, arguments, stdin, netns, .. } = command;
+        let Command { tool, arguments, netns, .. } = command;
         let (program, arguments) = match netns {
             None => (*tool, arguments.clone()),
             Some(netns) => {
@@ -285,6 +323,9 @@ impl System for Machine {
             }
         };
         let path = find(program.name()).ok_or_else(|| missing(program))?;
+        let Some(stdin) = guard::admit(command)? else {
+            return Ok(Output { status: Some(0), ..Output::default() });
+        };
         let broken = |error: std::io::Error| {
             Diagnostic::new(Code::CommandFailed, format!("`{command}` could not run: {error}"))
         };
@@ -292,7 +333,7 @@ impl System for Machine {
         let handle = duct::cmd(path, arguments)
             .full_env(environment)
             .dir("/")
-            .stdin_bytes(stdin.clone())
+            .stdin_bytes(stdin)
             .stdout_capture()
             .stderr_capture()
             .unchecked()

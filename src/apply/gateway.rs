@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use super::bridges;
 use super::change::{Action, Kind, Step};
 use super::links::batch;
 use super::ovsdb::{Bridge, Database, MARK, Port};
@@ -15,7 +16,7 @@ use super::ports::{TIMEOUT, not_ours};
 use super::settings;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
-use crate::plan::{Uplink, Wiring};
+use crate::plan::{Uplink, Via, Wiring};
 use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, Tool};
@@ -43,12 +44,13 @@ pub(super) fn compare(
     if let Some(uplink) = wanted {
         check(uplink, wiring.bridge.datapath, database, node)?;
     }
+    check_macvlans(wiring, database)?;
     let managed = wanted.filter(|uplink| !uplink.disable_init);
     gateway.remove = remove(wanted, database, node);
     if let Some(uplink) = managed
         && let Some(name) = &uplink.bridge
     {
-        make(wiring, uplink, name.as_str(), database, node, &mut gateway.make);
+        make(wiring, uplink, name.as_str(), database, node, &mut gateway.make)?;
     }
     if let Some((bridge, _)) = wiring.gateway() {
         patch(wiring, bridge.as_str(), database, &mut gateway.make)?;
@@ -138,13 +140,17 @@ fn make(
     database: &Database,
     node: &Network,
     step: &mut Step,
-) {
+) -> Result<(), Diagnostic> {
     let interface = uplink.interface.as_str();
     let live = database.bridges.get(name);
     let have = live.cloned().unwrap_or_default();
     let datapath = wiring.bridge.datapath.as_str();
+    if !have.has_datapath(wiring.bridge.datapath) {
+        bridges::check_datapath(name, &have)?;
+    }
+    // With another mode, Open vSwitch would drop the flows of others.
     let whole = have.has_datapath(wiring.bridge.datapath)
-        && have.fail_mode != "secure"
+        && (have.fail_mode != "secure" || have.foreign_flows > 0)
         && have.external_ids.contains_key(MARK)
         && have.ports.contains_key(interface);
     if !whole {
@@ -189,6 +195,7 @@ fn make(
         step.commands.push(Command::change(Tool::Ethtool, ["-K", name, "tx", "off"]));
     }
     hand_over(interface, name, node, step);
+    Ok(())
 }
 
 /// The end of the patch on the gateway bridge's side. It is in the VLAN in which the bridge itself
@@ -285,22 +292,75 @@ pub(super) fn unpatch(name: &str, bridge: &Bridge, step: &mut Step) {
         return;
     }
     step.change(Action::Remove, Kind::Port, patch, format!("of {name}"));
-    let words = [TIMEOUT, "--if-exists", "del-port", name, patch];
-    step.commands.push(Command::change(Tool::OvsVsctl, words));
+    let clauses = bridges::unplug(name, patch, false).into_iter();
+    let clauses = clauses.flat_map(|clause| ["--".to_owned()].into_iter().chain(clause));
+    let words = [TIMEOUT.to_owned()].into_iter().chain(clauses);
+    step.commands.push(Command::remove(Tool::OvsVsctl, words));
 }
 
 /// Takes a gateway bridge of ours away again. Any other bridge stays.
 pub(super) fn give_back(name: &str, bridge: &Bridge, node: &Network, step: &mut Step) -> bool {
     let ours = bridge.external_ids.contains_key(MARK);
     let Some(interface) = bridge.external_ids.get(UPLINK).filter(|_| ours) else { return false };
+    if let Some(foreign) = bridge.foreign(name) {
+        stay(name, interface, bridge, &foreign, node, step);
+        return true;
+    }
     if node.links.contains_key(interface) {
         hand_over(name, interface, node, step);
     }
     let detail = format!("the uplink {interface} stands for itself again");
     step.change(Action::Remove, Kind::Bridge, name, detail);
-    let words = [TIMEOUT, "--if-exists", "del-br", name];
-    step.commands.push(Command::change(Tool::OvsVsctl, words));
+    step.commands.push(bridges::delete(name, bridge, &[MARK, UPLINK]));
     true
+}
+
+/// A bridge of ours that others use stays as it is, with the uplink and the node's addresses.
+fn stay(
+    name: &str,
+    interface: &str,
+    bridge: &Bridge,
+    foreign: &str,
+    node: &Network,
+    step: &mut Step,
+) {
+    // An interrupted run may have begun to give them back.
+    if node.links.contains_key(interface) && node.links.contains_key(name) {
+        let moved = node.links.get(interface).is_some_and(|link| !node.addresses(link).is_empty());
+        if moved {
+            hand_over(interface, name, node, step);
+        }
+    }
+    unpatch(name, bridge, step);
+    let detail = format!("stays with the uplink {interface}, since {foreign}");
+    step.change(Action::Change, Kind::Bridge, name, detail);
+    let words = [TIMEOUT, "remove", "Bridge", name, "external_ids", MARK];
+    step.commands.push(Command::remove(Tool::OvsVsctl, words));
+}
+
+/// RF223: an egress router can't have an interface of its own on an uplink that stays a port of a
+/// bridge of the kernel's datapath.
+fn check_macvlans(wiring: &Wiring, database: &Database) -> Result<(), Diagnostic> {
+    let wanted = wiring.gateway().map(|(bridge, _)| bridge.as_str());
+    for (name, bridge) in &database.bridges {
+        let ours = bridge.external_ids.contains_key(MARK) && wanted != Some(name.as_str());
+        let uplink = bridge.external_ids.get(UPLINK).filter(|_| ours);
+        let (Some(uplink), Some(foreign)) = (uplink, bridge.foreign(name)) else { continue };
+        let on = |via: &Via| matches!(via, Via::Macvlan { parent } if parent.as_str() == uplink);
+        let mut routers = wiring.routers.iter();
+        if let Some(router) = routers.find(|router| on(&router.outside.via))
+            && bridge.has_datapath(Datapath::System)
+        {
+            let message = format!(
+                "egress router `{}` needs `{uplink}`, which stays a port of the bridge `{name}`, since \
+                 {foreign}",
+                router.name
+            );
+            return Err(Diagnostic::new(Code::ForeignOnBridge, message)
+                .help("take it off the bridge, or leave `uplink.bridge` as it was"));
+        }
+    }
+    Ok(())
 }
 
 /// Moves the IPv4 addresses and routes of one interface to another, in one batch that stops at the

@@ -12,13 +12,13 @@ use rustix::fs::{CWD, RenameFlags};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::artifacts::Artifacts;
+use super::artifacts::{Artifacts, is_digest};
 use super::may_run;
-use super::state::{Kept, State, Store, unusable};
+use super::state::{Kept, State, Store, remove_if_empty, unusable};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::System;
 
-const DIRECTORY: &str = "generations";
+pub(super) const DIRECTORY: &str = "generations";
 /// Where the next one is written.
 const NEW: &str = ".new";
 
@@ -143,13 +143,27 @@ impl Store {
         Ok(artifacts)
     }
 
+    /// Removes the files of all generations.
+    pub(super) fn remove_generations(&self) -> io::Result<()> {
+        let directory = self.directory().join(DIRECTORY);
+        let Ok(entries) = fs::read_dir(&directory) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| is_digest(name) || name == NEW) {
+                remove(&entry.path())?;
+            }
+        }
+        remove_if_empty(&directory)
+    }
+
     /// Removes the files of all generations that the state doesn't name.
     pub(super) fn prune(&self, state: &State) {
         let Ok(entries) = fs::read_dir(self.directory().join(DIRECTORY)) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_str().unwrap_or_default();
-            if state.find(name).is_none() && state.pending.as_deref() != Some(name) {
+            let ours = is_digest(name) || name == NEW;
+            if ours && state.find(name).is_none() && state.pending.as_deref() != Some(name) {
                 // What stays now goes with the next run.
                 let _ = remove(&entry.path());
             }

@@ -6,20 +6,19 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
+use super::findings::Finding;
+use super::marks::{self, ALIAS};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
 use crate::plan::{Netns, Router, Veth, Via, Wiring};
 use crate::spec::Datapath;
+use crate::system::guard::Guard;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, System, Tool};
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
-/// Begins the aliases of links that are ringfence's.
-pub(super) const ALIAS: &str = "ringfence ";
 /// The least MTU of a link with IPv6 (RFC 8200, 5).
 const IPV6_MTU: u32 = 1280;
-/// The alias of `lo` in namespaces that ringfence made.
-const NETNS_ALIAS: &str = "ringfence";
 
 /// What is in named network namespaces, by their names.
 pub(super) type Namespaces = BTreeMap<String, Network>;
@@ -31,8 +30,11 @@ pub(super) struct Links {
     pub(super) node: Network,
     /// Those of every named namespace.
     pub(super) netns: Namespaces,
-    /// Namespaces that an interrupted run may have made without marking them.
-    pub(super) half_made: BTreeSet<String>,
+    /// Names that lead to no namespace, and whether such a name is an empty file, as a kill of
+    /// `ip netns add` leaves it.
+    bare: BTreeMap<String, bool>,
+    /// The namespaces that an interrupted run was about to make: a bare name of these is its own.
+    half_made: BTreeSet<String>,
     /// Whether this kernel has IPv6.
     ipv6: bool,
 }
@@ -52,17 +54,24 @@ impl Links {
         let (known, names): (Vec<&NetnsName>, Vec<&NetnsName>) =
             names.iter().partition(|name| untouched.contains_key(name.as_str()));
         let networks = system.networks(&names)?;
-        let read = names
-            .iter()
-            .zip(networks)
-            .filter_map(|(name, network)| Some((name.to_string(), network?)));
+        let read: Vec<(String, Option<Network>)> =
+            names.iter().map(ToString::to_string).zip(networks).collect();
+        let mut bare = BTreeMap::new();
+        if read.iter().any(|(_, network)| network.is_none()) {
+            // Some may have gone since.
+            let still = system.netns_names()?;
+            let names = read.iter().filter(|(_, network)| network.is_none());
+            let names = names.map(|(name, _)| name).filter(|name| still.contains(name));
+            bare.extend(names.map(|name| (name.clone(), marks::is_bare_name(name, system))));
+        }
+        let read = read.into_iter().filter_map(|(name, network)| Some((name, network?)));
         let known = known
             .iter()
             .filter_map(|name| untouched.get(name.as_str()).map(|n| (name.to_string(), n.clone())));
         let netns = read.chain(known).collect();
         let half_made = half_made.iter().cloned().collect();
         let ipv6 = system.sysctl("net.ipv6.conf.all.disable_ipv6").is_some();
-        Ok(Self { node, netns, half_made, ipv6 })
+        Ok(Self { node, netns, bare, half_made, ipv6 })
     }
 
     /// The namespaces of a plan that no command of `steps` is about, nor about the other end of
@@ -95,25 +104,15 @@ impl Links {
             .collect()
     }
 
-    /// The namespaces and links of a plan that are not there, or half made.
+    /// The namespaces of a plan that are not there.
     pub(super) fn to_make(&self, wiring: &Wiring) -> Vec<String> {
         let names = wiring.netns.iter().map(|netns| netns.name.to_string());
-        let names = names.filter(|n| !self.netns.contains_key(n) || self.half_made.contains(n));
-        let hosts = wiring.veths().map(|veth| veth.host.to_string());
-        let hosts =
-            hosts.filter(|n| !self.node.links.contains_key(n) || self.half_made.contains(n));
-        names.chain(hosts).collect()
-    }
-
-    /// Whether an interrupted run made this link and could not mark it any more.
-    fn is_half_made(&self, name: &str, link: &Link) -> bool {
-        link.alias.is_none() && self.half_made.contains(name)
+        names.filter(|name| !self.netns.contains_key(name)).collect()
     }
 
     /// Whether ringfence made this namespace.
     pub(super) fn is_ours(&self, name: &str) -> bool {
-        let lo = self.netns.get(name).and_then(|network| network.links.get("lo"));
-        lo.is_some_and(|lo| lo.alias.as_deref() == Some(NETNS_ALIAS))
+        self.netns.get(name).is_some_and(|found| marks::namespace_alias(name, found).is_some())
     }
 }
 
@@ -142,6 +141,8 @@ pub(super) struct LinkSteps {
     /// The interfaces that pods bring themselves and that are not there, such as the tap of a
     /// virtual machine that is off.
     pub(super) absent: BTreeSet<String>,
+    /// What of others stays where ringfence would have its own.
+    pub(super) findings: Vec<Finding>,
 }
 
 pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
@@ -154,7 +155,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     for router in &wiring.routers {
         gone.extend(outside(wiring, router, links, &mut steps, &mut batches)?);
     }
-    batches.flush(&mut steps.make);
+    batches.flush(links, &mut steps.make);
     let new = batches.new.iter().map(ToString::to_string);
     steps.unplugged = wiring
         .ports
@@ -180,19 +181,42 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
 /// `ip -batch` lines, those of the node before those of the namespaces.
 #[derive(Debug, Default)]
 struct Batches<'a> {
+    /// Names of new namespaces that lead nowhere yet.
+    bare: Vec<&'a NetnsName>,
+    /// New namespaces.
+    made: Vec<&'a NetnsName>,
     node: Vec<String>,
-    netns: Vec<(&'a NetnsName, Vec<String>)>,
+    /// What must be so for lines of the node.
+    guards: Vec<(String, Guard)>,
+    netns: Vec<(&'a NetnsName, Vec<String>, Vec<(String, Guard)>)>,
     /// The node's ends of new veths.
     new: Vec<&'a InterfaceName>,
 }
 
 impl Batches<'_> {
-    fn flush(&mut self, step: &mut Step) {
-        step.commands.extend(batch(None, &self.node));
-        for (netns, lines) in &self.netns {
-            step.commands.extend(batch(Some(netns), lines));
+    fn flush(&mut self, links: &Links, step: &mut Step) {
+        step.commands.extend(marks::remove_names(self.bare.iter().map(|name| name.as_str())));
+        step.commands.extend(marks::make_namespaces(&self.made));
+        step.commands.extend(batch(None, &self.node).map(|command| guarded(command, &self.guards)));
+        for (netns, lines, guards) in &self.netns {
+            let command = batch(Some(netns), lines).map(|command| guarded(command, guards));
+            step.commands.extend(command.map(|command| marks::within(command, netns, links)));
         }
     }
+}
+
+fn guarded(command: Command, guards: &[(String, Guard)]) -> Command {
+    let lines = guards.iter().cloned();
+    lines.fold(command, |command, (line, guard)| command.guard_line(line, guard))
+}
+
+/// A batch that removes what may be going by itself: each line is tried.
+fn removals(lines: &[(String, Guard)]) -> Option<Command> {
+    let texts: Vec<String> = lines.iter().map(|(line, _)| line.clone()).collect();
+    let mut command = guarded(batch(None, &texts)?, lines);
+    command.arguments.insert(0, "-force".to_owned());
+    command.removes = true;
+    Some(command)
 }
 
 pub(super) fn batch(netns: Option<&NetnsName>, lines: &[String]) -> Option<Command> {
@@ -206,8 +230,8 @@ pub(super) fn batch(netns: Option<&NetnsName>, lines: &[String]) -> Option<Comma
     (!lines.is_empty()).then(|| Command::change(Tool::Ip, arguments).stdin(text))
 }
 
-pub(super) fn is_ours(link: &Link) -> bool {
-    link.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS))
+pub(super) fn is_ours(name: &str, link: &Link) -> bool {
+    marks::veth_owner(name, link).is_some()
 }
 
 /// One namespace with its veth.
@@ -222,26 +246,20 @@ fn attach<'a>(
     let inside = links.netns.get(name.as_str());
     let mut lines = Vec::new();
     if inside.is_none() {
+        match links.bare.get(name.as_str()) {
+            None => {}
+            Some(true) => batches.bare.push(name),
+            Some(false) => return Err(marks::blocked(name.as_str(), owner)),
+        }
         steps.make.change(Action::Add, Kind::Netns, name.as_str(), format!("of {owner}"));
-        batches.node.push(format!("netns add {name}"));
+        batches.made.push(name);
     }
     let mut details: Vec<&str> = Vec::new();
-    if !links.is_ours(name.as_str())
-        && (inside.is_none() || links.half_made.contains(name.as_str()))
-    {
-        lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
-        details.push("mark");
-    }
     let outside = links.node.links.get(host.as_str());
     let alien = inside.and_then(|inside| inside.links.get(pipeline::POD_INTERFACE));
     if alien.is_some() && outside.is_none() {
         // It may be ours with its other end gone astray, which can't be seen from here.
-        let message = format!(
-            "the namespace `{name}` of {owner} has an interface `{}` of another origin",
-            pipeline::POD_INTERFACE
-        );
-        return Err(Diagnostic::new(Code::NotOurs, message)
-            .help("remove it, or name another namespace for the pod"));
+        return Err(marks::foreign_inside(name, pipeline::POD_INTERFACE, owner));
     }
     let empty = Network::default();
     let network = inside.unwrap_or(&empty);
@@ -252,6 +270,8 @@ fn attach<'a>(
     }
     let interface = Interface {
         name: pipeline::POD_INTERFACE,
+        netns: Some(name),
+        yields: inside.is_some() && !links.is_ours(name.as_str()),
         link: pair,
         network,
         address: *address,
@@ -263,6 +283,9 @@ fn attach<'a>(
             .collect(),
     };
     details.extend(interface.lines(&mut lines));
+    let guards = interface.guards();
+    steps.findings.extend(interface.findings(owner));
+    let step = &mut steps.make;
     if pair.is_some_and(|link| link.up) && details.iter().any(|d| d.ends_with("address")) {
         step.disturb(owner, "its addresses change: connections of those that go break");
     }
@@ -273,7 +296,7 @@ fn attach<'a>(
         step.change(Action::Change, Kind::Link, host.as_str(), detail);
     }
     if !lines.is_empty() {
-        batches.netns.push((name, lines));
+        batches.netns.push((name, lines, guards));
     }
     Ok(())
 }
@@ -295,22 +318,27 @@ fn plug<'a, 'l>(
     let pair = there.filter(|link| outside.is_some_and(|host| link.peer == Some(host.index)));
     // One that leads into the namespace lost its alias, or never got it in an interrupted run.
     if let Some(link) = outside
-        && !is_ours(link)
-        && !links.is_half_made(host.as_str(), link)
+        && !is_ours(host.as_str(), link)
         && pair.is_none()
     {
         return Err(not_ours(host.as_str(), &owner));
     }
     if pair.is_none() {
         if there.is_some() {
-            steps.astray.commands.extend(batch(Some(netns), &[format!("link del {inside}")]));
+            if !links.is_ours(netns.as_str()) {
+                return Err(marks::foreign_inside(netns, inside, &owner));
+            }
+            steps.astray.commands.extend(remove_inside(netns, inside, links));
         }
-        if outside.is_some() {
-            batches.node.push(format!("link del {host}"));
+        if let Some(link) = outside {
+            let line = format!("link del {host}");
+            batches.guards.push((line.clone(), marks::same_link(host.as_str(), link)));
+            batches.node.push(line);
         }
+        let group = marks::GROUP;
         batches.node.push(format!(
-            "link add {host} mtu {mtu} type veth peer name {inside} address {mac} mtu {mtu} netns \
-             {netns}"
+            "link add {host} mtu {mtu} group {group} type veth peer name {inside} address {mac} mtu \
+             {mtu} netns {netns}"
         ));
         if links.ipv6 && mtu >= IPV6_MTU {
             // Nobody speaks to this end, and Open vSwitch would read two routes more for it, each
@@ -322,7 +350,11 @@ fn plug<'a, 'l>(
     let wanted_alias = format!("{ALIAS}{owner}");
     let host_now = outside.filter(|_| pair.is_some());
     if host_now.is_none_or(|link| link.alias.as_ref() != Some(&wanted_alias)) {
-        batches.node.push(format!("link set dev {host} alias \"{wanted_alias}\""));
+        let line = format!("link set dev {host} alias \"{wanted_alias}\"");
+        batches
+            .guards
+            .extend(host_now.map(|link| (line.clone(), marks::same_link(host.as_str(), link))));
+        batches.node.push(line);
         details.push("alias");
     }
     if pair.is_some_and(|link| link.mac != mac.bytes()) {
@@ -331,7 +363,12 @@ fn plug<'a, 'l>(
     }
     let other_mtu = |link: &Link| link.mtu != mtu;
     if host_now.is_some_and(other_mtu) {
-        batches.node.push(format!("link set dev {host} mtu {mtu}"));
+        let index = host_now.map(|link| link.index);
+        let guard =
+            Guard::Link { name: host.to_string(), index, alias: Some(wanted_alias.clone()) };
+        let line = format!("link set dev {host} mtu {mtu}");
+        batches.guards.push((line.clone(), guard));
+        batches.node.push(line);
     }
     if pair.is_some_and(other_mtu) {
         lines.push(format!("link set dev {inside} mtu {mtu}"));
@@ -340,6 +377,13 @@ fn plug<'a, 'l>(
         details.push("MTU");
     }
     Ok(pair)
+}
+
+/// Removes an interface from a namespace of ours.
+fn remove_inside(netns: &NetnsName, interface: &str, links: &Links) -> Option<Command> {
+    let command = batch(Some(netns), &[format!("link del {interface}")])?;
+    let command = Command { removes: true, ..command };
+    Some(marks::within(command, netns, links))
 }
 
 fn not_ours(link: &str, owner: &str) -> Diagnostic {
@@ -351,6 +395,10 @@ fn not_ours(link: &str, owner: &str) -> Diagnostic {
 /// An interface that has one address of ours, and routes.
 struct Interface<'a> {
     name: &'static str,
+    /// Its namespace; `None` for the node's own.
+    netns: Option<&'a NetnsName>,
+    /// Whether routes of others stay: its namespace is somebody else's.
+    yields: bool,
     /// The interface as it is; `None` where it is only being made.
     link: Option<&'a Link>,
     network: &'a Network,
@@ -361,7 +409,7 @@ struct Interface<'a> {
 impl Interface<'_> {
     /// The lines that are needed, and in which respects.
     fn lines(&self, lines: &mut Vec<String>) -> Vec<&'static str> {
-        let Self { name, link, network, address, routes } = self;
+        let Self { name, netns: _, yields, link, network, address, routes } = self;
         let mut details = Vec::new();
         let have = link.map_or(&[][..], |link| network.addresses(link));
         for other in have.iter().filter(|other| *other != address) {
@@ -384,20 +432,54 @@ impl Interface<'_> {
             // The kernel makes the one to an address's own network with the address.
             let with_address = gateway.is_none() && *destination == address.trunc();
             let there = !lost && network.has_route(*destination, *gateway, index);
-            if there || (lost && with_address) {
+            let foreign = || network.foreign_route(*destination, name).is_some();
+            if there || (lost && with_address) || (*yields && foreign()) {
                 continue;
             }
-            let to = if destination.prefix_len() == 0 {
-                "default".to_owned()
-            } else {
-                destination.to_string()
-            };
-            let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
-            lines.push(format!("route replace {to}{via} dev {name}"));
+            lines.push(self.route(*destination, *gateway));
             details.push("route");
         }
         details.dedup();
         details
+    }
+
+    fn route(&self, destination: Ipv4Net, gateway: Option<Ipv4Addr>) -> String {
+        let to = if destination.prefix_len() == 0 {
+            "default".to_owned()
+        } else {
+            destination.to_string()
+        };
+        let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+        format!("route replace {to}{via} dev {}", self.name)
+    }
+
+    /// What must be so for the lines of routes: the kernel would put one into the place of
+    /// another's. In namespaces of ringfence's own, they are ringfence's to replace.
+    fn guards(&self) -> Vec<(String, Guard)> {
+        if self.netns.is_some() && !self.yields {
+            return Vec::new();
+        }
+        let guard = |destination: Ipv4Net| Guard::Route {
+            netns: self.netns.cloned(),
+            destination,
+            link: self.name.to_owned(),
+        };
+        let routes = self.routes.iter();
+        routes.map(|(to, gateway)| (self.route(*to, *gateway), guard(*to))).collect()
+    }
+
+    /// Routes of others that stay in their own namespace, where ringfence would have one of its own.
+    fn findings(&self, owner: &str) -> Vec<Finding> {
+        let Some(netns) = self.netns.filter(|_| self.yields) else { return Vec::new() };
+        let routes = self.routes.iter();
+        let foreign =
+            routes.filter_map(|(to, _)| Some((to, self.network.foreign_route(*to, self.name)?)));
+        let told = foreign.map(|(to, by)| {
+            Finding::told(format!(
+                "the namespace `{netns}` of {owner} is somebody else's, and its route to {to} by {by} stays"
+            ))
+        });
+        told.collect()
     }
 }
 
@@ -411,7 +493,12 @@ fn checksums(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut 
         for (namespace, interface) in [(None, veth.host.as_str()), (Some(veth.netns), veth.inside)]
         {
             let command = Command::change(Tool::Ethtool, ["-K", interface, "tx", "off"]);
-            step.commands.push(command.within(namespace));
+            let command = command.within(namespace);
+            let command = match namespace {
+                Some(netns) => marks::within(command, netns, links),
+                None => command,
+            };
+            step.commands.push(command);
         }
     }
 }
@@ -423,17 +510,22 @@ fn is_down(veth: &Veth<'_>, links: &Links) -> bool {
 /// The node's side of veths, which stays down until the bridge is ready for them.
 fn up(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
     let mut lines = Vec::new();
+    let mut guards = Vec::new();
     for veth in wiring.veths() {
         let (is_new, down) = (new.contains(&veth.host), is_down(&veth, links));
         if is_new || down {
-            lines.push(format!("link set dev {} up", veth.host));
+            let line = format!("link set dev {} up", veth.host);
+            let alias = Some(format!("{ALIAS}{}", veth.owner));
+            let name = veth.host.to_string();
+            guards.push((line.clone(), Guard::Link { name, index: None, alias }));
+            lines.push(line);
         }
         if down && !is_new {
             let detail = format!("state of {}", veth.owner);
             step.change(Action::Change, Kind::Link, veth.host.as_str(), detail);
         }
     }
-    step.commands.extend(batch(None, &lines));
+    step.commands.extend(batch(None, &lines).map(|command| guarded(command, &guards)));
 }
 
 fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
@@ -441,6 +533,8 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
     let mut lines = Vec::new();
     let interface = Interface {
         name: pipeline::TUN,
+        netns: None,
+        yields: false,
         link,
         network: &links.node,
         address: wiring.tun.address,
@@ -460,7 +554,8 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
     if link.is_none_or(|link| !link.up) && wiring.bridge.datapath == Datapath::Netdev {
         step.commands.push(Command::change(Tool::Ethtool, ["-K", pipeline::TUN, "tx", "off"]));
     }
-    step.commands.extend(batch(None, &lines));
+    let guards = interface.guards();
+    step.commands.extend(batch(None, &lines).map(|command| guarded(command, &guards)));
 }
 
 /// The outside interface of an egress router. Returns the node's end of one that is a veth and gives
@@ -504,8 +599,10 @@ fn outside<'a>(
                     && link.mac == outside.mac.bytes()
             });
             if let (None, Some(link)) = (good, link) {
-                let line = format!("link del {interface}");
-                steps.astray.commands.extend(batch(Some(netns), &[line]));
+                if !links.is_ours(netns.as_str()) {
+                    return Err(marks::foreign_inside(netns, interface, &router.owner()));
+                }
+                steps.astray.commands.extend(remove_inside(netns, interface, links));
                 let other = links.node.links.iter().find(|(_, other)| {
                     link.kind.as_deref() == Some("veth") && link.peer == Some(other.index)
                 });
@@ -526,6 +623,8 @@ fn outside<'a>(
     let directly = outside.segment.into_iter().chain(router.to_gateway());
     let inside = Interface {
         name: interface,
+        netns: Some(netns),
+        yields: links.netns.contains_key(netns.as_str()) && !links.is_ours(netns.as_str()),
         link: good,
         network,
         address: router.source(),
@@ -535,7 +634,10 @@ fn outside<'a>(
             .collect(),
     };
     details.extend(inside.lines(&mut lines));
-    step.commands.extend(batch(Some(netns), &lines));
+    let guards = inside.guards();
+    let command = batch(Some(netns), &lines).map(|command| guarded(command, &guards));
+    step.commands.extend(command.map(|command| marks::within(command, netns, links)));
+    steps.findings.extend(inside.findings(&router.owner()));
     if link.is_some() && (good.is_none() || details.contains(&"address")) {
         let effect = "its outside interface changes: its connections break";
         step.disturb(router.owner(), effect);
@@ -550,7 +652,7 @@ fn outside<'a>(
     }
     if !network.forwards {
         let command = Command::change(Tool::Sysctl, ["-qw", "net.ipv4.ip_forward=1"]);
-        step.commands.push(command.within(Some(netns)));
+        step.commands.push(marks::within(command.within(Some(netns)), netns, links));
         if links.netns.contains_key(netns.as_str()) {
             let object = format!("net.ipv4.ip_forward of {}", router.owner());
             step.change(Action::Change, Kind::Sysctl, object, "0 to 1");
@@ -559,7 +661,8 @@ fn outside<'a>(
     if good.is_none() || details.iter().any(|detail| detail.ends_with("address")) {
         // Another node may have had the address: its neighbours still send there.
         let source = outside.source.to_string();
-        step.commands.push(announce(interface, &source).within(Some(netns)));
+        let command = announce(interface, &source).within(Some(netns));
+        step.commands.push(marks::within(command, netns, links));
     }
     Ok(gone)
 }
@@ -576,7 +679,8 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
         let owner = format!("egress-ip {}", ip.address);
         step.change(Action::Add, Kind::Link, "lo", format!("address of {owner}"));
         let label = pipeline::EGRESS_LABEL;
-        lines.push(format!("address replace {address} dev lo label {label}"));
+        // Not `replace`, which would take one of somebody else's.
+        lines.push(format!("address add {address} dev lo label {label}"));
         // A gateway bridge has it by then, whoever has it now.
         let uplink = wiring.gateway().map(|(bridge, _)| bridge.as_str());
         if let Some(interface) = uplink.or_else(|| segment(wiring, links, ip.uplink)) {
@@ -615,17 +719,15 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
     let planned = || wiring.into_iter().flat_map(Wiring::veths);
     let hosts: BTreeSet<&str> = planned().map(|veth| veth.host.as_str()).collect();
     let names: BTreeSet<&str> = planned().map(|veth| veth.netns.as_str()).collect();
-    let mut lines = Vec::new();
+    let mut lines: Vec<(String, Guard)> = Vec::new();
+    let mut addresses = Vec::new();
     let unwanted = |name: &String| !hosts.contains(name.as_str()) && !gone.contains(name);
     for (name, link) in links.node.links.iter().filter(|(name, _)| unwanted(name)) {
-        let owner = match link.alias.as_deref().and_then(|alias| alias.strip_prefix(ALIAS)) {
-            Some(owner) => owner,
-            None if links.is_half_made(name, link) => "an interrupted run",
-            None => continue,
-        };
+        let Some(owner) = marks::veth_owner(name, link) else { continue };
+        let owner = owner.unwrap_or("an interrupted run");
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
         step.disturb(owner, "goes from this node: its connections break");
-        lines.push(format!("link del {name}"));
+        lines.push((format!("link del {name}"), marks::same_link(name, link)));
     }
     let held = |address: &Ipv4Net| {
         let mut wanted = wiring.into_iter().flat_map(|wiring| &wiring.egress_ips);
@@ -636,24 +738,38 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
             let owner = format!("egress-ip {}", address.addr());
             step.change(Action::Remove, Kind::Link, "lo", format!("address of {owner}"));
             step.disturb(owner, "goes from this node: connections from it break");
-            lines.push(format!("address del {address} dev lo"));
+            // The kernel compares the label.
+            addresses.push(format!("address del {address} dev lo label {label}"));
         }
     }
     for (name, network) in &links.netns {
-        let ours = links.is_ours(name) || links.half_made.contains(name);
-        if !names.contains(name.as_str()) && ours {
-            // Its end waits for its last process, and the outside address must not: another node may
-            // have it by now.
-            let outside = network.links.get(pipeline::ROUTER_INTERFACE);
-            let outside = outside.filter(|link| link.kind.as_deref() == Some("macvlan"));
-            if let (Some(_), Ok(netns)) = (outside, NetnsName::parse(name)) {
-                let line = format!("link del {}", pipeline::ROUTER_INTERFACE);
-                step.commands.extend(batch(Some(&netns), &[line]));
-            }
-            step.change(Action::Remove, Kind::Netns, name, "no longer wanted");
-            lines.push(format!("netns del {name}"));
+        let alias = marks::namespace_alias(name, network);
+        let (Some(alias), Ok(netns)) = (alias, NetnsName::parse(name)) else { continue };
+        if names.contains(name.as_str()) {
+            continue;
         }
+        // Its end waits for its last process, and the outside address must not: another node may
+        // have it by now.
+        let outside = network.links.get(pipeline::ROUTER_INTERFACE);
+        if outside.is_some_and(|link| link.kind.as_deref() == Some("macvlan")) {
+            step.commands.extend(remove_inside(&netns, pipeline::ROUTER_INTERFACE, links));
+        }
+        step.change(Action::Remove, Kind::Netns, name, "no longer wanted");
+        let alias = alias.to_owned();
+        lines.push((format!("netns del {name}"), Guard::Namespace { name: netns, alias }));
     }
-    step.commands.extend(batch(None, &lines));
+    let bare = links.bare.iter().filter(|(name, empty)| **empty && links.half_made.contains(*name));
+    let bare: Vec<&str> =
+        bare.map(|(name, _)| name.as_str()).filter(|name| !names.contains(name)).collect();
+    for name in &bare {
+        step.change(Action::Remove, Kind::Netns, *name, "of an interrupted run");
+    }
+    step.commands.extend(batch(None, &addresses).map(|command| {
+        let force = ["-force".to_owned()].into_iter();
+        let arguments = force.chain(command.arguments.iter().cloned()).collect();
+        Command { arguments, removes: true, ..command }
+    }));
+    step.commands.extend(removals(&lines));
+    step.commands.extend(marks::remove_names(bare));
     step
 }

@@ -11,7 +11,7 @@ use crate::system::{Command, System, Tool, failed};
 
 /// The key of `external_ids` by which ringfence knows its own.
 pub(super) const MARK: &str = "ringfence";
-/// The key that marks a bridge which was there before ringfence.
+/// The key that marks a bridge or port which was there before ringfence.
 pub(super) const ADOPTED: &str = "ringfence-adopted";
 
 /// The part of the database that ringfence looks at.
@@ -40,6 +40,15 @@ pub(super) struct Bridge {
     pub(super) ports: BTreeMap<String, Port>,
     /// Its settings that are not as ringfence makes them.
     pub(super) astray: Vec<Setting>,
+    /// How many flows others have on it, where that was asked for.
+    pub(super) foreign_flows: usize,
+}
+
+impl Port {
+    /// Whether ringfence made it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.external_ids.contains_key(MARK) && !self.external_ids.contains_key(ADOPTED)
+    }
 }
 
 impl Bridge {
@@ -53,6 +62,8 @@ impl Bridge {
 /// A port with its one interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Port {
+    /// Its row.
+    pub(super) row: String,
     /// Marks of whoever made it.
     pub(super) external_ids: BTreeMap<String, String>,
     /// The type of the interface; empty for an existing one of the system.
@@ -151,6 +162,7 @@ impl Database {
                 external_ids: map(row.get("external_ids")?),
                 ports: BTreeMap::new(),
                 astray: settings::astray(row, &settings::BRIDGE),
+                foreign_flows: 0,
             };
             bridge.protocols.sort();
             for port in set(row.get("ports")?) {
@@ -161,6 +173,7 @@ impl Database {
                 let of = |row: &Value, key| set(row.get(key)?).first().and_then(Value::as_i64);
                 let number = |key| of(interface, key);
                 let found = Port {
+                    row: self::uuid(port)?.to_owned(),
                     external_ids: map(port.get("external_ids")?),
                     kind: text(interface, "type").unwrap_or_default(),
                     options: map(interface.get("options")?),

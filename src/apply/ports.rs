@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::change::{Action, Kind, Step};
 use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Database, MARK, Port};
-use super::{qos, settings};
+use super::{bridges, qos, settings};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::{self, OfPort};
 use crate::plan::Wiring;
@@ -60,6 +60,9 @@ pub(super) fn compare(
         return Err(Diagnostic::new(Code::NotOurs, message)
             .help("choose another with --bridge, or take it over, flows and all, with --adopt"));
     }
+    if let Some(live) = live.filter(|live| !live.has_datapath(wiring.bridge.datapath)) {
+        bridges::check_datapath(name, live)?;
+    }
     let lost = live.is_none() || !opened;
     let mut ports = Ports { flows_lost: lost, datapath_lost: lost, ..Ports::default() };
     let mut words: Vec<String> = Vec::new();
@@ -70,6 +73,7 @@ pub(super) fn compare(
     foreign_ports(name, &wanted, database, adopt)?;
     let numbers: Vec<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
     let mut after: Vec<String> = Vec::new();
+    let mut unplug: Vec<String> = Vec::new();
     for (old, port) in have {
         if wanted.contains_key(old.as_str()) || !port.external_ids.contains_key(MARK) {
             continue;
@@ -78,14 +82,15 @@ pub(super) fn compare(
         // A number that is wanted again must be free first.
         let in_the_way = port.ofport.is_some_and(|number| numbers.contains(&number));
         let (step, words) = if in_the_way {
-            (&mut ports.before, &mut words)
+            (&mut ports.before, &mut unplug)
         } else {
             (&mut ports.after, &mut after)
         };
         step.change(Action::Remove, Kind::Port, old, format!("of {owner}"));
-        clause(words, &["--if-exists", "del-port", name, old]);
+        for clause in bridges::unplug(name, old, port.external_ids.contains_key(ADOPTED)) {
+            extend(words, clause.into_iter());
+        }
     }
-    let mut unplug: Vec<String> = Vec::new();
     let mut limited: BTreeSet<&str> = BTreeSet::new();
     for port in wanted.values() {
         let have = have.get(&port.name);
@@ -108,13 +113,15 @@ pub(super) fn compare(
     ports.sweep = qos::sweep(database, Some(name), &limited);
     // Within one transaction, Open vSwitch would keep the port as it is.
     let before = &mut ports.before;
-    for words in [unplug, words].into_iter().filter(|words| !words.is_empty()) {
-        let arguments = [TIMEOUT.to_owned()].into_iter().chain(words);
-        before.commands.push(Command::change(Tool::OvsVsctl, arguments));
+    let with_timeout = |words| [TIMEOUT.to_owned()].into_iter().chain::<Vec<String>>(words);
+    if !unplug.is_empty() {
+        before.commands.push(Command::remove(Tool::OvsVsctl, with_timeout(unplug)));
+    }
+    if !words.is_empty() {
+        before.commands.push(Command::change(Tool::OvsVsctl, with_timeout(words)));
     }
     if !after.is_empty() {
-        let arguments = [TIMEOUT.to_owned()].into_iter().chain(after);
-        ports.after.commands.push(Command::change(Tool::OvsVsctl, arguments));
+        ports.after.commands.push(Command::remove(Tool::OvsVsctl, with_timeout(after)));
     }
     Ok(ports)
 }
@@ -320,6 +327,7 @@ fn want(
     let Wanted { name, owner, kind, options, ofport, mac, mtu, ingress: _ } = wanted;
     let number = i64::from(ofport.get());
     let fresh = have.is_none();
+    let adopted = have.is_some_and(|have| !have.is_ours());
     let have = have.filter(|_| again.is_none()).cloned();
     let mut differing: Vec<String> = again.into_iter().collect();
     if have.is_none() {
@@ -328,6 +336,9 @@ fn want(
     let have = have.unwrap_or_default();
     if have.external_ids.get(MARK) != Some(owner) {
         clause(words, &["set", "Port", name, &format!("external_ids:{MARK}=\"{owner}\"")]);
+        if adopted {
+            clause(words, &["set", "Port", name, &format!("external_ids:{ADOPTED}=true")]);
+        }
         if differing.is_empty() {
             differing.push("owner".to_owned());
         }

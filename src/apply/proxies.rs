@@ -14,6 +14,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::{ROUTER_SERVICE_PREFIX, RUN, RUNTIME_UNITS};
 use crate::plan::proxy::{Proxy, run_directory, unit};
 use crate::plan::{Router, Wiring};
+use crate::system::guard::{Guard, is_marked};
 use crate::system::{Command, System, Tool};
 use crate::value::{Name, StringValue as _};
 
@@ -21,6 +22,9 @@ use crate::value::{Name, StringValue as _};
 const MARK: &[u8] = b"# Made by ringfence";
 const SCRIPT: &str = "proxy.sh";
 const LOADED: &str = "loaded";
+/// The files in a proxy's directory that have the mark, and then those beside them.
+const MARKED: [&str; 3] = ["squid.conf", "haproxy.cfg", SCRIPT];
+const BESIDE: [&str; 2] = [LOADED, "pid"];
 
 /// The proxies of a node as they are, by their routers.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +37,8 @@ pub(super) struct Proxies {
 /// What there is of one.
 #[derive(Clone, Debug, Default)]
 struct Found {
+    /// What is in its directory.
+    entries: BTreeSet<String>,
     /// The files of its directory.
     files: BTreeMap<String, Vec<u8>>,
     /// Its unit.
@@ -41,6 +47,34 @@ struct Found {
     runs: bool,
     /// The namespace of that.
     netns: String,
+}
+
+impl Found {
+    /// The files of ringfence's: those that have its mark.
+    fn marked(&self) -> impl Iterator<Item = &'static str> {
+        let marked = |name: &&str| self.files.get(*name).is_some_and(|file| is_marked(file, MARK));
+        MARKED.into_iter().filter(marked)
+    }
+
+    /// Whether the directory is ringfence's: its name alone says nothing.
+    fn is_ours(&self) -> bool {
+        self.marked().any(|name| self.files.get(name).is_some_and(|file| !file.is_empty()))
+    }
+
+    /// A file of somebody else's that has the name of one of ours.
+    fn foreign(&self) -> Option<&'static str> {
+        let foreign = |name: &&str| {
+            self.entries.contains(*name) && !self.marked().any(|marked| marked == *name)
+        };
+        MARKED.into_iter().find(foreign)
+    }
+
+    /// What is in the directory beside ringfence's.
+    fn strange(&self) -> Option<&str> {
+        let known =
+            |name: &&String| MARKED.contains(&name.as_str()) || BESIDE.contains(&name.as_str());
+        self.foreign().or_else(|| self.entries.iter().find(|name| !known(name)).map(String::as_str))
+    }
 }
 
 impl Proxies {
@@ -57,7 +91,8 @@ impl Proxies {
             let Some(router) = name(&entry) else { continue };
             let directory = Path::new(RUN).join(&entry);
             let found = proxies.routers.entry(router).or_default();
-            for file in system.directory(&directory).unwrap_or_default() {
+            found.entries = system.directory(&directory).unwrap_or_default().into_iter().collect();
+            for file in found.entries.clone() {
                 if let Some(bytes) = system.file(&directory.join(&file)) {
                     found.files.insert(file, bytes);
                 }
@@ -137,10 +172,15 @@ fn one(
     let directory = run_directory(&router.name);
     let found = proxies.routers.get(&router.name).unwrap_or(&nothing);
     let others = [Proxy::Squid, Proxy::Haproxy].into_iter().filter(|other| *other != proxy);
+    if let Some(file) = found.foreign() {
+        let message = format!("the file `{directory}/{file}` is not ringfence's");
+        return Err(Diagnostic::new(Code::NotOurs, message)
+            .help("remove it, if nothing needs it, or rename the router"));
+    }
     let found = if others.into_iter().any(|other| found.files.contains_key(other.config())) {
         // The router was of another mode: its program has to end before its files are lost.
         steps.astray.commands.extend(stop(&router.name, proxies));
-        steps.astray.commands.push(Command::change(Tool::Rm, ["-rf", "--", &directory]));
+        steps.astray.commands.push(remove_files(&directory, found, false));
         &Found { unit: found.unit.clone(), ..Found::default() }
     } else {
         found
@@ -213,8 +253,24 @@ fn stop(router: &Name, proxies: &Proxies) -> Option<Command> {
         return found.runs.then(|| Command::change(Tool::Systemctl, ["stop", &unit(router)]));
     }
     let script = format!("{}/{SCRIPT}", run_directory(router));
-    let ours = found.files.contains_key(SCRIPT);
+    let ours = found.files.get(SCRIPT).is_some_and(|file| !file.is_empty());
+    let ours = ours && found.marked().any(|name| name == SCRIPT);
     (found.runs && ours).then(|| Command::change(Tool::Sh, [script.as_str(), "stop"]))
+}
+
+/// Removes the files of ringfence's from the directory of a proxy, and the directory itself, if that
+/// is wanted and it has no others.
+fn remove_files(directory: &str, found: &Found, itself: bool) -> Command {
+    let marked: Vec<String> = found.marked().map(|name| format!("{directory}/{name}")).collect();
+    let beside = BESIDE.into_iter().filter(|name| found.entries.contains(*name));
+    let beside = beside.map(|name| format!("{directory}/{name}"));
+    let words = ["-f".to_owned(), "-d".to_owned(), "--".to_owned()].into_iter();
+    let mut words: Vec<String> = words.chain(marked.iter().cloned()).chain(beside).collect();
+    if itself && found.strange().is_none() {
+        words.push(directory.to_owned());
+    }
+    let guard = |path: &String| Guard::File { path: path.into(), begins: MARK };
+    Command::remove(Tool::Rm, words).only_if(marked.iter().map(guard))
 }
 
 /// Removes proxies of ours that no plan has: all of them without one.
@@ -225,20 +281,22 @@ pub(super) fn remove(wiring: Option<&Wiring>, proxies: &Proxies) -> Step {
         planned.filter(|router| router.proxy.is_some()).map(|router| &router.name).collect();
     for (router, found) in &proxies.routers {
         let foreign = found.unit.as_ref().is_some_and(|unit| !unit.starts_with(MARK));
-        if wanted.contains(router) || foreign {
+        if wanted.contains(router) || foreign || (found.unit.is_none() && !found.is_ours()) {
             continue;
         }
         let what = if found.runs { "with its process" } else { "with its files" };
+        let stays = found.strange().filter(|_| found.is_ours());
+        let what =
+            stays.map_or_else(|| what.to_owned(), |file| format!("{what}, but `{file}` stays"));
         step.change(Action::Remove, Kind::Proxy, format!("router {router}"), what);
         step.commands.extend(stop(router, proxies));
-        let directory = run_directory(router);
-        let mut words = vec!["-rf", "--", &directory];
-        let path = format!("{RUNTIME_UNITS}/{}", unit(router));
-        if found.unit.is_some() {
-            words.push(&path);
+        if found.is_ours() {
+            step.commands.push(remove_files(&run_directory(router), found, true));
         }
-        step.commands.push(Command::change(Tool::Rm, words));
         if found.unit.is_some() {
+            let path = format!("{RUNTIME_UNITS}/{}", unit(router));
+            let guard = Guard::File { path: path.clone().into(), begins: MARK };
+            step.commands.push(Command::remove(Tool::Rm, ["-f", "--", &path]).only_if([guard]));
             step.commands.push(Command::change(Tool::Systemctl, ["daemon-reload"]));
         }
     }

@@ -10,7 +10,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::gateway::UPLINK;
-use super::links::{ALIAS, Links, Namespaces};
+use super::links::{Links, Namespaces};
+use super::marks::ALIAS;
 use super::ovsdb::{self, ADOPTED, MARK};
 use super::state::Store;
 use super::{generations, may_run, rulesets, status};

@@ -38,8 +38,8 @@ pub(super) struct State {
     pub(super) waiting: Option<Waiting>,
     /// Why the current generation could not be brought back, if it could not.
     pub(super) failure: Option<String>,
-    /// The network namespaces and links that such a run was about to make: they may lack their
-    /// mark.
+    /// The network namespaces that such a run was about to make. A name of these that leads to no
+    /// namespace is what it left; a namespace is ringfence's by its mark alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) half_made: Vec<String>,
     /// The addresses that such a run has given, or was about to give, to another owner.
@@ -206,6 +206,10 @@ impl Store {
             return Err(io::Error::other("it belongs to another user"));
         }
         if metadata.mode() & 0o7777 != 0o700 {
+            // One of somebody else's must not be closed to them.
+            if let Some(name) = self.foreign()? {
+                return Err(io::Error::other(format!("there is `{name}` of somebody else's")));
+            }
             fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
         }
         Ok(())
@@ -233,17 +237,47 @@ impl Store {
             .map_err(|error| unusable(&path, &error))
     }
 
-    /// Forgets everything, and lets go of the lock.
-    pub(super) fn remove(self) -> Result<(), Diagnostic> {
-        match fs::remove_dir_all(&self.directory) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(unusable(&self.directory, &error)),
+    /// Something in the directory that ringfence did not put there.
+    fn foreign(&self) -> io::Result<Option<String>> {
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !FILES.contains(&name.as_str()) && name != super::generations::DIRECTORY {
+                return Ok(Some(name));
+            }
         }
+        Ok(None)
+    }
+
+    /// Forgets everything, and lets go of the lock. What others put there stays.
+    pub(super) fn remove(self) -> Result<(), Diagnostic> {
+        let wrong = |error: io::Error| unusable(&self.directory, &error);
+        self.remove_generations().map_err(wrong)?;
+        for name in FILES {
+            missing_is_fine(fs::remove_file(self.directory.join(name))).map_err(wrong)?;
+        }
+        remove_if_empty(&self.directory).map_err(wrong)
     }
 }
 
 const VERSION: u32 = 2;
+
+/// The files of the directory; the lock goes last.
+const FILES: [&str; 4] = [STATE, "state.new", super::confirm::WATCH, LOCK];
+
+fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes a directory that has nothing in it.
+pub(super) fn remove_if_empty(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => missing_is_fine(result),
+    }
+}
 
 /// For open(2): fails where the last part of the path is a symbolic link.
 const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();

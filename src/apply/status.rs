@@ -77,6 +77,7 @@ pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
     let drift = changes.map(|change| Drift { place: place(&change, &artifacts), change }).collect();
     let mut findings = foreign::findings(&artifacts.wiring, &observed.links.node);
     findings.extend(firewall::findings(&artifacts.wiring, &observed.chains, system)?);
+    findings.extend(difference.findings.iter().cloned());
     let confirmable = state.waiting.as_ref().filter(|waiting| waiting.applied);
     Ok(Status {
         node: artifacts.wiring.node.to_string(),

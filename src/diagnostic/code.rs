@@ -237,6 +237,7 @@ codes! {
     ForeignNetwork = 220 Error,
     AddressAnswers = 221 Error,
     DatapathUnusable = 222 Error,
+    ForeignOnBridge = 223 Error,
     // The lab.
     LabSetup = 230 Error,
     LabDiffers = 231 Error,

@@ -55,6 +55,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Its alias, by which ringfence knows its own.
     pub alias: Option<String>,
+    /// The group of links that it is in; 0 is the default.
+    pub group: u32,
     /// Its Ethernet address.
     pub mac: Vec<u8>,
     /// Its MTU in bytes.
@@ -98,6 +100,21 @@ impl Network {
     #[must_use]
     pub fn has_route(&self, destination: Ipv4Net, gateway: Option<Ipv4Addr>, link: u32) -> bool {
         self.routes.contains(&Route { destination, gateway, link, metric: 0 })
+    }
+
+    /// The route by another interface, or by none, in whose place one of ours to this destination
+    /// would come: the kernel has one of a destination and metric.
+    #[must_use]
+    pub fn foreign_route(&self, destination: Ipv4Net, link: &str) -> Option<String> {
+        let own = self.links.get(link).map(|link| link.index);
+        let same = |route: &&Route| route.destination == destination && route.metric == 0;
+        let other = self.routes.iter().filter(same).find(|route| Some(route.link) != own);
+        let name = other.map(|route| {
+            let found = self.links.iter().find(|(_, link)| link.index == route.link);
+            found.map_or_else(|| "no interface".to_owned(), |(name, _)| format!("`{name}`"))
+        });
+        let linkless = self.linkless.contains(&destination);
+        name.or_else(|| linkless.then(|| "no single interface".to_owned()))
     }
 }
 
@@ -237,6 +254,7 @@ fn link(message: LinkMessage) -> (String, Link) {
         match attribute {
             LinkAttribute::IfName(text) => name = text,
             LinkAttribute::IfAlias(text) => link.alias = Some(text),
+            LinkAttribute::Group(group) => link.group = group,
             LinkAttribute::Address(bytes) => link.mac = bytes,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),

@@ -682,6 +682,21 @@ const OBSTACLES: &[(&str, &str, &str, &str)] = &[
          origin\nremove it, or name another namespace for the pod",
     ),
     (
+        // A symbolic link to a container that has ended.
+        "mkdir -p /run/netns; ln -s /proc/4194303/ns/net /run/netns/shop.web-0",
+        "rm /run/netns/shop.web-0",
+        "node-1",
+        "RF206]: `/run/netns/shop.web-0` of pod shop/web-0 is no network namespace\n\
+         remove it, or name another namespace for the pod",
+    ),
+    (
+        "nft add table inet ringfence",
+        "nft delete table inet ringfence",
+        "node-1",
+        "RF206]: the nft table inet ringfence exists and is not ringfence's\n\
+         remove it with `nft delete table inet ringfence`, if nothing else needs it",
+    ),
+    (
         "mount --bind /dev/null /usr/bin/ovsdb-client",
         "umount /usr/bin/ovsdb-client",
         "node-1",
@@ -734,7 +749,7 @@ fn nothing_is_begun_where_the_state_cannot_be_kept() {
             "lock`: read-only file system",
         ),
         (
-            "mkdir /run/ringfence; mount -t tmpfs -o size=4k none /run/ringfence; \
+            "mkdir /run/ringfence; mount -t tmpfs -o size=4k,mode=0700 none /run/ringfence; \
              head -c 8k /dev/zero >/run/ringfence/big 2>/dev/null || true",
             "umount /run/ringfence; rmdir /run/ringfence",
             "generations`: no space left on device",
@@ -979,7 +994,7 @@ const SWALLOWED: &[(&str, &str, &str)] = &[
     (
         "ip",
         "case $* in '-n shop.web-0 -batch -') exit 0;; esac",
-        "~ link rf-0a277568ba88: mark, address, state, route of pod shop/web-0",
+        "~ link rf-0a277568ba88: address, state, route of pod shop/web-0",
     ),
     (
         "ip",

@@ -11,6 +11,7 @@ mod diagnostics;
 mod endpoints;
 mod failover;
 mod faults;
+mod foreign_objects;
 mod frames;
 mod gateway;
 mod generations;
