@@ -496,7 +496,7 @@ fn checksums(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut 
             let command = command.within(namespace);
             let command = match namespace {
                 Some(netns) => marks::within(command, netns, links),
-                None => command,
+                None => command.only_if([marks::has_alias(veth.host, &veth.owner)]),
             };
             step.commands.push(command);
         }
@@ -515,9 +515,7 @@ fn up(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
         let (is_new, down) = (new.contains(&veth.host), is_down(&veth, links));
         if is_new || down {
             let line = format!("link set dev {} up", veth.host);
-            let alias = Some(format!("{ALIAS}{}", veth.owner));
-            let name = veth.host.to_string();
-            guards.push((line.clone(), Guard::Link { name, index: None, alias }));
+            guards.push((line.clone(), marks::has_alias(veth.host, &veth.owner)));
             lines.push(line);
         }
         if down && !is_new {

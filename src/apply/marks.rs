@@ -13,7 +13,7 @@ use crate::pipeline;
 use crate::system::guard::Guard;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, System, Tool};
-use crate::value::NetnsName;
+use crate::value::{InterfaceName, NetnsName};
 
 /// Begins the aliases of links that are ringfence's, and of `lo` in namespaces that are.
 pub(super) const ALIAS: &str = "ringfence ";
@@ -62,6 +62,11 @@ pub(super) fn veth_owner<'l>(name: &str, link: &'l Link) -> Option<Option<&'l st
 /// That a link of the node is still the one that was seen.
 pub(super) fn same_link(name: &str, link: &Link) -> Guard {
     Guard::Link { name: name.to_owned(), index: Some(link.index), alias: link.alias.clone() }
+}
+
+/// That a link of the node is this owner's, as it is once it was made.
+pub(super) fn has_alias(name: &InterfaceName, owner: &str) -> Guard {
+    Guard::Link { name: name.to_string(), index: None, alias: Some(format!("{ALIAS}{owner}")) }
 }
 
 /// Makes namespaces that are marked as soon as they have their names.
