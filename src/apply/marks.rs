@@ -26,10 +26,7 @@ pub(super) const GROUP: u32 = 0x7266;
 /// have. The names are its arguments.
 const MAKE: &str = r#"set -e
 for name; do
-	unshare --net sh -c 'exec ip -batch - <<END
-link set lo up alias "ringfence $1"
-netns attach $1 $$
-END' sh "$name"
+	unshare --net sh -ec 'ip link set lo up alias "ringfence $1"; exec ip netns attach "$1" $$' sh "$name"
 done
 "#;
 
