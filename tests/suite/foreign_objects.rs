@@ -573,7 +573,7 @@ fn inside_a_node() {
             outcome.map_err(|error| error.message).and_then(|back| back.map_or(Ok(()), Err))
         };
         let Some((command, before)) = system.before.into_inner().unwrap() else {
-            assert!(point > 5, "{outcome:?}");
+            assert!(point > 3, "{outcome:?}");
             break;
         };
         report += &format!("{point}: before `{command}`: {outcome:?}\n");

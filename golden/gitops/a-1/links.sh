@@ -8,7 +8,7 @@ attach() {
 	netns=$2 host=$3
 	if [ ! -e "/run/netns/$netns" ]; then
 		ip netns add "$netns"
-		ip -n "$netns" link set lo up alias 'ringfence'
+		ip -n "$netns" link set lo up alias "ringfence $netns"
 	fi
 	if ! ip link show dev "$host" >/dev/null 2>&1; then
 		ip link add "$host" type veth peer name eth0 netns "$netns"
