@@ -9,8 +9,8 @@ use super::gateway::UPLINK;
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
 use super::ports::TIMEOUT;
 use super::{flows, groups};
+use crate::artifact::host;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline;
 use crate::system::netlink::Network;
 use crate::system::{Command, System, Tool};
 
@@ -163,7 +163,7 @@ fn reason_to_stay(name: &str, bridge: &Bridge, node: &Network) -> Option<String>
 /// Whether a bridge is surely the one of the pods, whose flows are all ringfence's: one that has lost
 /// the mark of its uplink is not.
 fn is_of_pods(bridge: &Bridge) -> bool {
-    let own = [pipeline::TUN, pipeline::VXLAN];
+    let own = [host::TUN, host::VXLAN];
     own.iter().any(|name| {
         bridge.ports.get(*name).is_some_and(|port| port.external_ids.contains_key(MARK))
     })

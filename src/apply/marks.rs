@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use super::links::Links;
+use crate::artifact::host;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline;
 use crate::system::guard::Guard;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, System, Tool};
@@ -45,7 +45,7 @@ pub(super) fn namespace_alias<'n>(name: &str, network: &'n Network) -> Option<&'
 /// Whose veth this is, if ringfence made it: all marks have to be there. `None` inside is one that an
 /// interrupted run could not give its alias any more.
 pub(super) fn veth_owner<'l>(name: &str, link: &'l Link) -> Option<Option<&'l str>> {
-    let digits = name.strip_prefix(pipeline::VETH_PREFIX)?;
+    let digits = name.strip_prefix(host::VETH_PREFIX)?;
     let named = digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !named || link.kind.as_deref() != Some("veth") {
         return None;
@@ -76,20 +76,20 @@ pub(super) fn make_namespaces(names: &[&NetnsName]) -> Option<Command> {
 /// Removes names that lead to no namespace: the kernel refuses it for one that does.
 pub(super) fn remove_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<Command> {
     let paths: Vec<String> =
-        names.into_iter().map(|name| format!("{}/{name}", pipeline::NETNS)).collect();
+        names.into_iter().map(|name| format!("{}/{name}", host::NETNS)).collect();
     let words = ["-f", "--"].map(str::to_owned).into_iter();
     (!paths.is_empty()).then(|| Command::remove(Tool::Rm, words.chain(paths)))
 }
 
 /// Whether a name leads to no namespace and is an empty file, as a kill of `ip netns add` leaves it.
 pub(super) fn is_bare_name(name: &str, system: &dyn System) -> bool {
-    let file = system.file(&Path::new(pipeline::NETNS).join(name));
+    let file = system.file(&Path::new(host::NETNS).join(name));
     file.is_some_and(|bytes| bytes.is_empty())
 }
 
 /// RF206: something else than a namespace has the name that one is to have.
 pub(super) fn blocked(name: &str, owner: &str) -> Diagnostic {
-    let message = format!("`{}/{name}` of {owner} is no network namespace", pipeline::NETNS);
+    let message = format!("`{}/{name}` of {owner} is no network namespace", host::NETNS);
     Diagnostic::new(Code::NotOurs, message).help("remove it, or name another namespace for the pod")
 }
 

@@ -363,7 +363,7 @@ fn a_gateway_bridge_that_is_no_longer_wanted_stays_with_flows_of_others() {
     let all = "ip -4 addr show br-ex | grep inet; ip route show default; ovs-vsctl port-to-br eth0; \
                ovs-ofctl -O OpenFlow14 dump-flows br-ex --no-stats | sort";
     let before = node.on(all);
-    if crate::lab::datapath() == ringfence::spec::Datapath::System {
+    if crate::lab::datapath() == ringfence::value::Datapath::System {
         let told = node.refused(&["apply", NEW]);
         assert!(told.starts_with("error[RF223]: egress router `supplier` needs `eth0`"), "{told}");
         assert_eq!(node.on(all), before);
@@ -388,8 +388,8 @@ fn a_gateway_bridge_that_is_no_longer_wanted_stays_with_flows_of_others() {
 #[test]
 fn a_bridge_with_ports_of_others_is_not_made_anew_with_another_datapath() {
     let other = match crate::lab::datapath() {
-        ringfence::spec::Datapath::System => "netdev",
-        ringfence::spec::Datapath::Netdev => "system",
+        ringfence::value::Datapath::System => "netdev",
+        ringfence::value::Datapath::Netdev => "system",
     };
     let node = Node::between(NETWORK, &NETWORK.replace(POD, ""));
     node.done(&["apply", OLD]);
