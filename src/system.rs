@@ -40,6 +40,8 @@ pub enum Tool {
     Conntrack,
     /// Of ethtool.
     Ethtool,
+    /// Of iproute2: queue disciplines.
+    Tc,
     /// Of procps.
     Sysctl,
     /// Of iputils.
@@ -73,6 +75,7 @@ impl Tool {
             Self::OvsAppctl => "ovs-appctl",
             Self::Conntrack => "conntrack",
             Self::Ethtool => "ethtool",
+            Self::Tc => "tc",
             Self::Sysctl => "sysctl",
             Self::Arping => "arping",
             Self::SystemdRun => "systemd-run",
@@ -89,7 +92,7 @@ impl Tool {
     #[must_use]
     pub fn package(self) -> &'static str {
         match self {
-            Self::Ip => "iproute2",
+            Self::Ip | Self::Tc => "iproute2",
             Self::Nft => "nftables",
             Self::OvsVsctl | Self::OvsOfctl => "openvswitch-switch",
             Self::OvsdbClient | Self::OvsAppctl => "openvswitch-common",

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
+use super::owned::{Mending, Role, Wanted, mend};
 use crate::artifact::host;
 use crate::artifact::node::{Netns, Router, Veth, Via, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
@@ -17,7 +18,7 @@ use crate::value::{InterfaceName, NetnsName, StringValue as _};
 /// Begins the aliases of links that are ringfence's.
 pub(super) const ALIAS: &str = "ringfence ";
 /// The least MTU of a link with IPv6 (RFC 8200, 5).
-const IPV6_MTU: u32 = 1280;
+pub(super) const IPV6_MTU: u32 = 1280;
 /// The alias of `lo` in namespaces that ringfence made.
 const NETNS_ALIAS: &str = "ringfence";
 
@@ -110,6 +111,13 @@ impl Links {
         link.alias.is_none() && self.half_made.contains(name)
     }
 
+    /// The index of the kernel's datapath of Open vSwitch, if it has one.
+    fn datapath(&self) -> Option<u32> {
+        let mut links = self.node.links.values();
+        let datapath = links.find(|link| link.kind.as_deref() == Some("openvswitch"));
+        datapath.map(|link| link.index)
+    }
+
     /// Whether ringfence made this namespace.
     pub(super) fn is_ours(&self, name: &str) -> bool {
         let lo = self.netns.get(name).and_then(|network| network.links.get("lo"));
@@ -139,6 +147,8 @@ pub(super) struct LinkSteps {
     /// The interfaces on the node's side that are no ports of a bridge yet: missing, new, or made
     /// anew by somebody since the bridge got them.
     pub(super) unplugged: BTreeSet<String>,
+    /// The interfaces that lack the queue discipline by which Open vSwitch limits what goes out.
+    pub(super) unlimited: BTreeSet<String>,
     /// The interfaces that pods bring themselves and that are not there, such as the tap of a
     /// virtual machine that is off.
     pub(super) absent: BTreeSet<String>,
@@ -163,6 +173,13 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
         .filter(|name| links.node.links.get(name).is_none_or(|link| !link.promiscuous))
         .chain(new)
         .collect();
+    let limited = wiring.ports.iter().filter(|port| port.ingress.is_some());
+    let limited = limited.filter_map(|port| {
+        let name = port.interface.as_str();
+        Some((name, links.node.links.get(name)?))
+    });
+    let unlimited = limited.filter(|(_, link)| !super::qos::is_in_kernel(link));
+    steps.unlimited = unlimited.map(|(name, _)| name.to_owned()).collect();
     super::brought::check(wiring, &links.node, &steps.unplugged)?;
     let made: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
     let brought = wiring.ports.iter().map(|port| port.interface.as_str());
@@ -232,6 +249,15 @@ fn attach<'a>(
         lines.push(format!("link set lo up alias {NETNS_ALIAS}"));
         details.push("mark");
     }
+    if let Some(lo) =
+        inside.filter(|_| links.is_ours(name.as_str())).and_then(|n| n.links.get("lo"))
+    {
+        let mending = mend(lo, &wanted_of(wiring, Role::Loopback, "lo", lo.mtu));
+        lines.extend(mending.lines);
+        if !mending.details.is_empty() {
+            details.push("loopback");
+        }
+    }
     let outside = links.node.links.get(host.as_str());
     let alien = inside.and_then(|inside| inside.links.get(host::POD_INTERFACE));
     if alien.is_some() && outside.is_none() {
@@ -245,7 +271,8 @@ fn attach<'a>(
     }
     let empty = Network::default();
     let network = inside.unwrap_or(&empty);
-    let pair = plug(netns.veth(), wiring.mtu, links, steps, batches, &mut lines, &mut details)?;
+    let pair =
+        plug(netns.veth(), (wiring, wiring.mtu), links, steps, batches, &mut lines, &mut details)?;
     let step = &mut steps.make;
     if pair.is_none() && outside.is_some() {
         step.disturb(owner, "its interface is made anew: its connections break");
@@ -278,11 +305,27 @@ fn attach<'a>(
     Ok(())
 }
 
+/// What a link of this role is to be, as far as that is the same for all.
+fn wanted_of<'a>(wiring: &Wiring, role: Role, name: &'a str, mtu: u32) -> Wanted<'a> {
+    Wanted {
+        role,
+        name,
+        netns: None,
+        alias: None,
+        mac: None,
+        mtu,
+        userspace: wiring.bridge.datapath == Datapath::Netdev,
+        forwards: false,
+        limited: false,
+        datapath: None,
+    }
+}
+
 /// One veth: made, or brought to what it is to be, with what that is about. Returns its end in the
 /// namespace, unless it is made.
 fn plug<'a, 'l>(
     veth: Veth<'a>,
-    mtu: u32,
+    (wiring, mtu): (&Wiring, u32),
     links: &'l Links,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
@@ -319,27 +362,28 @@ fn plug<'a, 'l>(
         }
         batches.new.push(host);
     }
-    let wanted_alias = format!("{ALIAS}{owner}");
-    let host_now = outside.filter(|_| pair.is_some());
-    if host_now.is_none_or(|link| link.alias.as_ref() != Some(&wanted_alias)) {
-        batches.node.push(format!("link set dev {host} alias \"{wanted_alias}\""));
+    let alias = format!("{ALIAS}{owner}");
+    let Some((pair, outside)) = pair.zip(outside) else {
+        batches.node.push(format!("link set dev {host} alias \"{alias}\""));
         details.push("alias");
-    }
-    if pair.is_some_and(|link| link.mac != mac.bytes()) {
-        lines.push(format!("link set dev {inside} address {mac}"));
-        details.push("Ethernet address");
-    }
-    let other_mtu = |link: &Link| link.mtu != mtu;
-    if host_now.is_some_and(other_mtu) {
-        batches.node.push(format!("link set dev {host} mtu {mtu}"));
-    }
-    if pair.is_some_and(other_mtu) {
-        lines.push(format!("link set dev {inside} mtu {mtu}"));
-    }
-    if host_now.is_some_and(other_mtu) || pair.is_some_and(other_mtu) {
-        details.push("MTU");
-    }
-    Ok(pair)
+        return Ok(None);
+    };
+    let mut one_end = |link: &Link, wanted: Wanted<'_>, lines: &mut Vec<String>| {
+        let Mending { lines: more, commands, details: respects } = mend(link, &wanted);
+        lines.extend(more);
+        steps.make.commands.extend(commands);
+        details.extend(respects);
+    };
+    let port = wiring.ports.iter().find(|port| port.interface == *host);
+    let limited = port.is_some_and(|port| port.ingress.is_some());
+    let datapath = links.datapath();
+    let wanted =
+        Wanted { limited, datapath, ..wanted_of(wiring, Role::AtNode, host.as_str(), mtu) };
+    one_end(outside, Wanted { alias: Some(alias), ..wanted }, &mut batches.node);
+    let forwards = wiring.routers.iter().any(|router| router.netns == *netns);
+    let inside = wanted_of(wiring, Role::InPod, inside, mtu);
+    one_end(pair, Wanted { netns: Some(netns), mac: Some(mac), forwards, ..inside }, lines);
+    Ok(Some(pair))
 }
 
 fn not_ours(link: &str, owner: &str) -> Diagnostic {
@@ -364,11 +408,12 @@ impl Interface<'_> {
         let Self { name, link, network, address, routes } = self;
         let mut details = Vec::new();
         let have = link.map_or(&[][..], |link| network.addresses(link));
-        for other in have.iter().filter(|other| *other != address) {
+        let special = link.is_some_and(|link| network.special.contains(&(link.index, *address)));
+        for other in have.iter().filter(|other| *other != address || special) {
             lines.push(format!("address del {other} dev {name}"));
             details.push("address");
         }
-        if !have.contains(address) {
+        if !have.contains(address) || special {
             lines.push(format!("address add {address} dev {name}"));
             details.push("address");
         }
@@ -451,10 +496,20 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
             .map(|network| (*network, None))
             .collect(),
     };
-    let details = interface.lines(&mut lines);
-    if lines.is_empty() {
+    let wanted = Wanted {
+        mac: Some(wiring.tun.mac),
+        forwards: true,
+        datapath: links.datapath(),
+        ..wanted_of(wiring, Role::Tun, host::TUN, wiring.mtu)
+    };
+    let mending = link.map(|link| mend(link, &wanted)).unwrap_or_default();
+    let mut details = mending.details;
+    lines.extend(mending.lines);
+    details.extend(interface.lines(&mut lines));
+    if details.is_empty() {
         return;
     }
+    step.commands.extend(mending.commands);
     let action = if link.is_none() { Action::Add } else { Action::Change };
     step.change(action, Kind::Link, host::TUN, details.join(", "));
     if link.is_none_or(|link| !link.up) && wiring.bridge.datapath == Datapath::Netdev {
@@ -486,7 +541,8 @@ fn outside<'a>(
             let uplink = links.node.links.get(uplink.as_str());
             let mtu = uplink.map_or(wiring.mtu, |uplink| uplink.mtu);
             let veth = router.outside_veth();
-            let plug = |veth| plug(veth, mtu, links, steps, batches, &mut lines, &mut details);
+            let plug =
+                |veth| plug(veth, (wiring, mtu), links, steps, batches, &mut lines, &mut details);
             (veth.map(plug).transpose()?.flatten(), format!("{host} on the bridge"))
         }
         Via::Macvlan { parent } => {
@@ -519,6 +575,15 @@ fn outside<'a>(
                 );
                 steps.routers.commands.extend(batch(None, &[line]));
             }
+            let wanted = Wanted {
+                netns: Some(netns),
+                forwards: true,
+                ..wanted_of(wiring, Role::Macvlan, interface, live.mtu)
+            };
+            let mending = good.map(|link| mend(link, &wanted)).unwrap_or_default();
+            lines.extend(mending.lines);
+            details.extend(mending.details);
+            steps.routers.commands.extend(mending.commands);
             (good, format!("macvlan on {parent}"))
         }
     };
