@@ -57,7 +57,7 @@ use crate::system::{Stage, System, Tool, both, missing};
 use crate::value::Datapath;
 use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
-pub use change::{Action, Change, Kind, Step};
+pub use change::{Action, Change, Kind, Step, summary};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 use connections::Look;
 pub use disturbance::Disturbance;
@@ -551,8 +551,8 @@ impl Observed {
             Some(difference) if !difference.has_meters => Ok(meters::Meters::new()),
             _ => meters::read(system, bridge),
         };
-        let tables = || both(groups, || (meters(), switch::read(system, bridge)));
-        let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(flows, tables));
+        let tables = || both(&groups, || (meters(), switch::read(system, bridge)));
+        let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(&flows, &tables));
         let (database, links, (listings, chains), proxies) = rest?;
         let flows = flows?;
         let opened = flows.is_some() || !database.bridges.contains_key(bridge);

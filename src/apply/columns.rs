@@ -187,7 +187,7 @@ pub(super) const PORT: [Column; 14] = [
 ];
 
 /// Those of an interface.
-pub(super) const INTERFACE: [Column; 13] = [
+pub(super) const INTERFACE: [Column; 12] = [
     planned("type", "type", Effect::Nothing),
     planned("options", "options", Effect::Peer),
     planned("ofport_request", "requested port number", Effect::Nothing),
@@ -195,7 +195,6 @@ pub(super) const INTERFACE: [Column; 13] = [
     planned("mtu_request", "MTU", Effect::Nothing),
     nothing("bfd"),
     nothing("cfm_mpid"),
-    nothing("cfm_remote_mpids"),
     nothing("lldp"),
     zero("ingress_policing_burst"),
     zero("ingress_policing_kpkts_burst"),

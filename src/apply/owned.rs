@@ -221,7 +221,7 @@ fn unwanted<'a>(link: &'a Link, wanted: &Wanted<'_>) -> impl Iterator<Item = &'a
 
 use Role::{AtNode, InPod, Loopback, Macvlan, Tun};
 
-const LINKS: [Row; 16] = [
+const LINKS: [Row; 15] = [
     ip("state", &[Loopback], |link, _| !link.up, |_| "up".to_owned()),
     ip(
         "alias",
@@ -265,12 +265,6 @@ const LINKS: [Row; 16] = [
         &[InPod, Macvlan],
         |link, _| link.traits.told_promiscuous,
         |_| "promisc off".to_owned(),
-    ),
-    ip(
-        "protocol down",
-        &[AtNode, InPod],
-        |link, _| link.traits.protocol_down,
-        |_| "protodown off".to_owned(),
     ),
     ip(
         // It bounds the queue of a discipline too.

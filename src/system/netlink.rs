@@ -89,8 +89,6 @@ pub struct Traits {
     pub all_multicast: bool,
     /// Whether it was told to take all frames, rather than listened to.
     pub told_promiscuous: bool,
-    /// Whether it was told to be as if unplugged.
-    pub protocol_down: bool,
     /// How many packets wait in its queue at most.
     pub queue_length: u32,
     /// The index of the link that it is a part of.
@@ -176,7 +174,8 @@ pub(super) fn network() -> Result<Network, Diagnostic> {
 pub(super) fn networks(names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
     // A thread of its own: it moves from namespace to namespace and ends in the last.
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| names.iter().map(|name| read_named(name)).collect());
+        let read = || names.iter().map(|name| read_named(name)).collect();
+        let reader = std::thread::Builder::new().spawn_scoped(scope, read)?;
         match reader.join() {
             Ok(networks) => networks,
             Err(_) => Err(io::Error::other("the reader ended early")),
@@ -345,7 +344,6 @@ fn link(message: LinkMessage) -> (String, Link) {
                 });
                 link.traits.shared = info.iter().any(is_shared);
             }
-            LinkAttribute::ProtoDown(down) => link.traits.protocol_down = down != 0,
             LinkAttribute::TxQueueLen(length) => link.traits.queue_length = length,
             LinkAttribute::Controller(index) => link.traits.master = Some(index),
             LinkAttribute::AfSpecUnspec(families) => of_families(&families, &mut link.traits),
