@@ -101,7 +101,8 @@ pub fn summary(changes: &[Change]) -> Vec<Change> {
         let head = change.object.split([':', '/']).next().unwrap_or_default();
         // Names of interfaces say nothing of whose they are; their details do.
         let named = change.object.len() > head.len();
-        let owner = change.detail.rsplit_once(" of ").map_or("", |(_, owner)| owner);
+        let detail = format!(" {}", change.detail);
+        let owner = detail.rsplit_once(" of ").map_or("", |(_, owner)| owner);
         let owner = owner.split([':', '/']).next().unwrap_or_default();
         let head = if named || owner.is_empty() { head } else { owner };
         (change.action, change.kind, head.to_owned())
