@@ -15,6 +15,7 @@ mod artifacts;
 mod bridges;
 mod brought;
 mod change;
+mod columns;
 mod confirm;
 mod connections;
 mod datapath;
@@ -24,7 +25,6 @@ mod findings;
 mod firewall;
 mod flows;
 mod foreign;
-mod fragments;
 mod gateway;
 mod generations;
 mod groups;
@@ -32,15 +32,16 @@ mod links;
 mod marks;
 mod meters;
 mod ovsdb;
+mod owned;
 mod ports;
 mod proxies;
 mod qos;
 mod rulesets;
-mod settings;
 mod signature;
 mod snapshot;
 mod state;
 mod status;
+mod switch;
 mod teardown;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +59,7 @@ use crate::system::{Command, Stage, System, Tool, both, missing};
 use crate::value::Datapath;
 use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
-pub use change::{Action, Change, Kind, Step};
+pub use change::{Action, Change, Kind, Step, summary};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 use connections::Look;
 pub use disturbance::Disturbance;
@@ -66,6 +67,7 @@ pub use findings::Finding;
 pub use generations::{Generation, Generations, KEEP, generations};
 use links::{Links, Namespaces};
 use ovsdb::{Database, MARK};
+pub use owned::{Owned, owned};
 use rulesets::Place;
 pub use signature::SIGNERS;
 use signature::Signers;
@@ -545,8 +547,8 @@ struct Observed {
     groups: groups::Groups,
     proxies: proxies::Proxies,
     meters: meters::Meters,
-    /// How the bridge treats fragments; `None` where there is none.
-    fragments: Option<String>,
+    /// The bridge as OpenFlow has it; `None` where there is none.
+    switch: Option<switch::Switch>,
 }
 
 impl Observed {
@@ -584,8 +586,8 @@ impl Observed {
             Some(difference) if !difference.has_meters => Ok(meters::Meters::new()),
             _ => meters::read(system, bridge),
         };
-        let tables = || both(groups, || (meters(), fragments::read(system, bridge)));
-        let (rest, (flows, (groups, (meters, fragments)))) = both(rest, || both(flows, tables));
+        let tables = || both(&groups, || (meters(), switch::read(system, bridge)));
+        let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(&flows, &tables));
         let (database, links, (listings, chains), proxies) = rest?;
         let flows = flows?;
         let opened = flows.is_some() || !database.bridges.contains_key(bridge);
@@ -595,7 +597,7 @@ impl Observed {
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        let (groups, meters, fragments) = (groups?, meters?, fragments?);
+        let (groups, meters, switch) = (groups?, meters?, switch?);
         Ok(Self {
             database,
             links,
@@ -606,7 +608,7 @@ impl Observed {
             groups,
             proxies,
             meters,
-            fragments,
+            switch,
         })
     }
 }
@@ -676,8 +678,8 @@ impl Difference {
         // Another datapath begins without.
         let live = if ports.datapath_lost { &empty } else { &observed.meters };
         let meters = meters::compare(wiring, live);
-        let fragments = observed.fragments.as_deref().filter(|_| !ports.datapath_lost);
-        let fragments = fragments::step(bridge, fragments);
+        let switch = observed.switch.as_ref().filter(|_| !ports.datapath_lost);
+        let switch = switch::step(wiring, switch);
         let has_groups = !(observed.groups.is_empty() && flows.groups.is_empty());
         let has_meters = !(observed.meters.is_empty() && meters.before.changes.is_empty());
         let mut disturbs = if ports.flows_lost {
@@ -716,7 +718,7 @@ impl Difference {
             own_ruleset,
             links.make,
             ports.before,
-            fragments,
+            switch,
             links.tun,
             meters.before,
             flows::step(bridge, &flows, &artifacts.objects),

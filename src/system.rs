@@ -5,9 +5,12 @@
 
 pub mod guard;
 pub mod netlink;
+mod process;
+pub(crate) mod threads;
 
 use std::fmt;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::value::NetnsName;
 use guard::{Guard, Guards};
 use netlink::Network;
+pub(crate) use threads::both;
 
 /// Where executables are looked for; the caller's PATH has no say.
 pub(crate) const DIRECTORIES: [&str; 6] =
@@ -42,6 +46,8 @@ pub enum Tool {
     Conntrack,
     /// Of ethtool.
     Ethtool,
+    /// Of iproute2: queue disciplines.
+    Tc,
     /// Of procps.
     Sysctl,
     /// Of iputils.
@@ -77,6 +83,7 @@ impl Tool {
             Self::OvsAppctl => "ovs-appctl",
             Self::Conntrack => "conntrack",
             Self::Ethtool => "ethtool",
+            Self::Tc => "tc",
             Self::Sysctl => "sysctl",
             Self::Arping => "arping",
             Self::SystemdRun => "systemd-run",
@@ -94,7 +101,7 @@ impl Tool {
     #[must_use]
     pub fn package(self) -> &'static str {
         match self {
-            Self::Ip => "iproute2",
+            Self::Ip | Self::Tc => "iproute2",
             Self::Nft => "nftables",
             Self::OvsVsctl | Self::OvsOfctl => "openvswitch-switch",
             Self::OvsdbClient | Self::OvsAppctl => "openvswitch-common",
@@ -269,6 +276,11 @@ pub trait System: Sync {
     /// The names in a directory of the node, or `None` where there is none.
     fn directory(&self, path: &Path) -> Option<Vec<String>>;
 
+    /// Whether a file or directory of the node is not root's, or others may write it.
+    fn is_loose(&self, _path: &Path) -> bool {
+        false
+    }
+
     /// Runs a command and takes any exit status but 0 as a failure.
     fn succeed(&self, command: &Command) -> Result<Vec<u8>, Diagnostic> {
         let output = self.run(command)?;
@@ -277,18 +289,6 @@ pub trait System: Sync {
             _ => Err(failed(command, &output)),
         }
     }
-}
-
-/// Does two things at the same time that mostly wait for other processes.
-pub(crate) fn both<A, B: Send>(
-    one: impl FnOnce() -> A,
-    other: impl FnOnce() -> B + Send,
-) -> (A, B) {
-    std::thread::scope(|scope| {
-        let other = scope.spawn(other);
-        let one = one();
-        (one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
 }
 
 /// A command that ended with the wrong status.
@@ -329,23 +329,12 @@ impl System for Machine {
             Diagnostic::new(Code::CommandFailed, format!("`{command}` could not run: {error}"))
         };
         let environment = [("PATH", DIRECTORIES.join(":")), ("LC_ALL", "C".to_owned())];
-        let handle = duct::cmd(path, arguments)
-            .full_env(environment)
-            .dir("/")
-            .stdin_bytes(stdin)
-            .stdout_capture()
-            .stderr_capture()
-            .unchecked()
-            .start()
-            .map_err(broken)?;
-        if handle.wait_timeout(TIMEOUT).map_err(broken)?.is_none() {
-            handle.kill().map_err(broken)?;
-            let message = format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
-            return Err(Diagnostic::new(Code::CommandFailed, message));
-        }
-        let std::process::Output { status, stdout, stderr } =
-            handle.into_output().map_err(broken)?;
-        Ok(Output { status: status.code(), stdout, stderr })
+        process::run(&path, &arguments, &environment, &stdin, TIMEOUT).map_err(broken)?.ok_or_else(
+            || {
+                let message = format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
+                Diagnostic::new(Code::CommandFailed, message)
+            },
+        )
     }
 
     fn has(&self, tool: Tool) -> bool {
@@ -385,6 +374,12 @@ impl System for Machine {
         let mut bytes = Vec::new();
         std::fs::File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
         Some(bytes)
+    }
+
+    fn is_loose(&self, path: &Path) -> bool {
+        const OTHERS_WRITE: u32 = 0o022;
+        let metadata = std::fs::symlink_metadata(path);
+        metadata.is_ok_and(|found| found.uid() != 0 || found.mode() & OTHERS_WRITE != 0)
     }
 
     fn directory(&self, path: &Path) -> Option<Vec<String>> {

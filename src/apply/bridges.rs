@@ -87,7 +87,7 @@ pub(super) fn delete(name: &str, bridge: &Bridge, marks: &[&str]) -> Command {
         let key = format!("external_ids:{mark}");
         words.extend(["get", "Bridge", name, &key, "--"].map(str::to_owned));
     }
-    let rows: Vec<&str> = bridge.ports.values().map(|port| port.row.as_str()).collect();
+    let rows: Vec<&str> = bridge.ports.values().map(|port| port.uuid.as_str()).collect();
     let ports = format!("ports=[{}]", rows.join(","));
     words.extend(["wait-until", "Bridge", name, &ports].map(str::to_owned));
     words.extend(["--", "del-br", name].map(str::to_owned));

@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 
 use super::bridges;
 use super::change::{Action, Kind, Step};
+use super::columns;
 use super::links::batch;
 use super::ovsdb::{Bridge, Database, MARK, Port};
 use super::ports::{TIMEOUT, not_ours};
-use super::settings;
 use crate::artifact::host;
 use crate::artifact::node::{Uplink, Via, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
@@ -182,10 +182,12 @@ fn make(
         let action = if live.is_none() { Action::Add } else { Action::Change };
         step.change(action, Kind::Bridge, name, format!("takes the uplink {interface} as port"));
     }
-    if have.astray.contains(&settings::CONTROLLER) {
-        step.change(Action::Change, Kind::Bridge, name, settings::CONTROLLER.words());
-        let words = [TIMEOUT.to_owned(), "--".to_owned()].into_iter();
-        let words = words.chain(settings::CONTROLLER.clause("Bridge", name));
+    let controller =
+        columns::differences(&have.row, &[columns::CONTROLLER], &columns::Goals::new());
+    if !controller.is_empty() {
+        step.change(Action::Change, Kind::Bridge, name, columns::CONTROLLER.words());
+        let mut words = vec![TIMEOUT.to_owned()];
+        columns::Difference::clauses(&controller, "Bridge", name, &mut words);
         step.commands.push(Command::change(Tool::OvsVsctl, words));
     }
     if wiring.bridge.datapath == Datapath::Netdev

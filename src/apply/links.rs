@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use super::change::{Action, Kind, Step};
 use super::findings::Finding;
 use super::marks::{self, ALIAS};
+use super::owned::{Role, Wanted, mend};
 use crate::artifact::host;
 use crate::artifact::node::{Netns, Router, Veth, Via, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
@@ -18,7 +19,7 @@ use crate::value::Datapath;
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 /// The least MTU of a link with IPv6 (RFC 8200, 5).
-const IPV6_MTU: u32 = 1280;
+pub(super) const IPV6_MTU: u32 = 1280;
 
 /// What is in named network namespaces, by their names.
 pub(super) type Namespaces = BTreeMap<String, Network>;
@@ -110,6 +111,13 @@ impl Links {
         names.filter(|name| !self.netns.contains_key(name)).collect()
     }
 
+    /// The index of the kernel's datapath of Open vSwitch, if it has one.
+    fn datapath(&self) -> Option<u32> {
+        let mut links = self.node.links.values();
+        let datapath = links.find(|link| link.kind.as_deref() == Some("openvswitch"));
+        datapath.map(|link| link.index)
+    }
+
     /// Whether ringfence made this namespace.
     pub(super) fn is_ours(&self, name: &str) -> bool {
         self.netns.get(name).is_some_and(|found| marks::namespace_alias(name, found).is_some())
@@ -138,6 +146,8 @@ pub(super) struct LinkSteps {
     /// The interfaces on the node's side that are no ports of a bridge yet: missing, new, or made
     /// anew by somebody since the bridge got them.
     pub(super) unplugged: BTreeSet<String>,
+    /// The interfaces that lack the queue discipline by which Open vSwitch limits what goes out.
+    pub(super) unlimited: BTreeSet<String>,
     /// The interfaces that pods bring themselves and that are not there, such as the tap of a
     /// virtual machine that is off.
     pub(super) absent: BTreeSet<String>,
@@ -164,6 +174,13 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
         .filter(|name| links.node.links.get(name).is_none_or(|link| !link.promiscuous))
         .chain(new)
         .collect();
+    let limited = wiring.ports.iter().filter(|port| port.ingress.is_some());
+    let limited = limited.filter_map(|port| {
+        let name = port.interface.as_str();
+        Some((name, links.node.links.get(name)?))
+    });
+    let unlimited = limited.filter(|(_, link)| !super::qos::is_in_kernel(link));
+    steps.unlimited = unlimited.map(|(name, _)| name.to_owned()).collect();
     super::brought::check(wiring, &links.node, &steps.unplugged)?;
     let made: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
     let brought = wiring.ports.iter().map(|port| port.interface.as_str());
@@ -255,6 +272,15 @@ fn attach<'a>(
         batches.made.push(name);
     }
     let mut details: Vec<&str> = Vec::new();
+    if let Some(lo) =
+        inside.filter(|_| links.is_ours(name.as_str())).and_then(|n| n.links.get("lo"))
+    {
+        let mending = mend(lo, &wanted_of(wiring, Role::Loopback, "lo", lo.mtu));
+        lines.extend(mending.lines);
+        if !mending.details.is_empty() {
+            details.push("loopback");
+        }
+    }
     let outside = links.node.links.get(host.as_str());
     let alien = inside.and_then(|inside| inside.links.get(host::POD_INTERFACE));
     if alien.is_some() && outside.is_none() {
@@ -263,7 +289,8 @@ fn attach<'a>(
     }
     let empty = Network::default();
     let network = inside.unwrap_or(&empty);
-    let pair = plug(netns.veth(), wiring.mtu, links, steps, batches, &mut lines, &mut details)?;
+    let pair =
+        plug(netns.veth(), (wiring, wiring.mtu), links, steps, batches, &mut lines, &mut details)?;
     let step = &mut steps.make;
     if pair.is_none() && outside.is_some() {
         step.disturb(owner, "its interface is made anew: its connections break");
@@ -301,11 +328,27 @@ fn attach<'a>(
     Ok(())
 }
 
+/// What a link of this role is to be, as far as that is the same for all.
+fn wanted_of<'a>(wiring: &Wiring, role: Role, name: &'a str, mtu: u32) -> Wanted<'a> {
+    Wanted {
+        role,
+        name,
+        netns: None,
+        alias: None,
+        mac: None,
+        mtu,
+        userspace: wiring.bridge.datapath == Datapath::Netdev,
+        forwards: false,
+        limited: false,
+        datapath: None,
+    }
+}
+
 /// One veth: made, or brought to what it is to be, with what that is about. Returns its end in the
 /// namespace, unless it is made.
 fn plug<'a, 'l>(
     veth: Veth<'a>,
-    mtu: u32,
+    (wiring, mtu): (&Wiring, u32),
     links: &'l Links,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
@@ -347,36 +390,30 @@ fn plug<'a, 'l>(
         }
         batches.new.push(host);
     }
-    let wanted_alias = format!("{ALIAS}{owner}");
-    let host_now = outside.filter(|_| pair.is_some());
-    if host_now.is_none_or(|link| link.alias.as_ref() != Some(&wanted_alias)) {
-        let line = format!("link set dev {host} alias \"{wanted_alias}\"");
-        batches
-            .guards
-            .extend(host_now.map(|link| (line.clone(), marks::same_link(host.as_str(), link))));
-        batches.node.push(line);
+    let alias = format!("{ALIAS}{owner}");
+    let Some((pair, outside)) = pair.zip(outside) else {
+        batches.node.push(format!("link set dev {host} alias \"{alias}\""));
         details.push("alias");
-    }
-    if pair.is_some_and(|link| link.mac != mac.bytes()) {
-        lines.push(format!("link set dev {inside} address {mac}"));
-        details.push("Ethernet address");
-    }
-    let other_mtu = |link: &Link| link.mtu != mtu;
-    if host_now.is_some_and(other_mtu) {
-        let index = host_now.map(|link| link.index);
-        let guard =
-            Guard::Link { name: host.to_string(), index, alias: Some(wanted_alias.clone()) };
-        let line = format!("link set dev {host} mtu {mtu}");
-        batches.guards.push((line.clone(), guard));
-        batches.node.push(line);
-    }
-    if pair.is_some_and(other_mtu) {
-        lines.push(format!("link set dev {inside} mtu {mtu}"));
-    }
-    if host_now.is_some_and(other_mtu) || pair.is_some_and(other_mtu) {
-        details.push("MTU");
-    }
-    Ok(pair)
+        return Ok(None);
+    };
+    let port = wiring.ports.iter().find(|port| port.interface == *host);
+    let limited = port.is_some_and(|port| port.ingress.is_some());
+    let datapath = links.datapath();
+    let wanted =
+        Wanted { limited, datapath, ..wanted_of(wiring, Role::AtNode, host.as_str(), mtu) };
+    let mending = mend(outside, &Wanted { alias: Some(alias), ..wanted });
+    let same = || marks::same_link(host.as_str(), outside);
+    batches.guards.extend(mending.lines.iter().map(|line| (line.clone(), same())));
+    batches.node.extend(mending.lines);
+    steps.make.commands.extend(mending.commands.into_iter().map(|one| one.only_if([same()])));
+    details.extend(mending.details);
+    let forwards = wiring.routers.iter().any(|router| router.netns == *netns);
+    let inside = wanted_of(wiring, Role::InPod, inside, mtu);
+    let mending = mend(pair, &Wanted { netns: Some(netns), mac: Some(mac), forwards, ..inside });
+    lines.extend(mending.lines);
+    steps.make.commands.extend(mending.commands);
+    details.extend(mending.details);
+    Ok(Some(pair))
 }
 
 /// Removes an interface from a namespace of ours.
@@ -412,11 +449,12 @@ impl Interface<'_> {
         let Self { name, netns: _, yields, link, network, address, routes } = self;
         let mut details = Vec::new();
         let have = link.map_or(&[][..], |link| network.addresses(link));
-        for other in have.iter().filter(|other| *other != address) {
+        let special = link.is_some_and(|link| network.special.contains(&(link.index, *address)));
+        for other in have.iter().filter(|other| *other != address || special) {
             lines.push(format!("address del {other} dev {name}"));
             details.push("address");
         }
-        if !have.contains(address) {
+        if !have.contains(address) || special {
             lines.push(format!("address add {address} dev {name}"));
             details.push("address");
         }
@@ -543,10 +581,20 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
             .map(|network| (*network, None))
             .collect(),
     };
-    let details = interface.lines(&mut lines);
-    if lines.is_empty() {
+    let wanted = Wanted {
+        mac: Some(wiring.tun.mac),
+        forwards: true,
+        datapath: links.datapath(),
+        ..wanted_of(wiring, Role::Tun, host::TUN, wiring.mtu)
+    };
+    let mending = link.map(|link| mend(link, &wanted)).unwrap_or_default();
+    let mut details = mending.details;
+    lines.extend(mending.lines);
+    details.extend(interface.lines(&mut lines));
+    if details.is_empty() {
         return;
     }
+    step.commands.extend(mending.commands);
     let action = if link.is_none() { Action::Add } else { Action::Change };
     step.change(action, Kind::Link, host::TUN, details.join(", "));
     if link.is_none_or(|link| !link.up) && wiring.bridge.datapath == Datapath::Netdev {
@@ -579,7 +627,8 @@ fn outside<'a>(
             let uplink = links.node.links.get(uplink.as_str());
             let mtu = uplink.map_or(wiring.mtu, |uplink| uplink.mtu);
             let veth = router.outside_veth();
-            let plug = |veth| plug(veth, mtu, links, steps, batches, &mut lines, &mut details);
+            let plug =
+                |veth| plug(veth, (wiring, mtu), links, steps, batches, &mut lines, &mut details);
             (veth.map(plug).transpose()?.flatten(), format!("{host} on the bridge"))
         }
         Via::Macvlan { parent } => {
@@ -614,6 +663,15 @@ fn outside<'a>(
                 );
                 steps.routers.commands.extend(batch(None, &[line]));
             }
+            let wanted = Wanted {
+                netns: Some(netns),
+                forwards: true,
+                ..wanted_of(wiring, Role::Macvlan, interface, live.mtu)
+            };
+            let mending = good.map(|link| mend(link, &wanted)).unwrap_or_default();
+            lines.extend(mending.lines);
+            details.extend(mending.details);
+            steps.routers.commands.extend(mending.commands);
             (good, format!("macvlan on {parent}"))
         }
     };

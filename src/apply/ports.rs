@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Action, Kind, Step};
+use super::columns::{self, Difference, Effect, Goal, Goals, Row};
 use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Database, MARK, Port};
-use super::{bridges, qos, settings};
+use super::{bridges, qos};
 use crate::artifact::host;
 use crate::artifact::host::PROTOCOLS;
 use crate::artifact::node::Wiring;
@@ -27,6 +28,22 @@ struct Wanted {
     mac: Option<String>,
     mtu: Option<u32>,
     ingress: Option<u64>,
+}
+
+impl Wanted {
+    /// What is to be in the columns of the port, and in those of its interface.
+    fn goals(&self) -> [Goals; 2] {
+        let Self { owner, kind, options, ofport, mac, mtu, .. } = self;
+        let mac = mac.clone().map(|mac| ("mac", Goal::Text(mac)));
+        let mtu = mtu.map(|mtu| ("mtu_request", Goal::Number(mtu.into())));
+        let always = [
+            ("type", Goal::Text((*kind).to_owned())),
+            ("options", Goal::Pairs(options.clone())),
+            ("ofport_request", Goal::Number(ofport.get().into())),
+        ];
+        let port = Goals::from([("external_ids", Goal::Pair(MARK, owner.clone()))]);
+        [port, always.into_iter().chain(mac).chain(mtu).collect()]
+    }
 }
 
 /// What to do about the bridge and its ports.
@@ -107,7 +124,12 @@ pub(super) fn compare(
         let fresh = again.is_some();
         want(name, port, have, again, &mut ports.before, &mut words);
         let have = have.filter(|_| !fresh);
-        if limit(port, have, database, &mut ports.before, &mut words) {
+        let lost = links.unlimited.contains(&port.name);
+        if have.is_some_and(|have| have.qos.is_some()) && port.ingress.is_some() && lost {
+            // Open vSwitch takes what it has set for what there is.
+            clause(&mut unplug, &["clear", "Port", &port.name, "qos"]);
+        }
+        if limit(port, have, lost, database, &mut ports.before, &mut words) {
             limited.insert(port.name.as_str());
         }
     }
@@ -142,48 +164,30 @@ fn bridge(
     }
     let have = live.cloned().unwrap_or_default();
     let datapath = wiring.bridge.datapath.as_str();
-    let same_datapath = have.has_datapath(wiring.bridge.datapath);
-    let mut protocols: Vec<&str> = PROTOCOLS.split(',').collect();
-    protocols.sort_unstable();
     let mut differing: Vec<String> = Vec::new();
-    let mut settings = Vec::new();
-    if !same_datapath {
-        ports.flows_lost = true;
-        ports.datapath_lost = true;
-        differing.push("datapath".to_owned());
-        settings.push(format!("datapath_type={datapath}"));
-    } else if live.is_some() && !opened {
-        // Open vSwitch tries again with every change, and ovs-vsctl waits for it.
-        differing.push("not open".to_owned());
-        settings.push(format!("datapath_type={datapath}"));
-    }
-    if have.fail_mode != "secure" {
-        // Open vSwitch drops all flows when the mode changes.
-        ports.flows_lost = true;
-        differing.push("fail mode".to_owned());
-        settings.push("fail_mode=secure".to_owned());
-    }
-    if have.protocols != protocols {
-        differing.push("protocols".to_owned());
-        settings.push(format!("protocols={PROTOCOLS}"));
-    }
-    if have.external_ids.get(MARK).map(String::as_str) != Some(wiring.node.as_str()) {
-        differing.push("mark".to_owned());
-        settings.push(format!("external_ids:{MARK}=\"{}\"", wiring.node));
-        if live.is_some() && !have.external_ids.contains_key(MARK) {
+    let goals = Goals::from([
+        ("datapath_type", Goal::Text(datapath.to_owned())),
+        ("fail_mode", Goal::Text("secure".to_owned())),
+        ("protocols", Goal::Words(PROTOCOLS)),
+        ("external_ids", Goal::Pair(MARK, wiring.node.to_string())),
+    ]);
+    let mut differences = columns::differences(&have.row, &columns::BRIDGE, &goals);
+    for Difference { column, details, settings, .. } in &mut differences {
+        ports.datapath_lost |= column.effect == Effect::LosesDatapath;
+        ports.flows_lost |= matches!(column.effect, Effect::LosesDatapath | Effect::LosesFlows);
+        let adopts = live.is_some() && !have.external_ids.contains_key(MARK);
+        if column.name == "external_ids" && adopts {
             settings.push(format!("external_ids:{ADOPTED}=true"));
         }
+        differing.append(details);
     }
-    for setting in &have.astray {
-        // Open vSwitch drops all flows when the last controller goes.
-        ports.flows_lost |= *setting == settings::CONTROLLER;
-        differing.push(setting.words());
-        extend(words, setting.clause("Bridge", name).into_iter());
+    if live.is_some() && !opened && have.has_datapath(wiring.bridge.datapath) {
+        // Open vSwitch tries again with every change, and ovs-vsctl waits for it.
+        differing.insert(0, "not open".to_owned());
+        let setting = format!("datapath_type={datapath}");
+        extend(words, ["set", "Bridge", name, &setting].map(str::to_owned).into_iter());
     }
-    if !settings.is_empty() {
-        let head = ["set", "Bridge", name].map(str::to_owned);
-        extend(words, head.into_iter().chain(settings));
-    }
+    Difference::clauses(&differences, "Bridge", name, words);
     if !differing.is_empty() && live.is_some() {
         if ports.flows_lost && opened {
             let effect = "loses its flows: it forwards nothing until it has the new ones";
@@ -325,90 +329,48 @@ fn want(
     step: &mut Step,
     words: &mut Vec<String>,
 ) {
-    let Wanted { name, owner, kind, options, ofport, mac, mtu, ingress: _ } = wanted;
+    let Wanted { name, owner, kind, options: _, ofport, mac: _, mtu: _, ingress: _ } = wanted;
     let number = i64::from(ofport.get());
     let fresh = have.is_none();
     let adopted = have.is_some_and(|have| !have.is_ours());
-    let have = have.filter(|_| again.is_none()).cloned();
-    let mut differing: Vec<String> = again.into_iter().collect();
+    let have = have.filter(|_| again.is_none());
     if have.is_none() {
         clause(words, &["add-port", bridge, name]);
     }
-    let have = have.unwrap_or_default();
-    if have.external_ids.get(MARK) != Some(owner) {
-        clause(words, &["set", "Port", name, &format!("external_ids:{MARK}=\"{owner}\"")]);
-        if adopted {
-            clause(words, &["set", "Port", name, &format!("external_ids:{ADOPTED}=true")]);
+    let [of_port, of_interface] = wanted.goals();
+    let new = Row::new();
+    let (port, interface) = have.map_or((&new, &new), |have| (&have.row, &have.interface));
+    if adopted && have.is_none_or(|have| have.external_ids.get(MARK) != Some(owner)) {
+        clause(words, &["set", "Port", name, &format!("external_ids:{ADOPTED}=true")]);
+    }
+    let mut differing: Vec<String> = again.into_iter().collect();
+    let anew = !differing.is_empty();
+    let tables = [
+        ("Port", port, &columns::PORT[..], of_port),
+        ("Interface", interface, &columns::INTERFACE, of_interface),
+    ];
+    for (table, row, columns, goals) in tables {
+        let mut differences = columns::differences(row, columns, &goals);
+        Difference::clauses(&differences, table, name, words);
+        if anew || fresh {
+            continue;
         }
-        if differing.is_empty() {
-            differing.push("owner".to_owned());
+        for Difference { column, details, .. } in &mut differences {
+            match column.effect {
+                Effect::Peer if *kind == "patch" => step.disturb(
+                    "the patch to the uplink",
+                    "changes its peer: packets of egress routers are lost",
+                ),
+                Effect::Peer if *kind == "vxlan" => step.disturb(
+                    "tunnels",
+                    "change their settings: packets to other nodes are lost meanwhile",
+                ),
+                Effect::Address if wanted.mac.is_some() => step
+                    .disturb(name, "its Ethernet address changes: pods have to ask for it again"),
+                _ => {}
+            }
+            differing.append(details);
         }
-    }
-    let mut settings = Vec::new();
-    if have.kind != *kind {
-        settings.push(format!("type={kind}"));
-    }
-    let foreign = have.options.keys().filter(|key| !options.contains_key(*key));
-    let foreign: Vec<&String> = foreign.collect();
-    if !foreign.is_empty() {
-        // Those of ours come with the same transaction, so the interface only loses this.
-        clause(words, &["clear", "Interface", name, "options"]);
-    }
-    let has = |key: &String, value: &String| have.options.get(key) == Some(value);
-    let other = !foreign.is_empty() || options.iter().any(|(key, value)| !has(key, value));
-    if other && !options.is_empty() && !fresh && differing.is_empty() {
-        let (whose, effect) = if *kind == "patch" {
-            ("the patch to the uplink", "changes its peer: packets of egress routers are lost")
-        } else {
-            ("tunnels", "change their settings: packets to other nodes are lost meanwhile")
-        };
-        step.disturb(whose, effect);
-    }
-    for (key, value) in options {
-        if !has(key, value) {
-            differing.push(key.clone());
-        }
-        if !has(key, value) || !foreign.is_empty() {
-            settings.push(format!("options:{key}={value}"));
-        }
-    }
-    differing.extend(foreign.iter().map(|key| format!("option {key}")));
-    if have.ofport_request != Some(number) {
-        settings.push(format!("ofport_request={number}"));
-    }
-    if let Some(mac) = mac
-        && have.mac.as_ref() != Some(mac)
-    {
-        if !fresh && differing.is_empty() {
-            step.disturb(name, "its Ethernet address changes: pods have to ask for it again");
-        }
-        differing.push("Ethernet address".to_owned());
-        settings.push(format!("mac=\"{mac}\""));
-    }
-    if let Some(mtu) = mtu
-        && have.mtu_request != Some(i64::from(*mtu))
-    {
-        differing.push("MTU".to_owned());
-        settings.push(format!("mtu_request={mtu}"));
-    }
-    for (table, astray) in [("Port", &have.astray), ("Interface", &have.interface_astray)] {
-        for setting in astray {
-            differing.push(setting.words());
-            extend(words, setting.clause(table, name).into_iter());
-        }
-    }
-    for (asked, column) in [
-        (mac.is_none() && have.mac.is_some(), "mac"),
-        (mtu.is_none() && have.mtu_request.is_some(), "mtu_request"),
-    ] {
-        if asked {
-            differing.push(column.replace('_', " "));
-            clause(words, &["clear", "Interface", name, column]);
-        }
-    }
-    if !settings.is_empty() {
-        let head = ["set", "Interface", name].map(str::to_owned);
-        extend(words, head.into_iter().chain(settings));
     }
     if fresh {
         step.change(Action::Add, Kind::Port, name, format!("{number} of {owner}"));
@@ -427,6 +389,7 @@ fn want(
 fn limit(
     wanted: &Wanted,
     have: Option<&Port>,
+    lost: bool,
     database: &Database,
     step: &mut Step,
     words: &mut Vec<String>,
@@ -436,7 +399,9 @@ fn limit(
     let ours = old.and_then(|row| database.qos.get(row));
     let ours = ours.is_some_and(|qos| qos.external_ids.contains_key(MARK));
     match ingress {
-        Some(rate) if have.is_some_and(|have| qos::is(database, have, owner, *rate)) => true,
+        Some(rate) if !lost && have.is_some_and(|have| qos::is(database, have, owner, *rate)) => {
+            true
+        }
         Some(rate) => {
             for clause in qos::set(name, owner, *rate, ofport.get().into()) {
                 extend(words, clause.into_iter());
@@ -446,8 +411,12 @@ fn limit(
             false
         }
         None => {
-            if ours {
+            if old.is_some() {
                 clause(words, &["clear", "Port", name, "qos"]);
+                if !ours {
+                    // What is ours is told where its rows go.
+                    step.change(Action::Remove, Kind::Qos, owner, format!("of others, at {name}"));
+                }
             }
             false
         }

@@ -6,7 +6,7 @@
 //! interrupted before the proxy heard of a change is seen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::artifacts::Artifacts;
 use super::change::{Action, Kind, Step};
@@ -47,6 +47,10 @@ struct Found {
     runs: bool,
     /// The namespace of that.
     netns: String,
+    /// Other processes with its files: of a proxy whose number got lost, or left over from one.
+    others: Vec<String>,
+    /// Its files, its directory and its unit that others than root may write.
+    loose: BTreeSet<PathBuf>,
 }
 
 impl Found {
@@ -98,8 +102,18 @@ impl Proxies {
                 }
             }
         }
+        let mut running = if proxies.routers.is_empty() { Vec::new() } else { running(system) };
         for (router, found) in &mut proxies.routers {
-            let Some(pid) = process(proxies.systemd, router, found, system)? else { continue };
+            found.loose = loose(router, found, system);
+            let pid = process(proxies.systemd, router, found, system)?;
+            let directory = format!("{}/", run_directory(router));
+            let of_router = running.extract_if(.., |process| process.files.contains(&directory));
+            let others = of_router.filter(|process| {
+                let own = [Some(&process.pid), Some(&process.parent)];
+                pid.is_none() || !own.contains(&pid.as_ref())
+            });
+            found.others = others.map(|process| process.pid).collect();
+            let Some(pid) = pid else { continue };
             found.runs = true;
             let identify = Command::read(Tool::Ip, ["netns", "identify", &pid]);
             let netns = system.succeed(&identify)?;
@@ -107,6 +121,50 @@ impl Proxies {
         }
         Ok(proxies)
     }
+}
+
+/// A process of a program that ringfence runs as a proxy.
+struct Process {
+    pid: String,
+    parent: String,
+    /// The directories in its arguments, each with a slash behind it.
+    files: BTreeSet<String>,
+}
+
+/// The processes of such programs, whoever started them.
+fn running(system: &dyn System) -> Vec<Process> {
+    let proc = Path::new("/proc");
+    let names = system.directory(proc).unwrap_or_default().into_iter();
+    let pids = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let process = |pid: String| {
+        // The number, the name in parentheses, the state, the parent.
+        let stat = system.file(&proc.join(&pid).join("stat"))?;
+        let stat = String::from_utf8_lossy(&stat).into_owned();
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let programs = [Proxy::Squid, Proxy::Haproxy].map(Proxy::program);
+        let mut rest = rest.split_whitespace();
+        // A dead one has no more files than it has arguments.
+        if !programs.contains(&name) || rest.next() == Some("Z") {
+            return None;
+        }
+        let parent = rest.next()?.to_owned();
+        let line = system.file(&proc.join(&pid).join("cmdline"))?;
+        let words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        let files = words.filter_map(|word| Some(format!("{}/", word.rsplit_once('/')?.0)));
+        Some(Process { pid, parent, files: files.collect() })
+    };
+    pids.filter_map(process).collect()
+}
+
+/// What of a router's files others than root may write.
+fn loose(router: &Name, found: &Found, system: &dyn System) -> BTreeSet<PathBuf> {
+    let directory = PathBuf::from(run_directory(router));
+    let files = [Proxy::Squid.config(), Proxy::Haproxy.config(), SCRIPT, LOADED];
+    let files = files.into_iter().filter(|file| found.files.contains_key(*file));
+    let files = files.map(|file| directory.join(file));
+    let unit = found.unit.as_ref().map(|_| Path::new(RUNTIME_UNITS).join(unit(router)));
+    let all = files.chain(unit).chain([directory.clone()]);
+    all.filter(|path| system.is_loose(path)).collect()
 }
 
 /// The process of a proxy that runs.
@@ -181,7 +239,7 @@ fn one(
         // The router was of another mode: its program has to end before its files are lost.
         steps.astray.commands.extend(stop(&router.name, proxies));
         steps.astray.commands.push(remove_files(&directory, found, false));
-        &Found { unit: found.unit.clone(), ..Found::default() }
+        &Found { unit: found.unit.clone(), others: found.others.clone(), ..Found::default() }
     } else {
         found
     };
@@ -193,14 +251,35 @@ fn one(
     let runs = found.runs && !astray;
     let mut details = Vec::new();
     let mut commands = Vec::new();
-    if !has(proxy.config(), config) {
-        commands.push(install(&format!("{directory}/{}", proxy.config()), config));
+    let loose = |path: &str| found.loose.contains(Path::new(path));
+    if loose(&directory) {
+        let words = ["-d", "-m", "0755", "-o", "0", "-g", "0", directory.as_str()];
+        commands.push(Command::change(Tool::Install, words));
+    }
+    if !found.loose.is_empty() {
+        details.push("mode");
+    }
+    if !found.others.is_empty() {
+        details.push("other processes");
+        steps.astray.commands.extend(end(&found.others));
+        steps
+            .astray
+            .disturb(router.owner(), "has other processes that end: their connections break");
+    }
+    let path = format!("{directory}/{}", proxy.config());
+    if !has(proxy.config(), config) || loose(&path) {
+        commands.push(install(&path, config));
+    }
+    let loaded = format!("{directory}/{LOADED}");
+    if has(LOADED, config) && loose(&loaded) {
+        commands.push(install(&loaded, config));
     }
     if !current {
         details.push("configuration");
     }
     if proxies.systemd {
         let file = artifacts.router_file(router, &unit_name)?;
+        let path = format!("{RUNTIME_UNITS}/{unit_name}");
         let same = found.unit.as_deref() == Some(file);
         if found.unit.as_ref().is_some_and(|unit| !unit.starts_with(MARK)) {
             let message = format!("the systemd unit `{unit_name}` is not ringfence's");
@@ -209,17 +288,21 @@ fn one(
         }
         if !same {
             details.push("unit");
-            commands.push(install(&format!("{RUNTIME_UNITS}/{unit_name}"), file));
+        }
+        if !same || loose(&path) {
+            commands.push(install(&path, file));
             commands.push(Command::change(Tool::Systemctl, ["daemon-reload"]));
         }
         let verb = if runs && same { "reload" } else { "restart" };
         commands.push(Command::change(Tool::Systemctl, [verb, &unit_name]));
-        commands.push(install(&format!("{directory}/{LOADED}"), config));
+        commands.push(install(&loaded, config));
     } else {
         let script = artifacts.router_file(router, SCRIPT)?;
         let path = format!("{directory}/{SCRIPT}");
         if !has(SCRIPT, script) {
             details.push("script");
+        }
+        if !has(SCRIPT, script) || loose(&path) {
             commands.push(install(&path, script));
         }
         commands.push(Command::change(Tool::Sh, [path.as_str()]));
@@ -232,7 +315,7 @@ fn one(
     if runs && details.is_empty() {
         return Ok(());
     }
-    let (action, detail) = if runs || astray {
+    let (action, detail) = if runs || astray || !found.others.is_empty() {
         (Action::Change, details.join(", "))
     } else {
         (Action::Add, format!("{} in {}", proxy.program(), router.netns))
@@ -273,6 +356,13 @@ fn remove_files(directory: &str, found: &Found, itself: bool) -> Command {
     Command::remove(Tool::Rm, words).only_if(marked.iter().map(guard))
 }
 
+/// Ends processes at once. Some may have ended by then.
+fn end(pids: &[String]) -> Option<Command> {
+    let words = ["-c", "kill -KILL \"$@\" 2>/dev/null || :", "sh"];
+    let words = words.into_iter().chain(pids.iter().map(String::as_str));
+    (!pids.is_empty()).then(|| Command::change(Tool::Sh, words))
+}
+
 /// Removes proxies of ours that no plan has: all of them without one.
 pub(super) fn remove(wiring: Option<&Wiring>, proxies: &Proxies) -> Step {
     let mut step = Step::default();
@@ -290,6 +380,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, proxies: &Proxies) -> Step {
             stays.map_or_else(|| what.to_owned(), |file| format!("{what}, but `{file}` stays"));
         step.change(Action::Remove, Kind::Proxy, format!("router {router}"), what);
         step.commands.extend(stop(router, proxies));
+        step.commands.extend(end(&found.others));
         if found.is_ours() {
             step.commands.push(remove_files(&run_directory(router), found, true));
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::change::{Action, Kind, Step};
 use super::ovsdb::{Database, MARK, Port, Qos};
 use super::ports::TIMEOUT;
+use crate::system::netlink::Link;
 use crate::system::{Command, Tool};
 
 /// The discipline that Open vSwitch sets on the interfaces of every datapath.
@@ -23,6 +24,12 @@ pub(super) fn is(database: &Database, port: &Port, owner: &str, rate: u64) -> bo
     let Some(qos) = port.qos.as_ref().and_then(|row| database.qos.get(row)) else { return false };
     let queue = |row: &String| database.queues.get(row).is_some_and(good);
     qos.kind == KIND && good(qos) && qos.queues.len() == 1 && qos.queues.get(&0).is_some_and(queue)
+}
+
+/// Whether the kernel has the discipline that Open vSwitch makes of that.
+pub(super) fn is_in_kernel(link: &Link) -> bool {
+    let kind = KIND.trim_start_matches("linux-");
+    link.traits.disciplines.iter().any(|found| found.at == "root" && found.kind == kind)
 }
 
 /// The clauses of `ovs-vsctl` that give a port its discipline; `number` makes names for its rows.
