@@ -72,6 +72,9 @@ pub const MULTICAST_ZONE: u16 = 110;
 /// The mark of what the node's ruleset lets pass to `tun0`. On the kernel's datapath the bridge takes
 /// nothing from elsewhere without it, so that nothing comes in where the ruleset is gone.
 pub const PASSED_MARK: u32 = 0x7266_6e66;
+/// The protocol number of ringfence's routes, by which it knows its own. `/etc/iproute2/rt_protos`
+/// and the routing programs that are in use have other numbers.
+pub const ROUTE_PROTOCOL: u8 = 82;
 /// The label of egress IPs on `lo`, by which ringfence knows its own.
 pub const EGRESS_LABEL: &str = "lo:ringfence";
 /// Begins the names of the veths on the node's side.

@@ -1,11 +1,11 @@
 //! Namespaces, veths, macvlans, addresses and routes: `ip -batch` lines for what differs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
+use super::interface::{Interface, UNMARKED};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
 use crate::plan::{Netns, Router, Veth, Via, Wiring};
@@ -110,6 +110,24 @@ impl Links {
         link.alias.is_none() && self.half_made.contains(name)
     }
 
+    /// The node's end of a veth of ours whose other end is a link of a namespace.
+    fn ours_behind(&self, inside: &Link) -> Option<&String> {
+        let mut own = self.node.links.iter();
+        let found = own.find(|(_, link)| is_ours(link) && Network::is_pair(link, inside));
+        found.map(|(name, _)| name)
+    }
+
+    /// Whether an interface of ours has a route that nobody has marked.
+    pub(super) fn have_unmarked_routes(&self) -> bool {
+        let unmarked = |network: &Network, name: &str| {
+            let link = network.links.get(name);
+            link.is_some_and(|link| network.routes_by(link).any(|r| r.protocol == UNMARKED))
+        };
+        let names = [pipeline::POD_INTERFACE, pipeline::ROUTER_INTERFACE];
+        let within = |network| names.iter().any(|name| unmarked(network, name));
+        unmarked(&self.node, pipeline::TUN) || self.netns.values().any(within)
+    }
+
     /// Whether ringfence made this namespace.
     pub(super) fn is_ours(&self, name: &str) -> bool {
         let lo = self.netns.get(name).and_then(|network| network.links.get("lo"));
@@ -144,15 +162,26 @@ pub(super) struct LinkSteps {
     pub(super) absent: BTreeSet<String>,
 }
 
-pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
+pub(super) fn compare(
+    wiring: &Wiring,
+    links: &Links,
+    former: &BTreeSet<Ipv4Net>,
+) -> Result<LinkSteps, Diagnostic> {
     let mut steps = LinkSteps::default();
     let mut batches = Batches::default();
     for netns in &wiring.netns {
-        attach(wiring, netns, links, &mut steps, &mut batches)?;
+        attach(wiring, netns, links, former, &mut steps, &mut batches)?;
     }
     let mut gone = BTreeSet::new();
     for router in &wiring.routers {
-        gone.extend(outside(wiring, router, links, &mut steps, &mut batches)?);
+        gone.extend(outside(wiring, router, links, former, &mut steps, &mut batches)?);
+    }
+    replace(wiring, links, &batches.old, &mut steps.make);
+    gone.extend(batches.old.iter().cloned());
+    let taken = taken_addresses(wiring, links);
+    for netns in &taken {
+        let line = format!("link del {}", pipeline::ROUTER_INTERFACE);
+        steps.astray.commands.extend(batch(Some(netns), &[line]));
     }
     batches.flush(&mut steps.make);
     let new = batches.new.iter().map(ToString::to_string);
@@ -171,15 +200,48 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     steps.absent = absent.map(str::to_owned).collect();
     checksums(wiring, links, &batches.new, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
-    tun(wiring, links, &mut steps.tun);
+    tun(wiring, links, former, &mut steps.tun);
     egress_ips(wiring, links, &mut steps.egress_ips);
     steps.remove = remove(Some(wiring), links, &gone);
     Ok(steps)
 }
 
+/// What is told of old veths that give way to new ones of others in the same namespaces.
+fn replace(wiring: &Wiring, links: &Links, old: &BTreeSet<String>, step: &mut Step) {
+    let planned: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
+    for name in old.iter().filter(|name| !planned.contains(name.as_str())) {
+        let alias = links.node.links.get(name).and_then(|link| link.alias.as_deref());
+        let Some(owner) = alias.and_then(|alias| alias.strip_prefix(ALIAS)) else { continue };
+        step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
+        step.disturb(owner, "goes from this node: its connections break");
+    }
+}
+
+/// The namespaces of egress routers that go from this node while another has the Ethernet address of
+/// their outside interface from now on, as where a router is renamed: an uplink has only one macvlan
+/// with it.
+fn taken_addresses(wiring: &Wiring, links: &Links) -> Vec<NetnsName> {
+    let planned: BTreeSet<&str> = wiring.netns.iter().map(|netns| netns.name.as_str()).collect();
+    let going = links.netns.iter().filter(|(name, _)| {
+        !planned.contains(name.as_str()) && (links.is_ours(name) || links.half_made.contains(*name))
+    });
+    going
+        .filter_map(|(name, network)| {
+            let link = network.links.get(pipeline::ROUTER_INTERFACE)?;
+            let mut routers = wiring.routers.iter();
+            let taken = routers.any(|router| link.mac == router.outside.mac.bytes());
+            let macvlan = link.kind.as_deref() == Some("macvlan");
+            NetnsName::parse(name).ok().filter(|_| macvlan && taken)
+        })
+        .collect()
+}
+
 /// `ip -batch` lines, those of the node before those of the namespaces.
 #[derive(Debug, Default)]
 struct Batches<'a> {
+    /// The node's ends of veths that go before any is made: the end of another may be where one
+    /// of the new ones is to be.
+    old: BTreeSet<String>,
     node: Vec<String>,
     netns: Vec<(&'a NetnsName, Vec<String>)>,
     /// The node's ends of new veths.
@@ -188,7 +250,9 @@ struct Batches<'a> {
 
 impl Batches<'_> {
     fn flush(&mut self, step: &mut Step) {
-        step.commands.extend(batch(None, &self.node));
+        let old = self.old.iter().map(|name| format!("link del {name}"));
+        let lines: Vec<String> = old.chain(self.node.iter().cloned()).collect();
+        step.commands.extend(batch(None, &lines));
         for (netns, lines) in &self.netns {
             step.commands.extend(batch(Some(netns), lines));
         }
@@ -215,6 +279,7 @@ fn attach<'a>(
     wiring: &Wiring,
     netns: &'a Netns,
     links: &Links,
+    former: &BTreeSet<Ipv4Net>,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
 ) -> Result<(), Diagnostic> {
@@ -234,7 +299,8 @@ fn attach<'a>(
     }
     let outside = links.node.links.get(host.as_str());
     let alien = inside.and_then(|inside| inside.links.get(pipeline::POD_INTERFACE));
-    if alien.is_some() && outside.is_none() {
+    let other = alien.and_then(|alien| links.ours_behind(alien));
+    if alien.is_some() && outside.is_none() && other.is_none() {
         // It may be ours with its other end gone astray, which can't be seen from here.
         let message = format!(
             "the namespace `{name}` of {owner} has an interface `{}` of another origin",
@@ -261,6 +327,7 @@ fn attach<'a>(
             .map(|network| (*network, None))
             .chain(gateway.map(|gateway| (Ipv4Net::default(), Some(gateway))))
             .collect(),
+        former,
     };
     details.extend(interface.lines(&mut lines));
     if pair.is_some_and(|link| link.up) && details.iter().any(|d| d.ends_with("address")) {
@@ -302,11 +369,15 @@ fn plug<'a, 'l>(
         return Err(not_ours(host.as_str(), &owner));
     }
     if pair.is_none() {
-        if there.is_some() {
-            steps.astray.commands.extend(batch(Some(netns), &[format!("link del {inside}")]));
+        match there.map(|there| links.ours_behind(there)) {
+            Some(Some(other)) => drop(batches.old.insert(other.clone())),
+            Some(None) => {
+                steps.astray.commands.extend(batch(Some(netns), &[format!("link del {inside}")]));
+            }
+            None => {}
         }
         if outside.is_some() {
-            batches.node.push(format!("link del {host}"));
+            batches.old.insert(host.to_string());
         }
         batches.node.push(format!(
             "link add {host} mtu {mtu} type veth peer name {inside} address {mac} mtu {mtu} netns \
@@ -330,8 +401,16 @@ fn plug<'a, 'l>(
         details.push("Ethernet address");
     }
     let other_mtu = |link: &Link| link.mtu != mtu;
-    if host_now.is_some_and(other_mtu) {
-        batches.node.push(format!("link set dev {host} mtu {mtu}"));
+    if let Some(link) = host_now.filter(|link| other_mtu(link)) {
+        if links.ipv6 && link.mtu < IPV6_MTU && mtu >= IPV6_MTU {
+            // IPv6 begins on this end, and would give it an address if it were up.
+            batches.node.push(format!("link set dev {host} down"));
+            batches.node.push(format!("link set dev {host} mtu {mtu}"));
+            batches.node.push(format!("link set dev {host} addrgenmode none"));
+            batches.node.push(format!("link set dev {host} up"));
+        } else {
+            batches.node.push(format!("link set dev {host} mtu {mtu}"));
+        }
     }
     if pair.is_some_and(other_mtu) {
         lines.push(format!("link set dev {inside} mtu {mtu}"));
@@ -346,59 +425,6 @@ fn not_ours(link: &str, owner: &str) -> Diagnostic {
     let message = format!("the interface `{link}` of {owner} exists and is not ringfence's");
     Diagnostic::new(Code::NotOurs, message)
         .help(format!("remove it with `ip link del {link}`, if nothing else needs it"))
-}
-
-/// An interface that has one address of ours, and routes.
-struct Interface<'a> {
-    name: &'static str,
-    /// The interface as it is; `None` where it is only being made.
-    link: Option<&'a Link>,
-    network: &'a Network,
-    address: Ipv4Net,
-    routes: Vec<(Ipv4Net, Option<Ipv4Addr>)>,
-}
-
-impl Interface<'_> {
-    /// The lines that are needed, and in which respects.
-    fn lines(&self, lines: &mut Vec<String>) -> Vec<&'static str> {
-        let Self { name, link, network, address, routes } = self;
-        let mut details = Vec::new();
-        let have = link.map_or(&[][..], |link| network.addresses(link));
-        for other in have.iter().filter(|other| *other != address) {
-            lines.push(format!("address del {other} dev {name}"));
-            details.push("address");
-        }
-        if !have.contains(address) {
-            lines.push(format!("address add {address} dev {name}"));
-            details.push("address");
-        }
-        let down = link.is_none_or(|link| !link.up);
-        if down {
-            lines.push(format!("link set dev {name} up"));
-            details.push("state");
-        }
-        // The kernel drops the routes of an interface that goes down or loses its address.
-        let lost = down || !details.is_empty();
-        for (destination, gateway) in routes {
-            let index = link.map_or(0, |link| link.index);
-            // The kernel makes the one to an address's own network with the address.
-            let with_address = gateway.is_none() && *destination == address.trunc();
-            let there = !lost && network.has_route(*destination, *gateway, index);
-            if there || (lost && with_address) {
-                continue;
-            }
-            let to = if destination.prefix_len() == 0 {
-                "default".to_owned()
-            } else {
-                destination.to_string()
-            };
-            let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
-            lines.push(format!("route replace {to}{via} dev {name}"));
-            details.push("route");
-        }
-        details.dedup();
-        details
-    }
 }
 
 /// A userspace datapath takes frames as they are: their checksums must be complete. This can't be
@@ -436,7 +462,7 @@ fn up(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
     step.commands.extend(batch(None, &lines));
 }
 
-fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
+fn tun(wiring: &Wiring, links: &Links, former: &BTreeSet<Ipv4Net>, step: &mut Step) {
     let link = links.node.links.get(pipeline::TUN);
     let mut lines = Vec::new();
     let interface = Interface {
@@ -450,6 +476,7 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
             .chain(&wiring.tun.services)
             .map(|network| (*network, None))
             .collect(),
+        former,
     };
     let details = interface.lines(&mut lines);
     if lines.is_empty() {
@@ -469,6 +496,7 @@ fn outside<'a>(
     wiring: &'a Wiring,
     router: &'a Router,
     links: &Links,
+    former: &BTreeSet<Ipv4Net>,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
 ) -> Result<Option<String>, Diagnostic> {
@@ -533,6 +561,7 @@ fn outside<'a>(
             .map(|network| (network, None))
             .chain([(Ipv4Net::default(), Some(outside.gateway))])
             .collect(),
+        former,
     };
     details.extend(inside.lines(&mut lines));
     step.commands.extend(batch(Some(netns), &lines));
@@ -576,6 +605,12 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
         let owner = format!("egress-ip {}", ip.address);
         step.change(Action::Add, Kind::Link, "lo", format!("address of {owner}"));
         let label = pipeline::EGRESS_LABEL;
+        // What is there without the label was adopted; a label is for good.
+        let lo = links.node.links.get("lo").map_or(&[][..], |lo| links.node.addresses(lo));
+        let labelled = |old: &Ipv4Net| links.node.labels.contains(&(label.to_owned(), *old));
+        for old in lo.iter().filter(|old| old.addr() == ip.address && !labelled(old)) {
+            lines.push(format!("address del {old} dev lo"));
+        }
         lines.push(format!("address replace {address} dev lo label {label}"));
         // A gateway bridge has it by then, whoever has it now.
         let uplink = wiring.gateway().map(|(bridge, _)| bridge.as_str());
@@ -615,6 +650,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
     let planned = || wiring.into_iter().flat_map(Wiring::veths);
     let hosts: BTreeSet<&str> = planned().map(|veth| veth.host.as_str()).collect();
     let names: BTreeSet<&str> = planned().map(|veth| veth.netns.as_str()).collect();
+    let taken = wiring.map(|wiring| taken_addresses(wiring, links)).unwrap_or_default();
     let mut lines = Vec::new();
     let unwanted = |name: &String| !hosts.contains(name.as_str()) && !gone.contains(name);
     for (name, link) in links.node.links.iter().filter(|(name, _)| unwanted(name)) {
@@ -646,6 +682,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
             // have it by now.
             let outside = network.links.get(pipeline::ROUTER_INTERFACE);
             let outside = outside.filter(|link| link.kind.as_deref() == Some("macvlan"));
+            let outside = outside.filter(|_| taken.iter().all(|other| other.as_str() != name));
             if let (Some(_), Ok(netns)) = (outside, NetnsName::parse(name)) {
                 let line = format!("link del {}", pipeline::ROUTER_INTERFACE);
                 step.commands.extend(batch(Some(&netns), &[line]));

@@ -9,20 +9,28 @@ use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
 use super::ports::TIMEOUT;
 use super::proxies::{self, Proxies};
 use super::state::Store;
-use super::{flows, gateway, groups, may_run, qos, rulesets};
+use super::{flows, gateway, groups, may_run, qos, rulesets, sysctls};
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
 
 /// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
-/// `check`, only tells what there is.
-pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Change>, Diagnostic> {
+/// `check`, only tells what there is. A state that can't be read stays, and why is told beside the
+/// changes.
+pub fn teardown(
+    state: &Path,
+    check: bool,
+    system: &dyn System,
+) -> Result<(Vec<Change>, Option<Diagnostic>), Diagnostic> {
     may_run(system)?;
     let mut store = Store::at(state);
     if !check {
         store.lock()?;
     }
     let database = Database::read(system)?;
-    let links = Links::read(system, &store.read()?.half_made, &Namespaces::new())?;
+    // What is on the node is known by its marks; the state adds what an interrupted run has begun.
+    let read = store.read();
+    let state = read.as_ref().cloned().unwrap_or_default();
+    let links = Links::read(system, &state.half_made, &Namespaces::new())?;
     let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
@@ -40,17 +48,23 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
     steps.push(qos::sweep(&database, None, &BTreeSet::new()));
     steps.push(links::remove(None, &links, &BTreeSet::new()));
     steps.push(rulesets::remove(listing.as_deref()));
+    let mut settings = Step::default();
+    sysctls::give_back(None, &state, system, &mut settings);
+    steps.push(settings);
     if !check {
         for command in steps.iter().flat_map(|step| &step.commands) {
             system.succeed(command)?;
         }
-        store.remove()?;
+        if read.is_ok() {
+            store.remove()?;
+        }
     }
-    Ok(steps.into_iter().flat_map(|step| step.changes).collect())
+    let changes = steps.into_iter().flat_map(|step| step.changes).collect();
+    Ok((changes, read.err()))
 }
 
 /// A bridge of ours goes; one that was adopted stays, without our ports, flows and marks.
-fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
+pub(super) fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
     let mut step = Step::default();
     if !bridge.external_ids.contains_key(ADOPTED) {
         step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");

@@ -131,6 +131,15 @@ impl Wiring {
         self.uplink.as_ref().and_then(|uplink| Some((uplink.bridge.as_ref()?, uplink)))
     }
 
+    /// The networks to which its interfaces have routes without a next hop.
+    #[must_use]
+    pub fn direct_networks(&self) -> BTreeSet<Ipv4Net> {
+        let gateways = self.routers.iter().filter_map(Router::to_gateway);
+        let segments = self.routers.iter().filter_map(|router| router.outside.segment);
+        let own = self.pod_networks.iter().chain(&self.tun.services).copied();
+        own.chain(gateways).chain(segments).collect()
+    }
+
     /// All veths, those on the pod network first.
     pub fn veths(&self) -> impl Iterator<Item = Veth<'_>> {
         let outside = self.routers.iter().filter_map(Router::outside_veth);
