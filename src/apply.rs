@@ -628,7 +628,9 @@ impl Difference {
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
         let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
-        let links = links::compare(wiring, &observed.links, &state.former)?;
+        let live = observed.database.bridges.get(wiring.bridge.name.as_str());
+        let other_datapath = live.is_some_and(|live| !live.has_datapath(wiring.bridge.datapath));
+        let links = links::compare(wiring, &observed.links, &state.former, other_datapath)?;
         ports::check_tun(wiring, &observed.database, &observed.links.node)?;
         let ports = ports::compare(wiring, &observed.database, &links, observed.opened, adopt)?;
         let bridge = wiring.bridge.name.as_str();

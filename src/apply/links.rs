@@ -166,6 +166,7 @@ pub(super) fn compare(
     wiring: &Wiring,
     links: &Links,
     former: &BTreeSet<Ipv4Net>,
+    other_datapath: bool,
 ) -> Result<LinkSteps, Diagnostic> {
     let mut steps = LinkSteps::default();
     let mut batches = Batches::default();
@@ -198,7 +199,7 @@ pub(super) fn compare(
     let brought = brought.filter(|name| !made.contains(name));
     let absent = brought.filter(|name| !links.node.links.contains_key(*name));
     steps.absent = absent.map(str::to_owned).collect();
-    checksums(wiring, links, &batches.new, &mut steps.make);
+    checksums(wiring, links, &batches.new, other_datapath, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, former, &mut steps.tun);
     egress_ips(wiring, links, &mut steps.egress_ips);
@@ -428,15 +429,25 @@ fn not_ours(link: &str, owner: &str) -> Diagnostic {
 }
 
 /// A userspace datapath takes frames as they are: their checksums must be complete. This can't be
-/// seen cheaply, so it comes before an interface goes up, and again where one is still down.
-fn checksums(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
-    if wiring.bridge.datapath != Datapath::Netdev {
-        return;
-    }
-    for veth in wiring.veths().filter(|veth| new.contains(&veth.host) || is_down(veth, links)) {
+/// seen cheaply, so it comes before an interface goes up, and again where one is still down. Where the
+/// bridge gets another datapath, all veths follow it.
+fn checksums(
+    wiring: &Wiring,
+    links: &Links,
+    new: &[&InterfaceName],
+    other_datapath: bool,
+    step: &mut Step,
+) {
+    let userspace = wiring.bridge.datapath == Datapath::Netdev;
+    let by_device = if userspace { "off" } else { "on" };
+    let due = |veth: &Veth<'_>| {
+        let fresh = new.contains(&veth.host);
+        (userspace && (fresh || is_down(veth, links))) || (other_datapath && !fresh)
+    };
+    for veth in wiring.veths().filter(due) {
         for (namespace, interface) in [(None, veth.host.as_str()), (Some(veth.netns), veth.inside)]
         {
-            let command = Command::change(Tool::Ethtool, ["-K", interface, "tx", "off"]);
+            let command = Command::change(Tool::Ethtool, ["-K", interface, "tx", by_device]);
             step.commands.push(command.within(namespace));
         }
     }

@@ -155,11 +155,7 @@ fn other_bridges(name: &str, database: &Database, ports: &mut Ports) {
 
 /// A port of others that has the number of one of ours gets another: the numbers of the bridge are in
 /// its flows, and those of ports that ringfence doesn't know lead nowhere.
-fn give_way(
-    have: &BTreeMap<String, Port>,
-    wanted: &BTreeMap<String, Wanted>,
-    step: &mut Step,
-) {
+fn give_way(have: &BTreeMap<String, Port>, wanted: &BTreeMap<String, Wanted>, step: &mut Step) {
     let numbers: BTreeSet<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
     let mut taken: BTreeSet<i64> = have.values().filter_map(|port| port.ofport).collect();
     let between = i64::from(OfPort::PATCH.get()) + 1..i64::from(OfPort::FIRST_POD);
@@ -257,7 +253,8 @@ fn foreign_ports(
     for (other, live) in &database.bridges {
         for (name, port) in &live.ports {
             let Some(wanted) = wanted.get(name.as_str()) else { continue };
-            let message = if other != bridge && is_own(live) && port.external_ids.contains_key(MARK) {
+            let message = if other != bridge && is_own(live) && port.external_ids.contains_key(MARK)
+            {
                 continue; // it comes over from there
             } else if other != bridge {
                 format!("the port `{name}` of {} is on the bridge `{other}`", wanted.owner)

@@ -96,7 +96,8 @@ fn process(
         return Ok(None);
     }
     // Numbers come again: the process is ours if it is the program with our configuration.
-    let of = |file: &str| system.file(&Path::new("/proc").join(&pid).join(file)).unwrap_or_default();
+    let of =
+        |file: &str| system.file(&Path::new("/proc").join(&pid).join(file)).unwrap_or_default();
     let (program, line, directory) = (of("comm"), of("cmdline"), run_directory(router));
     let ours = [Proxy::Squid, Proxy::Haproxy].into_iter().any(|proxy| {
         let config = format!("{directory}/{}", proxy.config());

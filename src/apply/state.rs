@@ -278,7 +278,9 @@ fn parse(bytes: &[u8]) -> Result<State, String> {
     let other = |error: serde_json::Error| format!("it is not as ringfence writes it: {error}");
     let Versioned { version } = serde_json::from_slice(bytes).map_err(other)?;
     if version != VERSION {
-        return Err(format!("it has version {version}, and this ringfence reads version {VERSION}"));
+        return Err(format!(
+            "it has version {version}, and this ringfence reads version {VERSION}"
+        ));
     }
     serde_json::from_slice(bytes).map_err(other)
 }

@@ -180,9 +180,10 @@ const fn swap(swaps: &'static [(&'static str, &'static str)]) -> Change {
 }
 
 /// Parts of the base.
-const SERVICES: &str = "    services: [{name: web, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}]\n";
-const WEB_0: &str = "{name: web-0, node: node-1, netns: one, labels: {app: web}}";
-const WEB_1: &str = "{name: web-1, node: node-1, netns: two, labels: {app: web}}";
+const SERVICES: &str =
+    "    services: [{name: web, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}]\n";
+const WEB_0: &str = "      - {name: web-0, node: node-1, netns: one, labels: {app: web}}\n";
+const WEB_1: &str = "      - {name: web-1, node: node-1, netns: two, labels: {app: web}}\n";
 const SUPPLIER: &str = "  - name: supplier\n    project: shop\n    source: 192.168.12.99\n    \
                         gateway: 192.168.12.1\n    destination: 203.0.113.25\n    node: node-1\n";
 const EGRESS_IPS: &str = "egressIPs:\n  - {project: bank, addresses: [192.168.12.100]}\n";
@@ -213,10 +214,9 @@ changes! {
     pods_move_to_the_other_node: text(&[("web-0, node: node-1", "web-0, node: node-2"), ("far-0, node: node-2", "far-0, node: node-1")]);
     no_pods_at_all: text(&[
         (WEB_0, ""), (WEB_1, ""),
-        ("- {name: vm-0, node: node-1, interface: tap7}", ""),
-        ("- {name: vm-1, node: node-1, interface: tap8}", ""),
-        ("      - \n", ""), ("      - \n", ""),
-        (SUPPLIER, ""), ("egressRouters:\n", ""),
+        ("      - {name: vm-0, node: node-1, interface: tap7}\n", ""),
+        ("      - {name: vm-1, node: node-1, interface: tap8}\n", ""),
+        (SUPPLIER, ""),
     ]);
     a_router_goes_to_another_project: text(&[(SUPPLIER, "  - name: supplier\n    project: bank\n    source: 192.168.12.99\n    gateway: 192.168.12.1\n    destination: 203.0.113.25\n    node: node-1\n")]);
     a_router_is_renamed: text(&[("name: supplier", "name: partner")]);

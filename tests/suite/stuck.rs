@@ -82,7 +82,7 @@ fn rows_that_were_lost_are_made_again() {
     if datapath() == Datapath::Netdev {
         let kind = live.on("node-1", "ip -d -o link show tun0");
         assert!(kind.contains(" tun "), "{kind}");
-        let mac = "mac=$(cat /sys/class/net/br-phy/address)";
+        let mac = "mac=$(ip -o link show eth0 | sed 's/.*ether \\([^ ]*\\) .*/\\1/')";
         live.on(
             "node-1",
             &format!(
@@ -114,7 +114,11 @@ fn a_bridge_that_speaks_other_versions_is_taken_all_the_same() {
         ),
     );
     let refused = live.apply_on("node-1", &["--take-over"]);
-    assert!(refused.stderr.starts_with("error[RF206]: the bridge `br0` exists"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.starts_with("error[RF206]: the bridge `br0` exists"),
+        "{}",
+        refused.stderr
+    );
     settles(&live, &["--adopt"]);
     live.prove();
     for protocols in ["OpenFlow13", "OpenFlow10", "OpenFlow10,OpenFlow14", "[]"] {
@@ -152,7 +156,8 @@ fn an_egress_ip_that_lo_has_already_is_adopted() {
 fn a_port_of_others_with_the_number_of_a_pod_gives_way() {
     let (_directory, live) = node(NETWORK);
     settles(&live, &[]);
-    let port = live.on("node-1", &format!("ovs-vsctl --bare --columns=name find Interface ofport={PORT}"));
+    let port =
+        live.on("node-1", &format!("ovs-vsctl --bare --columns=name find Interface ofport={PORT}"));
     let port = port.trim();
     live.on(
         "node-1",
@@ -166,7 +171,10 @@ fn a_port_of_others_with_the_number_of_a_pod_gives_way() {
     assert!(said.contains("port theirs0: "), "{said}");
     assert_eq!(live.on("node-1", &format!("ovs-vsctl get Interface {port} ofport")).trim(), PORT);
     let theirs = live.on("node-1", "ovs-vsctl get Interface theirs0 ofport");
-    assert!(theirs.trim().parse::<u16>().is_ok_and(|number| number.to_string() != PORT), "{theirs}");
+    assert!(
+        theirs.trim().parse::<u16>().is_ok_and(|number| number.to_string() != PORT),
+        "{theirs}"
+    );
     live.prove();
 }
 

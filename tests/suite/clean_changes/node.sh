@@ -14,7 +14,7 @@ network() {
 	show $within tc qdisc
 	$within sysctl -a -r '^net\.ipv[46]\.' 2>/dev/null | sed "s|^|$where |"
 	show $within nft -s list ruleset
-	for device in $($within ls /sys/class/net); do
+	for device in $($within ip -o link | sed 's/^[0-9]*: \([^:@]*\)[:@].*/\1/'); do
 		$within ethtool -k "$device" | grep checksum | sed "s|^|$where $device |"
 		$within tc class show dev "$device" | sed "s|^|$where $device |"
 	done
