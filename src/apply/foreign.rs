@@ -7,9 +7,9 @@
 use ipnet::Ipv4Net;
 
 use super::findings::Finding;
+use crate::artifact::host;
+use crate::artifact::node::Wiring;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline;
-use crate::plan::Wiring;
 use crate::system::netlink::Network;
 
 /// Something that is in the way.
@@ -44,7 +44,7 @@ fn obstacles(wiring: &Wiring, node: &Network, adopt: bool) -> Vec<Obstacle> {
     let networks: Vec<_> = pods.chain(services).collect();
     let mut found = Vec::new();
     // Those of `tun0` are ours; whether `tun0` itself is, was asked before.
-    let others = node.links.iter().filter(|(name, _)| *name != pipeline::TUN);
+    let others = node.links.iter().filter(|(name, _)| *name != host::TUN);
     let others: Vec<_> = others.collect();
     for (name, link) in &others {
         for address in node.addresses(link) {
@@ -58,7 +58,7 @@ fn obstacles(wiring: &Wiring, node: &Network, adopt: bool) -> Vec<Obstacle> {
             found.extend(taken(wiring, node, name, *address, adopt));
         }
     }
-    let tun = node.links.get(pipeline::TUN).map(|link| link.index);
+    let tun = node.links.get(host::TUN).map(|link| link.index);
     let by = |index: u32| {
         let name = others.iter().find(|(_, link)| link.index == index);
         name.map_or_else(|| "no interface".to_owned(), |(name, _)| format!("`{name}`"))
@@ -94,7 +94,7 @@ fn taken(
 ) -> Option<Obstacle> {
     let ip = address.addr();
     // One that is ours may have been an egress IP until now, and a source from now on.
-    if link == "lo" && node.labels.contains(&(pipeline::EGRESS_LABEL.to_owned(), address)) {
+    if link == "lo" && node.labels.contains(&(host::EGRESS_LABEL.to_owned(), address)) {
         return None;
     }
     let mut egress = wiring.egress_ips.iter();

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::pipeline::ROUTE_PROTOCOL;
+use crate::artifact::host::ROUTE_PROTOCOL;
 use crate::system::netlink::{Link, Network, Route};
 
 /// What `ip route` gives a route that names nobody, as builds of ringfence did that marked none

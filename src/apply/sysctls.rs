@@ -2,7 +2,7 @@
 
 use super::change::{Action, Kind, Step};
 use super::state::{Replaced, State};
-use crate::plan::Wiring;
+use crate::artifact::node::Wiring;
 use crate::system::{Command, System, Tool};
 
 /// What every node has for as long as it is one. Others may rely on it by the time that ringfence goes,
