@@ -197,7 +197,7 @@ pub fn apply(
         store.lock()?;
         confirm::nobody_waits(&store)?;
     }
-    let state = store.read()?;
+    let state = if options.check { store.read_for_check()? } else { store.read()? };
     bring(&artifacts, options.bridge.clone(), state, &store, options, system)
 }
 

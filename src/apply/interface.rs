@@ -61,9 +61,11 @@ impl Interface<'_> {
         for (destination, gateway) in &self.routes {
             // The kernel makes the one to an address's own network with the address.
             let with_address = gateway.is_none() && *destination == self.address.trunc();
+            // An unmarked one is as good: when it is no longer wanted, the plan that had it tells.
+            let protocols = [ROUTE_PROTOCOL, UNMARKED];
             let good = |route: &&Route| {
                 (route.destination, route.gateway, route.metric) == (*destination, *gateway, 0)
-                    && (route.protocol == ROUTE_PROTOCOL
+                    && (protocols.contains(&route.protocol)
                         || (with_address && route.protocol == KERNEL))
             };
             let there = !lost && self.live().any(|route| good(&route));

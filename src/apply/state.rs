@@ -234,16 +234,32 @@ impl Store {
     /// never taken for nothing: it would be overwritten, and what it names would be lost.
     pub(super) fn read(&self) -> Result<State, Diagnostic> {
         let path = self.directory.join(STATE);
+        let bytes = self.bytes().map_err(|error| unusable(&path, &error))?;
+        self.state_in(bytes)
+    }
+
+    /// The same for a check, which keeps nothing, and so can do where nothing can be kept.
+    pub(super) fn read_for_check(&self) -> Result<State, Diagnostic> {
+        self.bytes().map_or_else(|_| Ok(State::default()), |bytes| self.state_in(bytes))
+    }
+
+    fn state_in(&self, bytes: Option<Vec<u8>>) -> Result<State, Diagnostic> {
+        let Some(bytes) = bytes else {
+            return Ok(State { kept: self.kept_files(), ..State::default() });
+        };
+        parse(&bytes).map_err(|what| unreadable(&self.directory.join(STATE), &what))
+    }
+
+    /// The state file; `None` where there is none.
+    fn bytes(&self) -> io::Result<Option<Vec<u8>>> {
+        let path = self.directory.join(STATE);
         let mut bytes = Vec::new();
-        let open = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(&path);
+        let open = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path);
         match open.and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(State { kept: self.kept_files(), ..State::default() });
-            }
-            Err(error) => return Err(unusable(&path, &error)),
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        parse(&bytes).map_err(|what| unreadable(&path, &what))
     }
 
     /// Remembers.

@@ -1,6 +1,6 @@
 //! `node.json`: everything on a node that isn't a flow or a ruleset. Compiling writes it, `apply` reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;

@@ -192,7 +192,7 @@ changes! {
     another_service_network: text(&[("172.30.0.0/16", "172.31.0.0/16")]);
     no_services: text(&[(SERVICES, "")]);
     a_second_pod_network: text(&[("hostPrefix: 23}]", "hostPrefix: 23}, {cidr: 10.200.0.0/16, hostPrefix: 24}]")]);
-    another_pod_network: text(&[("10.128.0.0/14", "10.200.0.0/16")]);
+    another_pod_network: text(&[("10.128.0.0/14", "10.200.0.0/16"), ("podSubnet: 10.128.4.0/23", "podSubnet: 10.200.4.0/23")]);
     another_host_subnet: text(&[("podSubnet: 10.128.4.0/23", "podSubnet: 10.128.8.0/23")]);
     a_pod_is_renamed_and_keeps_its_namespace: text(&[("name: web-0,", "name: front-0,")]);
     a_pod_goes_to_another_project_and_keeps_its_namespace: text(&[
@@ -210,7 +210,6 @@ changes! {
     two_pods_swap_their_addresses: swap(&[("10.128.4.254 0a:58:0a:80:04:fe", "10.128.5.201 0a:58:0a:80:05:c9")]);
     a_pod_takes_the_port_of_one_that_goes: Change { text: &[(WEB_1, "")], swaps: &[(" 264\n", " 467\n")], arguments: &[] };
     two_projects_swap_their_vnids: swap(&[("14643950", "11518613")]);
-    another_vnid: text(&[("joins: []", "joins: [{to: shop, projects: [spare]}]")]);
     pods_move_to_the_other_node: text(&[("web-0, node: node-1", "web-0, node: node-2"), ("far-0, node: node-2", "far-0, node: node-1")]);
     no_pods_at_all: text(&[
         (WEB_0, ""), (WEB_1, ""),
