@@ -28,6 +28,7 @@ mod foreign;
 mod gateway;
 mod generations;
 mod groups;
+mod interface;
 mod links;
 mod marks;
 mod meters;
@@ -42,6 +43,7 @@ mod snapshot;
 mod state;
 mod status;
 mod switch;
+mod sysctls;
 mod teardown;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -199,8 +201,7 @@ pub fn apply(
         store.lock()?;
         confirm::nobody_waits(&store)?;
     }
-    // A check remembers nothing, so it can do without.
-    let state = if options.check { store.read().unwrap_or_default() } else { store.read()? };
+    let state = if options.check { store.read_for_check()? } else { store.read()? };
     bring(&artifacts, options.bridge.clone(), state, &store, options, system)
 }
 
@@ -259,8 +260,9 @@ fn bring(
     system.at(Stage::Reading);
     let observed = Observed::read(artifacts, None, &state.half_made, system)?;
     right_node(artifacts, &observed.links)?;
-    ports::check_tun(&observed.database, &observed.links.node)?;
-    foreign::check(&artifacts.wiring, &observed.links.node)?;
+    state.former = store.former_networks(&state, &observed.links);
+    ports::check_tun(&artifacts.wiring, &observed.database, &observed.links.node)?;
+    foreign::check(&artifacts.wiring, &observed.links.node, options.adopt)?;
     datapath::check(&artifacts.wiring, &observed.database, observed.opened, system)?;
     let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
     let mut findings = firewall::findings(&artifacts.wiring, &observed.chains, system)?;
@@ -317,6 +319,7 @@ fn bring(
         state.half_made.sort();
         state.half_made.dedup();
         state.waiting = confirm.map(|confirm| confirm.waiting(&kept, options.keep));
+        sysctls::remember(&artifacts.wiring, &mut state, system);
         store.write(&state)?;
         if let Some(confirm) = confirm {
             confirm.begin(&state, store, system)?;
@@ -338,6 +341,7 @@ fn bring(
         connections::end(artifacts, &observed.links.node, look, &state.reused, system)?;
     }
     state = state.settled(&kept, options.keep);
+    sysctls::forget(&artifacts.wiring, &mut state);
     state.draining = !artifacts.wiring.draining.is_empty();
     store.write(&state)?;
     store.prune(&state);
@@ -381,7 +385,8 @@ fn restore(
 ) -> Result<(), Diagnostic> {
     let artifacts = store.open(kept)?;
     let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
-    foreign::check(&artifacts.wiring, &observed.links.node)?;
+    foreign::check(&artifacts.wiring, &observed.links.node, false)?;
+    state.former = store.former_networks(state, &observed.links);
     let difference = Difference::between(&artifacts, &observed, state, false, system)?;
     if difference.changes().is_empty() {
         connections::end(&artifacts, &observed.links.node, Look::ALL, &state.reused, system)?;
@@ -390,6 +395,7 @@ fn restore(
     }
     (state.pending, state.failure, state.half_made) = (None, None, Vec::new());
     state.reused.clear();
+    sysctls::forget(&artifacts.wiring, state);
     state.draining = !artifacts.wiring.draining.is_empty();
     store.write(state)?;
     store.prune(state);
@@ -438,7 +444,7 @@ fn converge(
             difference = Difference::between(artifacts, &observed, state, adopt, system)?;
             if !difference.changes().is_empty() {
                 // Somebody else's may have come where a command passed over it.
-                foreign::check(&artifacts.wiring, &observed.links.node)?;
+                foreign::check(&artifacts.wiring, &observed.links.node, adopt)?;
                 break;
             }
             if look == Look::default() {
@@ -586,8 +592,8 @@ impl Observed {
             Some(difference) if !difference.has_meters => Ok(meters::Meters::new()),
             _ => meters::read(system, bridge),
         };
-        let tables = || both(&groups, || (meters(), switch::read(system, bridge)));
-        let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(&flows, &tables));
+        let tables = || both(groups, || (meters(), switch::read(system, bridge)));
+        let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(flows, tables));
         let (database, links, (listings, chains), proxies) = rest?;
         let flows = flows?;
         let opened = flows.is_some() || !database.bridges.contains_key(bridge);
@@ -666,10 +672,19 @@ impl Difference {
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
         let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
-        let links = links::compare(wiring, &observed.links)?;
+        let live = observed.database.bridges.get(wiring.bridge.name.as_str());
+        let other_datapath = live.is_some_and(|live| !live.has_datapath(wiring.bridge.datapath));
+        let before = links::Before { former: &state.former, other_datapath, adopt };
+        let links = links::compare(wiring, &observed.links, &before)?;
         let findings = links.findings.clone();
-        ports::check_tun(&observed.database, &observed.links.node)?;
-        let ports = ports::compare(wiring, &observed.database, &links, observed.opened, adopt)?;
+        ports::check_tun(wiring, &observed.database, &observed.links.node)?;
+        let ports = ports::compare(
+            wiring,
+            &observed.database,
+            (&links, &observed.links.node),
+            observed.opened,
+            adopt,
+        )?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
@@ -713,7 +728,7 @@ impl Difference {
             links.astray,
             gateway.remove,
             gateway.make,
-            sysctls(artifacts, system),
+            sysctls::step(wiring, state, system),
             // Its guards are there before the first frame of a new pod is.
             own_ruleset,
             links.make,
@@ -772,18 +787,4 @@ fn leaving(wiring: &Wiring, observed: &Observed) -> BTreeSet<InterfaceName> {
     let names = ports.map(|(name, _)| name).chain(links.map(|(name, _)| name));
     let names = names.filter_map(|name| InterfaceName::parse(name).ok());
     names.filter(|name| !wiring.ports.iter().any(|port| port.interface == *name)).collect()
-}
-
-fn sysctls(artifacts: &Artifacts, system: &dyn System) -> Step {
-    let mut step = Step::default();
-    for (name, value) in &artifacts.wiring.sysctls {
-        let have = system.sysctl(name);
-        if have.as_ref() != Some(value) {
-            let have = have.unwrap_or_else(|| "nothing".to_owned());
-            step.change(Action::Change, Kind::Sysctl, name, format!("{have} to {value}"));
-            let setting = format!("{name}={value}");
-            step.commands.push(Command::change(Tool::Sysctl, ["-qw", &setting]));
-        }
-    }
-    step
 }

@@ -108,25 +108,12 @@ pub(super) fn unplug(bridge: &str, port: &str, adopted: bool) -> Vec<Vec<String>
 /// For `teardown`: the bridge of pods goes, or stays without what is ringfence's.
 pub(super) fn remove(name: &str, bridge: &Bridge, node: &Network) -> Step {
     let mut step = Step::default();
-    let detail = match reason_to_stay(name, bridge, node) {
-        None => {
-            step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");
-            step.commands.push(delete(name, bridge, &[MARK]));
-            return step;
-        }
-        Some(reason) => reason,
+    let Some(detail) = reason_to_stay(name, bridge, node) else {
+        step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");
+        step.commands.push(delete(name, bridge, &[MARK]));
+        return step;
     };
     step.change(Action::Change, Kind::Bridge, name, detail);
-    if is_of_pods(bridge) {
-        for (version, verb) in [
-            (flows::VERSION, "del-flows"),
-            (groups::VERSION, "del-groups"),
-            (flows::VERSION, "del-meters"),
-        ] {
-            let words = version.into_iter().chain([verb, name]);
-            step.commands.push(Command::remove(Tool::OvsOfctl, words));
-        }
-    }
     let mut words = vec![TIMEOUT.to_owned()];
     for (port, found) in &bridge.ports {
         if found.external_ids.contains_key(MARK) {
@@ -136,10 +123,36 @@ pub(super) fn remove(name: &str, bridge: &Bridge, node: &Network) -> Step {
             }
         }
     }
-    let marks = ["--", "remove", "Bridge", name, "external_ids", MARK, ADOPTED];
-    words.extend(marks.map(str::to_owned));
-    step.commands.push(Command::remove(Tool::OvsVsctl, words));
+    let mut leave = leave(name, bridge);
+    if let Some(unmark) = leave.last_mut() {
+        words.extend(unmark.arguments.drain(1..));
+        unmark.arguments = words;
+    }
+    step.commands.extend(leave);
     step
+}
+
+/// Whether a bridge of ringfence's stays for the sake of others when it is no longer wanted.
+pub(super) fn stays(name: &str, bridge: &Bridge, node: &Network) -> bool {
+    reason_to_stay(name, bridge, node).is_some()
+}
+
+/// Takes flows and marks of ringfence's from a bridge that stays; the marks with the last command.
+pub(super) fn leave(name: &str, bridge: &Bridge) -> Vec<Command> {
+    let mut commands = Vec::new();
+    if is_of_pods(bridge) {
+        for (version, verb) in [
+            (flows::VERSION, "del-flows"),
+            (groups::VERSION, "del-groups"),
+            (flows::VERSION, "del-meters"),
+        ] {
+            let words = version.into_iter().chain([verb, name]);
+            commands.push(Command::remove(Tool::OvsOfctl, words));
+        }
+    }
+    let unmark = [TIMEOUT, "--", "remove", "Bridge", name, "external_ids", MARK, ADOPTED];
+    commands.push(Command::remove(Tool::OvsVsctl, unmark));
+    commands
 }
 
 /// Why a bridge with a mark of ringfence's must not go, in words.

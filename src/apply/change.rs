@@ -136,7 +136,8 @@ fn total(changes: &[&Change]) -> String {
             *totals.entry(what).or_default() += number.parse::<usize>().unwrap_or(0);
         }
     }
-    totals.iter().map(|(what, number)| format!(", {number} {what}")).collect()
+    let parts = totals.iter().map(|(what, number)| format!(", {number} {what}"));
+    parts.collect::<Vec<_>>().concat()
 }
 
 /// Part of the way from what a node is to what it is to be: what changes, and the commands that

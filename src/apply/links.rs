@@ -1,12 +1,12 @@
 //! Namespaces, veths, macvlans, addresses and routes: `ip -batch` lines for what differs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
 use super::findings::Finding;
+use super::interface::{Interface, UNMARKED};
 use super::marks::{self, ALIAS};
 use super::owned::{Role, Wanted, mend};
 use crate::artifact::host;
@@ -118,6 +118,24 @@ impl Links {
         datapath.map(|link| link.index)
     }
 
+    /// The node's end of a veth of ours whose other end is a link of a namespace.
+    fn ours_behind(&self, inside: &Link) -> Option<&String> {
+        let mut own = self.node.links.iter();
+        let found = own.find(|(name, link)| is_ours(name, link) && Network::is_pair(link, inside));
+        found.map(|(name, _)| name)
+    }
+
+    /// Whether an interface of ours has a route that nobody has marked.
+    pub(super) fn have_unmarked_routes(&self) -> bool {
+        let unmarked = |network: &Network, name: &str| {
+            let link = network.links.get(name);
+            link.is_some_and(|link| network.routes_by(link).any(|r| r.protocol == UNMARKED))
+        };
+        let names = [host::POD_INTERFACE, host::ROUTER_INTERFACE];
+        let within = |network| names.iter().any(|name| unmarked(network, name));
+        unmarked(&self.node, host::TUN) || self.netns.values().any(within)
+    }
+
     /// Whether ringfence made this namespace.
     pub(super) fn is_ours(&self, name: &str) -> bool {
         self.netns.get(name).is_some_and(|found| marks::namespace_alias(name, found).is_some())
@@ -155,15 +173,36 @@ pub(super) struct LinkSteps {
     pub(super) findings: Vec<Finding>,
 }
 
-pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
+/// What a comparison depends on besides the plan and the links.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'a> {
+    /// The networks to which earlier generations had unmarked routes.
+    pub(super) former: &'a BTreeSet<Ipv4Net>,
+    /// Whether the bridge gets another datapath.
+    pub(super) other_datapath: bool,
+    /// Whether egress IPs are taken over that somebody else has put on `lo`.
+    pub(super) adopt: bool,
+}
+
+pub(super) fn compare(
+    wiring: &Wiring,
+    links: &Links,
+    &Before { former, other_datapath, adopt }: &Before<'_>,
+) -> Result<LinkSteps, Diagnostic> {
     let mut steps = LinkSteps::default();
     let mut batches = Batches::default();
     for netns in &wiring.netns {
-        attach(wiring, netns, links, &mut steps, &mut batches)?;
+        attach(wiring, netns, links, former, &mut steps, &mut batches)?;
     }
     let mut gone = BTreeSet::new();
     for router in &wiring.routers {
-        gone.extend(outside(wiring, router, links, &mut steps, &mut batches)?);
+        gone.extend(outside(wiring, router, links, former, &mut steps, &mut batches)?);
+    }
+    replace(wiring, links, &batches.old, &mut steps.make);
+    gone.extend(batches.old.iter().cloned());
+    let taken = taken_addresses(wiring, links);
+    for netns in &taken {
+        steps.astray.commands.extend(remove_inside(netns, host::ROUTER_INTERFACE, links));
     }
     batches.flush(links, &mut steps.make);
     let new = batches.new.iter().map(ToString::to_string);
@@ -187,12 +226,44 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     let brought = brought.filter(|name| !made.contains(name));
     let absent = brought.filter(|name| !links.node.links.contains_key(*name));
     steps.absent = absent.map(str::to_owned).collect();
-    checksums(wiring, links, &batches.new, &mut steps.make);
+    checksums(wiring, links, &batches.new, other_datapath, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
-    tun(wiring, links, &mut steps.tun);
-    egress_ips(wiring, links, &mut steps.egress_ips);
+    tun(wiring, links, former, &mut steps.tun);
+    egress_ips(wiring, links, adopt, &mut steps.egress_ips);
     steps.remove = remove(Some(wiring), links, &gone);
     Ok(steps)
+}
+
+/// What is told of old veths that give way to new ones of others in the same namespaces.
+fn replace(wiring: &Wiring, links: &Links, old: &BTreeSet<String>, step: &mut Step) {
+    let planned: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
+    for name in old.iter().filter(|name| !planned.contains(name.as_str())) {
+        let link = links.node.links.get(name);
+        let Some(owner) = link.and_then(|link| marks::veth_owner(name, link)) else { continue };
+        let owner = owner.words();
+        step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
+        step.disturb(owner, "goes from this node: its connections break");
+    }
+}
+
+/// The namespaces of egress routers that go from this node while another has the Ethernet address of
+/// their outside interface from now on, as where a router is renamed: an uplink has only one macvlan
+/// with it.
+fn taken_addresses(wiring: &Wiring, links: &Links) -> Vec<NetnsName> {
+    let planned: BTreeSet<&str> = wiring.netns.iter().map(|netns| netns.name.as_str()).collect();
+    let going = links
+        .netns
+        .iter()
+        .filter(|(name, _)| !planned.contains(name.as_str()) && links.is_ours(name));
+    going
+        .filter_map(|(name, network)| {
+            let link = network.links.get(host::ROUTER_INTERFACE)?;
+            let mut routers = wiring.routers.iter();
+            let taken = routers.any(|router| link.mac == router.outside.mac.bytes());
+            let macvlan = link.kind.as_deref() == Some("macvlan");
+            NetnsName::parse(name).ok().filter(|_| macvlan && taken)
+        })
+        .collect()
 }
 
 /// `ip -batch` lines, those of the node before those of the namespaces.
@@ -202,22 +273,42 @@ struct Batches<'a> {
     bare: Vec<&'a NetnsName>,
     /// New namespaces.
     made: Vec<&'a NetnsName>,
+    /// The node's ends of veths that go before any is made: the end of another may be where one
+    /// of the new ones is to be.
+    old: BTreeSet<String>,
     node: Vec<String>,
     /// What must be so for lines of the node.
     guards: Vec<(String, Guard)>,
-    netns: Vec<(&'a NetnsName, Vec<String>, Vec<(String, Guard)>)>,
+    netns: Vec<Inside<'a>>,
     /// The node's ends of new veths.
     new: Vec<&'a InterfaceName>,
+}
+
+/// What to do in one namespace.
+#[derive(Debug)]
+struct Inside<'a> {
+    netns: &'a NetnsName,
+    /// First: what goes.
+    removed: Vec<String>,
+    lines: Vec<String>,
+    /// What must be so for some of the lines.
+    guards: Vec<(String, Guard)>,
 }
 
 impl Batches<'_> {
     fn flush(&mut self, links: &Links, step: &mut Step) {
         step.commands.extend(marks::remove_names(self.bare.iter().map(|name| name.as_str())));
         step.commands.extend(marks::make_namespaces(&self.made));
+        let old = self.old.iter().filter_map(|name| {
+            let link = links.node.links.get(name)?;
+            Some((format!("link del {name}"), marks::same_link(name, link)))
+        });
+        step.commands.extend(guarded_removals(&old.collect::<Vec<_>>()));
         step.commands.extend(batch(None, &self.node).map(|command| guarded(command, &self.guards)));
-        for (netns, lines, guards) in &self.netns {
-            let command = batch(Some(netns), lines).map(|command| guarded(command, guards));
-            step.commands.extend(command.map(|command| marks::within(command, netns, links)));
+        for Inside { netns, removed, lines, guards } in &self.netns {
+            let commands = [removals(Some(netns), removed), batch(Some(netns), lines)];
+            let commands = commands.into_iter().flatten().map(|command| guarded(command, guards));
+            step.commands.extend(commands.map(|command| marks::within(command, netns, links)));
         }
     }
 }
@@ -228,12 +319,16 @@ fn guarded(command: Command, guards: &[(String, Guard)]) -> Command {
 }
 
 /// A batch that removes what may be going by itself: each line is tried.
-fn removals(lines: &[(String, Guard)]) -> Option<Command> {
-    let texts: Vec<String> = lines.iter().map(|(line, _)| line.clone()).collect();
-    let mut command = guarded(batch(None, &texts)?, lines);
+pub(super) fn removals(netns: Option<&NetnsName>, lines: &[String]) -> Option<Command> {
+    let mut command = batch(netns, lines)?;
     command.arguments.insert(0, "-force".to_owned());
     command.removes = true;
     Some(command)
+}
+
+fn guarded_removals(lines: &[(String, Guard)]) -> Option<Command> {
+    let texts: Vec<String> = lines.iter().map(|(line, _)| line.clone()).collect();
+    Some(guarded(removals(None, &texts)?, lines))
 }
 
 pub(super) fn batch(netns: Option<&NetnsName>, lines: &[String]) -> Option<Command> {
@@ -256,6 +351,7 @@ fn attach<'a>(
     wiring: &Wiring,
     netns: &'a Netns,
     links: &Links,
+    former: &BTreeSet<Ipv4Net>,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
 ) -> Result<(), Diagnostic> {
@@ -283,7 +379,8 @@ fn attach<'a>(
     }
     let outside = links.node.links.get(host.as_str());
     let alien = inside.and_then(|inside| inside.links.get(host::POD_INTERFACE));
-    if alien.is_some() && outside.is_none() {
+    let other = alien.and_then(|alien| links.ours_behind(alien));
+    if alien.is_some() && outside.is_none() && other.is_none() {
         // It may be ours with its other end gone astray, which can't be seen from here.
         return Err(marks::foreign_inside(name, host::POD_INTERFACE, owner));
     }
@@ -308,8 +405,10 @@ fn attach<'a>(
             .map(|network| (*network, None))
             .chain(gateway.map(|gateway| (Ipv4Net::default(), Some(gateway))))
             .collect(),
+        former,
     };
-    details.extend(interface.lines(&mut lines));
+    let mut removed = Vec::new();
+    details.extend(interface.lines(&mut removed, &mut lines));
     let guards = interface.guards();
     steps.findings.extend(interface.findings(owner));
     let step = &mut steps.make;
@@ -322,9 +421,7 @@ fn attach<'a>(
         let detail = format!("{} of {owner}", details.join(", "));
         step.change(Action::Change, Kind::Link, host.as_str(), detail);
     }
-    if !lines.is_empty() {
-        batches.netns.push((name, lines, guards));
-    }
+    batches.netns.push(Inside { netns: name, removed, lines, guards });
     Ok(())
 }
 
@@ -338,6 +435,7 @@ fn wanted_of<'a>(wiring: &Wiring, role: Role, name: &'a str, mtu: u32) -> Wanted
         mac: None,
         mtu,
         userspace: wiring.bridge.datapath == Datapath::Netdev,
+        ipv6: false,
         forwards: false,
         limited: false,
         datapath: None,
@@ -367,16 +465,16 @@ fn plug<'a, 'l>(
         return Err(not_ours(host.as_str(), &owner));
     }
     if pair.is_none() {
-        if there.is_some() {
-            if !links.is_ours(netns.as_str()) {
+        match there.map(|there| links.ours_behind(there)) {
+            Some(Some(other)) => drop(batches.old.insert(other.clone())),
+            Some(None) if !links.is_ours(netns.as_str()) => {
                 return Err(marks::foreign_inside(netns, inside, &owner));
             }
-            steps.astray.commands.extend(remove_inside(netns, inside, links));
+            Some(None) => steps.astray.commands.extend(remove_inside(netns, inside, links)),
+            None => {}
         }
-        if let Some(link) = outside {
-            let line = format!("link del {host}");
-            batches.guards.push((line.clone(), marks::same_link(host.as_str(), link)));
-            batches.node.push(line);
+        if outside.is_some() {
+            batches.old.insert(host.to_string());
         }
         let group = marks::GROUP;
         batches.node.push(format!(
@@ -398,9 +496,9 @@ fn plug<'a, 'l>(
     };
     let port = wiring.ports.iter().find(|port| port.interface == *host);
     let limited = port.is_some_and(|port| port.ingress.is_some());
-    let datapath = links.datapath();
+    let (datapath, ipv6) = (links.datapath(), links.ipv6);
     let wanted =
-        Wanted { limited, datapath, ..wanted_of(wiring, Role::AtNode, host.as_str(), mtu) };
+        Wanted { ipv6, limited, datapath, ..wanted_of(wiring, Role::AtNode, host.as_str(), mtu) };
     let mending = mend(outside, &Wanted { alias: Some(alias), ..wanted });
     let same = || marks::same_link(host.as_str(), outside);
     batches.guards.extend(mending.lines.iter().map(|line| (line.clone(), same())));
@@ -429,108 +527,26 @@ fn not_ours(link: &str, owner: &str) -> Diagnostic {
         .help(format!("remove it with `ip link del {link}`, if nothing else needs it"))
 }
 
-/// An interface that has one address of ours, and routes.
-struct Interface<'a> {
-    name: &'static str,
-    /// Its namespace; `None` for the node's own.
-    netns: Option<&'a NetnsName>,
-    /// Whether routes of others stay: its namespace is somebody else's.
-    yields: bool,
-    /// The interface as it is; `None` where it is only being made.
-    link: Option<&'a Link>,
-    network: &'a Network,
-    address: Ipv4Net,
-    routes: Vec<(Ipv4Net, Option<Ipv4Addr>)>,
-}
-
-impl Interface<'_> {
-    /// The lines that are needed, and in which respects.
-    fn lines(&self, lines: &mut Vec<String>) -> Vec<&'static str> {
-        let Self { name, netns: _, yields, link, network, address, routes } = self;
-        let mut details = Vec::new();
-        let have = link.map_or(&[][..], |link| network.addresses(link));
-        let special = link.is_some_and(|link| network.special.contains(&(link.index, *address)));
-        for other in have.iter().filter(|other| *other != address || special) {
-            lines.push(format!("address del {other} dev {name}"));
-            details.push("address");
-        }
-        if !have.contains(address) || special {
-            lines.push(format!("address add {address} dev {name}"));
-            details.push("address");
-        }
-        let down = link.is_none_or(|link| !link.up);
-        if down {
-            lines.push(format!("link set dev {name} up"));
-            details.push("state");
-        }
-        // The kernel drops the routes of an interface that goes down or loses its address.
-        let lost = down || !details.is_empty();
-        for (destination, gateway) in routes {
-            let index = link.map_or(0, |link| link.index);
-            // The kernel makes the one to an address's own network with the address.
-            let with_address = gateway.is_none() && *destination == address.trunc();
-            let there = !lost && network.has_route(*destination, *gateway, index);
-            let foreign = || network.foreign_route(*destination, name).is_some();
-            if there || (lost && with_address) || (*yields && foreign()) {
-                continue;
-            }
-            lines.push(self.route(*destination, *gateway));
-            details.push("route");
-        }
-        details.dedup();
-        details
-    }
-
-    fn route(&self, destination: Ipv4Net, gateway: Option<Ipv4Addr>) -> String {
-        let to = if destination.prefix_len() == 0 {
-            "default".to_owned()
-        } else {
-            destination.to_string()
-        };
-        let via = gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
-        format!("route replace {to}{via} dev {}", self.name)
-    }
-
-    /// What must be so for the lines of routes: the kernel would put one into the place of
-    /// another's. In namespaces of ringfence's own, they are ringfence's to replace.
-    fn guards(&self) -> Vec<(String, Guard)> {
-        if self.netns.is_some() && !self.yields {
-            return Vec::new();
-        }
-        let guard = |destination: Ipv4Net| Guard::Route {
-            netns: self.netns.cloned(),
-            destination,
-            link: self.name.to_owned(),
-        };
-        let routes = self.routes.iter();
-        routes.map(|(to, gateway)| (self.route(*to, *gateway), guard(*to))).collect()
-    }
-
-    /// Routes of others that stay in their own namespace, where ringfence would have one of its own.
-    fn findings(&self, owner: &str) -> Vec<Finding> {
-        let Some(netns) = self.netns.filter(|_| self.yields) else { return Vec::new() };
-        let routes = self.routes.iter();
-        let foreign =
-            routes.filter_map(|(to, _)| Some((to, self.network.foreign_route(*to, self.name)?)));
-        let told = foreign.map(|(to, by)| {
-            Finding::told(format!(
-                "the namespace `{netns}` of {owner} is somebody else's, and its route to {to} by {by} stays"
-            ))
-        });
-        told.collect()
-    }
-}
-
 /// A userspace datapath takes frames as they are: their checksums must be complete. This can't be
-/// seen cheaply, so it comes before an interface goes up, and again where one is still down.
-fn checksums(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
-    if wiring.bridge.datapath != Datapath::Netdev {
-        return;
-    }
-    for veth in wiring.veths().filter(|veth| new.contains(&veth.host) || is_down(veth, links)) {
+/// seen cheaply, so it comes before an interface goes up, and again where one is still down. Where the
+/// bridge gets another datapath, all veths follow it.
+fn checksums(
+    wiring: &Wiring,
+    links: &Links,
+    new: &[&InterfaceName],
+    other_datapath: bool,
+    step: &mut Step,
+) {
+    let userspace = wiring.bridge.datapath == Datapath::Netdev;
+    let by_device = if userspace { "off" } else { "on" };
+    let due = |veth: &Veth<'_>| {
+        let fresh = new.contains(&veth.host);
+        (userspace && (fresh || is_down(veth, links))) || (other_datapath && !fresh)
+    };
+    for veth in wiring.veths().filter(due) {
         for (namespace, interface) in [(None, veth.host.as_str()), (Some(veth.netns), veth.inside)]
         {
-            let command = Command::change(Tool::Ethtool, ["-K", interface, "tx", "off"]);
+            let command = Command::change(Tool::Ethtool, ["-K", interface, "tx", by_device]);
             let command = command.within(namespace);
             let command = match namespace {
                 Some(netns) => marks::within(command, netns, links),
@@ -564,7 +580,7 @@ fn up(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
     step.commands.extend(batch(None, &lines).map(|command| guarded(command, &guards)));
 }
 
-fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
+fn tun(wiring: &Wiring, links: &Links, former: &BTreeSet<Ipv4Net>, step: &mut Step) {
     let link = links.node.links.get(host::TUN);
     let mut lines = Vec::new();
     let interface = Interface {
@@ -580,6 +596,7 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
             .chain(&wiring.tun.services)
             .map(|network| (*network, None))
             .collect(),
+        former,
     };
     let wanted = Wanted {
         mac: Some(wiring.tun.mac),
@@ -590,7 +607,8 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
     let mending = link.map(|link| mend(link, &wanted)).unwrap_or_default();
     let mut details = mending.details;
     lines.extend(mending.lines);
-    details.extend(interface.lines(&mut lines));
+    let mut removed = Vec::new();
+    details.extend(interface.lines(&mut removed, &mut lines));
     if details.is_empty() {
         return;
     }
@@ -601,6 +619,7 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
         step.commands.push(Command::change(Tool::Ethtool, ["-K", host::TUN, "tx", "off"]));
     }
     let guards = interface.guards();
+    step.commands.extend(removals(None, &removed));
     step.commands.extend(batch(None, &lines).map(|command| guarded(command, &guards)));
 }
 
@@ -610,6 +629,7 @@ fn outside<'a>(
     wiring: &'a Wiring,
     router: &'a Router,
     links: &Links,
+    former: &BTreeSet<Ipv4Net>,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
 ) -> Result<Option<String>, Diagnostic> {
@@ -688,11 +708,14 @@ fn outside<'a>(
             .map(|network| (network, None))
             .chain([(Ipv4Net::default(), Some(outside.gateway))])
             .collect(),
+        former,
     };
-    details.extend(inside.lines(&mut lines));
+    let mut removed = Vec::new();
+    details.extend(inside.lines(&mut removed, &mut lines));
     let guards = inside.guards();
-    let command = batch(Some(netns), &lines).map(|command| guarded(command, &guards));
-    step.commands.extend(command.map(|command| marks::within(command, netns, links)));
+    let commands = [removals(Some(netns), &removed), batch(Some(netns), &lines)];
+    let commands = commands.into_iter().flatten().map(|command| guarded(command, &guards));
+    step.commands.extend(commands.map(|command| marks::within(command, netns, links)));
     steps.findings.extend(inside.findings(&router.owner()));
     if link.is_some() && (good.is_none() || details.contains(&"address")) {
         let effect = "its outside interface changes: its connections break";
@@ -724,7 +747,7 @@ fn outside<'a>(
 }
 
 /// The egress IPs of this node, and word to the segment of each that is new.
-fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
+fn egress_ips(wiring: &Wiring, links: &Links, adopt: bool, step: &mut Step) {
     let mut lines = Vec::new();
     let mut announcements = Vec::new();
     for ip in &wiring.egress_ips {
@@ -735,6 +758,12 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
         let owner = format!("egress-ip {}", ip.address);
         step.change(Action::Add, Kind::Link, "lo", format!("address of {owner}"));
         let label = host::EGRESS_LABEL;
+        // What is there without the label was adopted; a label is for good.
+        let lo = links.node.links.get("lo").map_or(&[][..], |lo| links.node.addresses(lo));
+        let labelled = |old: &Ipv4Net| links.node.labels.contains(&(label.to_owned(), *old));
+        for old in lo.iter().filter(|old| adopt && old.addr() == ip.address && !labelled(old)) {
+            lines.push(format!("address del {old} dev lo"));
+        }
         // Not `replace`, which would take one of somebody else's.
         lines.push(format!("address add {address} dev lo label {label}"));
         // A gateway bridge has it by then, whoever has it now.
@@ -775,12 +804,13 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
     let planned = || wiring.into_iter().flat_map(Wiring::veths);
     let hosts: BTreeSet<&str> = planned().map(|veth| veth.host.as_str()).collect();
     let names: BTreeSet<&str> = planned().map(|veth| veth.netns.as_str()).collect();
+    let taken = wiring.map(|wiring| taken_addresses(wiring, links)).unwrap_or_default();
     let mut lines: Vec<(String, Guard)> = Vec::new();
     let mut addresses = Vec::new();
     let unwanted = |name: &String| !hosts.contains(name.as_str()) && !gone.contains(name);
     for (name, link) in links.node.links.iter().filter(|(name, _)| unwanted(name)) {
         let Some(owner) = marks::veth_owner(name, link) else { continue };
-        let owner = owner.unwrap_or("an interrupted run");
+        let owner = owner.words();
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
         step.disturb(owner, "goes from this node: its connections break");
         lines.push((format!("link del {name}"), marks::same_link(name, link)));
@@ -807,7 +837,8 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
         // Its end waits for its last process, and the outside address must not: another node may
         // have it by now.
         let outside = network.links.get(host::ROUTER_INTERFACE);
-        if outside.is_some_and(|link| link.kind.as_deref() == Some("macvlan")) {
+        let macvlan = outside.is_some_and(|link| link.kind.as_deref() == Some("macvlan"));
+        if macvlan && !taken.contains(&netns) {
             step.commands.extend(remove_inside(&netns, host::ROUTER_INTERFACE, links));
         }
         step.change(Action::Remove, Kind::Netns, name, "no longer wanted");
@@ -820,12 +851,8 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
     for name in &bare {
         step.change(Action::Remove, Kind::Netns, *name, "of an interrupted run");
     }
-    step.commands.extend(batch(None, &addresses).map(|command| {
-        let force = ["-force".to_owned()].into_iter();
-        let arguments = force.chain(command.arguments.iter().cloned()).collect();
-        Command { arguments, removes: true, ..command }
-    }));
-    step.commands.extend(removals(&lines));
+    step.commands.extend(removals(None, &addresses));
+    step.commands.extend(guarded_removals(&lines));
     step.commands.extend(marks::remove_names(bare));
     step
 }

@@ -42,17 +42,35 @@ pub(super) fn namespace_alias<'n>(name: &str, network: &'n Network) -> Option<&'
     (alias == OLD_NETNS_ALIAS || alias == of_namespace(name)).then_some(alias)
 }
 
-/// Whose veth this is, if ringfence made it: all marks have to be there. `None` inside is one that an
-/// interrupted run could not give its alias any more.
-pub(super) fn veth_owner<'l>(name: &str, link: &'l Link) -> Option<Option<&'l str>> {
+/// Whose a veth of ringfence's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum VethOwner<'l> {
+    /// The owner that its alias names.
+    Named(&'l str),
+    /// An interrupted run could not give it its alias any more.
+    InterruptedRun,
+}
+
+impl<'l> VethOwner<'l> {
+    /// The same in words.
+    pub(super) fn words(self) -> &'l str {
+        match self {
+            Self::Named(owner) => owner,
+            Self::InterruptedRun => "an interrupted run",
+        }
+    }
+}
+
+/// Whose veth this is, if ringfence made it: all marks have to be there.
+pub(super) fn veth_owner<'l>(name: &str, link: &'l Link) -> Option<VethOwner<'l>> {
     let digits = name.strip_prefix(host::VETH_PREFIX)?;
     let named = digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !named || link.kind.as_deref() != Some("veth") {
         return None;
     }
     match link.alias.as_deref() {
-        Some(alias) => Some(Some(alias.strip_prefix(ALIAS)?)),
-        None => (link.group == GROUP).then_some(None),
+        Some(alias) => alias.strip_prefix(ALIAS).map(VethOwner::Named),
+        None => (link.group == GROUP).then_some(VethOwner::InterruptedRun),
     }
 }
 

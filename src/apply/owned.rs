@@ -5,6 +5,7 @@
 //! row without one fails.
 
 use super::columns;
+use super::links::IPV6_MTU;
 use super::switch::FLAGS;
 use crate::system::netlink::{Discipline, Link};
 use crate::system::{Command, Tool};
@@ -48,7 +49,7 @@ pub fn owned() -> Vec<Owned> {
             attribute: row.attribute,
             observed: "netlink",
             mended: match row.mend {
-                Mend::Ip(_) => "ip -batch",
+                Mend::Ip(_) | Mend::Mtu => "ip -batch",
                 Mend::Tool(tool, _) => tool.name(),
             },
             disrupts: "no",
@@ -144,6 +145,7 @@ impl Role {
 
 /// What a link is to be.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact")]
 pub(super) struct Wanted<'a> {
     pub(super) role: Role,
     pub(super) name: &'a str,
@@ -153,6 +155,8 @@ pub(super) struct Wanted<'a> {
     pub(super) mtu: u32,
     /// Whether its frames go to a datapath in userspace.
     pub(super) userspace: bool,
+    /// Whether the kernel has IPv6, which must not begin on this end of a veth.
+    pub(super) ipv6: bool,
     /// Whether what comes in by it is forwarded.
     pub(super) forwards: bool,
     /// Whether Open vSwitch limits what goes out by it.
@@ -185,6 +189,8 @@ enum Mend {
     Ip(fn(&Wanted<'_>) -> String),
     /// Commands of another tool, by its arguments.
     Tool(Tool, fn(&Link, &Wanted<'_>) -> Vec<Vec<String>>),
+    /// What a new MTU takes.
+    Mtu,
 }
 
 /// What mends a link that is there.
@@ -197,6 +203,11 @@ pub(super) fn mend(link: &Link, wanted: &Wanted<'_>) -> Mending {
             Mend::Ip(words) => {
                 mending.lines.push(format!("link set dev {} {}", wanted.name, words(wanted)));
             }
+            Mend::Mtu => {
+                let words = new_mtu(link, wanted).into_iter();
+                let lines = words.map(|words| format!("link set dev {} {words}", wanted.name));
+                mending.lines.extend(lines);
+            }
             Mend::Tool(tool, arguments) => {
                 let commands = arguments(link, wanted).into_iter();
                 let commands = commands.map(|words| Command::change(tool, words));
@@ -205,6 +216,18 @@ pub(super) fn mend(link: &Link, wanted: &Wanted<'_>) -> Mending {
         }
     }
     mending
+}
+
+fn new_mtu(link: &Link, wanted: &Wanted<'_>) -> Vec<String> {
+    let mtu = format!("mtu {}", wanted.mtu);
+    let begins = link.mtu < IPV6_MTU && wanted.mtu >= IPV6_MTU;
+    if !(wanted.ipv6 && begins && wanted.role == AtNode) {
+        return vec![mtu];
+    }
+    // IPv6 begins on this end, and would give it an address if it were up.
+    let mut words = vec!["down".to_owned(), mtu, "addrgenmode none".to_owned()];
+    words.extend(link.up.then(|| "up".to_owned()));
+    words
 }
 
 /// The queue disciplines of a link that are not Open vSwitch's.
@@ -235,12 +258,12 @@ const LINKS: [Row; 15] = [
         |link, wanted| wanted.mac.is_some_and(|mac| link.mac != mac.bytes()),
         |wanted| wanted.mac.map_or_else(String::new, |mac| format!("address {mac}")),
     ),
-    ip(
-        "MTU",
-        &[AtNode, InPod, Macvlan, Tun],
-        |link, wanted| link.mtu != wanted.mtu,
-        |wanted| format!("mtu {}", wanted.mtu),
-    ),
+    Row {
+        attribute: "MTU",
+        of: &[AtNode, InPod, Macvlan, Tun],
+        differs: |link, wanted| link.mtu != wanted.mtu,
+        mend: Mend::Mtu,
+    },
     ip(
         "ARP",
         &[AtNode, InPod, Macvlan, Tun],
@@ -283,7 +306,7 @@ const LINKS: [Row; 15] = [
         // Nobody speaks to this end, and Open vSwitch would read two routes more for it.
         "address generation",
         &[AtNode],
-        |link, wanted| link.traits.no_ipv6 == Some(false) && wanted.mtu >= super::links::IPV6_MTU,
+        |link, wanted| link.traits.no_ipv6 == Some(false) && wanted.mtu >= IPV6_MTU,
         |_| "addrgenmode none".to_owned(),
     ),
     ip(

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::change::{Action, Kind, Step};
 use super::columns::{self, Difference, Effect, Goal, Goals, Row};
 use super::links::LinkSteps;
-use super::ovsdb::{ADOPTED, Database, MARK, Port};
-use super::{bridges, qos};
+use super::ovsdb::{ADOPTED, Bridge, Database, MARK, Port};
+use super::{bridges, gateway, qos};
 use crate::artifact::host;
 use crate::artifact::host::PROTOCOLS;
 use crate::artifact::node::Wiring;
@@ -14,6 +14,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::OfPort;
 use crate::system::netlink::Network;
 use crate::system::{Command, Tool};
+use crate::value::Mac;
 
 /// How long ovs-vsctl waits for ovs-vswitchd, in seconds.
 pub(super) const TIMEOUT: &str = "--timeout=60";
@@ -64,7 +65,7 @@ pub(super) struct Ports {
 pub(super) fn compare(
     wiring: &Wiring,
     database: &Database,
-    links: &LinkSteps,
+    (links, node): (&LinkSteps, &Network),
     opened: bool,
     adopt: bool,
 ) -> Result<Ports, Diagnostic> {
@@ -89,9 +90,11 @@ pub(super) fn compare(
     let empty = BTreeMap::new();
     let have = live.map_or(&empty, |live| &live.ports);
     foreign_ports(name, &wanted, database, adopt)?;
+    other_bridges(name, &wanted, database, node, &mut ports);
     let numbers: Vec<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
     let mut after: Vec<String> = Vec::new();
     let mut unplug: Vec<String> = Vec::new();
+    give_way(have, &wanted, &mut ports.before);
     for (old, port) in have {
         if wanted.contains_key(old.as_str()) || !port.external_ids.contains_key(MARK) {
             continue;
@@ -147,6 +150,72 @@ pub(super) fn compare(
         ports.after.commands.push(Command::remove(Tool::OvsVsctl, with_timeout(after)));
     }
     Ok(ports)
+}
+
+/// Whether a bridge is ringfence's own, and no gateway bridge.
+fn is_own(bridge: &Bridge) -> bool {
+    bridge.external_ids.contains_key(MARK) && !bridge.external_ids.contains_key(gateway::UPLINK)
+}
+
+/// Bridges of ours under other names give their ports to this one, and go, unless something of others
+/// keeps them.
+fn other_bridges(
+    name: &str,
+    wanted: &BTreeMap<String, Wanted>,
+    database: &Database,
+    node: &Network,
+    ports: &mut Ports,
+) {
+    for (other, bridge) in &database.bridges {
+        if other == name || !is_own(bridge) {
+            continue;
+        }
+        ports.before.disturb(format!("bridge {other}"), "gives way to another: its flows are lost");
+        let step = bridges::remove(other, bridge, node);
+        if !bridges::stays(other, bridge, node) {
+            ports.before.changes.extend(step.changes);
+            ports.before.commands.extend(step.commands);
+            continue;
+        }
+        let mut words: Vec<String> = Vec::new();
+        for (port, found) in bridge.ports.iter().filter(|(_, port)| port.is_ours()) {
+            let adopted = found.external_ids.contains_key(ADOPTED);
+            for clause in bridges::unplug(other, port, adopted && !wanted.contains_key(port)) {
+                extend(&mut words, clause.into_iter());
+            }
+        }
+        if !words.is_empty() {
+            let words = [TIMEOUT.to_owned()].into_iter().chain(words);
+            ports.before.commands.push(Command::remove(Tool::OvsVsctl, words));
+        }
+        // Its marks stay until all else is done, so that the way back finds them.
+        ports.after.changes.extend(step.changes);
+        ports.after.commands.extend(bridges::leave(other, bridge));
+    }
+}
+
+/// A port of others that has the number of one of ours gets another: the numbers of the bridge are in
+/// its flows, and those of ports that ringfence doesn't know lead nowhere.
+fn give_way(have: &BTreeMap<String, Port>, wanted: &BTreeMap<String, Wanted>, step: &mut Step) {
+    let numbers: BTreeSet<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
+    let mut taken: BTreeSet<i64> = have.values().filter_map(|port| port.ofport).collect();
+    let between = i64::from(OfPort::PATCH.get()) + 1..i64::from(OfPort::FIRST_POD);
+    let last = (i64::from(OfPort::FIRST_POD)..=i64::from(OfPort::LAST)).rev();
+    let mut free = between.chain(last);
+    for (name, port) in have {
+        let foreign = !wanted.contains_key(name) && !port.external_ids.contains_key(MARK);
+        let Some(number) = port.ofport.filter(|number| foreign && numbers.contains(number)) else {
+            continue;
+        };
+        let Some(other) = free.find(|n| !numbers.contains(n) && !taken.contains(n)) else { return };
+        taken.insert(other);
+        let detail = format!("number {number} to {other}: {number} is that of a port of ringfence");
+        step.change(Action::Change, Kind::Port, name, detail);
+        step.disturb(format!("port {name}"), "gets another number on the bridge");
+        let request = format!("ofport_request={other}");
+        let words = [TIMEOUT, "--if-exists", "set", "Interface", name, &request];
+        step.commands.push(Command::change(Tool::OvsVsctl, words));
+    }
 }
 
 fn bridge(
@@ -207,7 +276,10 @@ fn foreign_ports(
     for (other, live) in &database.bridges {
         for (name, port) in &live.ports {
             let Some(wanted) = wanted.get(name.as_str()) else { continue };
-            let message = if other != bridge {
+            let message = if other != bridge && is_own(live) && port.external_ids.contains_key(MARK)
+            {
+                continue; // it comes over from there
+            } else if other != bridge {
                 format!("the port `{name}` of {} is on the bridge `{other}`", wanted.owner)
             } else if !port.external_ids.contains_key(MARK) && !adopt {
                 format!("the port `{name}` of {} exists and is not ringfence's", wanted.owner)
@@ -228,12 +300,21 @@ pub(super) fn not_ours(message: String, bridge: &str, port: &str) -> Diagnostic 
 }
 
 /// RF206: an interface `tun0` that Open vSwitch did not make is somebody's tunnel.
-pub(super) fn check_tun(database: &Database, node: &Network) -> Result<(), Diagnostic> {
+/// One in userspace outlasts the rows of the database that it was made for, and is known by its
+/// Ethernet address, which follows from its IP address.
+pub(super) fn check_tun(
+    wiring: &Wiring,
+    database: &Database,
+    node: &Network,
+) -> Result<(), Diagnostic> {
     let name = host::TUN;
     let Some(link) = node.links.get(name) else { return Ok(()) };
     let mut ports = database.bridges.values().filter_map(|bridge| bridge.ports.get(name));
     let made = ports.any(|port| port.kind == "internal" && port.ofport.is_some_and(|n| n > 0));
-    if made || link.kind.as_deref() == Some("openvswitch") {
+    let addresses = node.addresses(link).iter().map(|address| Mac::of_ipv4(address.addr()));
+    let mut macs = addresses.chain([wiring.tun.mac]);
+    let left = link.kind.as_deref() == Some("tun") && macs.any(|mac| link.mac == mac.bytes());
+    if made || left || link.kind.as_deref() == Some("openvswitch") {
         return Ok(());
     }
     let message = format!("the interface `{name}` of the node exists and is not ringfence's");

@@ -188,11 +188,14 @@ fn process(
     if pid.is_empty() || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
     }
-    // Numbers come again: the process is ours if its configuration is.
-    let line = system.file(&Path::new("/proc").join(&pid).join("cmdline")).unwrap_or_default();
-    let directory = run_directory(router);
-    let ours = line.split(|byte| *byte == 0).any(|word| {
-        word.strip_prefix(directory.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
+    // Numbers come again: the process is ours if it is the program with our configuration.
+    let of =
+        |file: &str| system.file(&Path::new("/proc").join(&pid).join(file)).unwrap_or_default();
+    let (program, line, directory) = (of("comm"), of("cmdline"), run_directory(router));
+    let ours = [Proxy::Squid, Proxy::Haproxy].into_iter().any(|proxy| {
+        let config = format!("{directory}/{}", proxy.config());
+        let has = line.split(|byte| *byte == 0).any(|word| word == config.as_bytes());
+        program.trim_ascii_end() == proxy.program().as_bytes() && has
     });
     Ok(ours.then_some(pid))
 }

@@ -67,11 +67,12 @@ impl Status {
 pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
     super::may_run(system)?;
     let store = Store::at(state);
-    let state = store.read()?;
-    let kept = state.current().ok_or_else(nothing_kept)?;
-    let artifacts = store.open(kept)?;
+    let mut state = store.read()?;
+    let kept = state.current().cloned().ok_or_else(nothing_kept)?;
+    let artifacts = store.open(&kept)?;
     preflight(&artifacts, system)?;
     let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
+    state.former = store.former_networks(&state, &observed.links);
     let difference = Difference::between(&artifacts, &observed, &state, false, system)?;
     let changes = difference.changes().into_iter();
     let drift = changes.map(|change| Drift { place: place(&change, &artifacts), change }).collect();

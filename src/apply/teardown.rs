@@ -7,33 +7,43 @@ use super::change::{Change, Step};
 use super::links::{self, Links, Namespaces};
 use super::ovsdb::{Database, MARK};
 use super::proxies::{self, Proxies};
-use super::state::Store;
-use super::{ROUNDS, bridges, gateway, may_run, qos, rulesets};
+use super::state::{State, Store};
+use super::{ROUNDS, bridges, gateway, may_run, qos, rulesets, sysctls};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::System;
 
 /// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
-/// `check`, only tells what there is.
-pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Change>, Diagnostic> {
+/// `check`, only tells what there is. A state that can't be read stays, and why is told beside the
+/// changes.
+pub fn teardown(
+    state: &Path,
+    check: bool,
+    system: &dyn System,
+) -> Result<(Vec<Change>, Option<Diagnostic>), Diagnostic> {
     may_run(system)?;
     let mut store = Store::at(state);
     if !check {
         store.lock()?;
     }
-    let steps = steps(&store, system)?;
+    // What is on the node is known by its marks; the state adds what an interrupted run has begun.
+    let read = store.read();
+    let state = read.as_ref().cloned().unwrap_or_default();
+    let steps = steps(&state, system)?;
     let changes = steps.iter().flat_map(|step| step.changes.clone()).collect();
     if !check {
-        remove(steps, &store, system)?;
-        store.remove()?;
+        remove(steps, &state, system)?;
+        if read.is_ok() {
+            store.remove()?;
+        }
     }
-    Ok(changes)
+    Ok((changes, read.err()))
 }
 
 /// What there is of ours, in the order in which it goes.
-fn steps(store: &Store, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
+fn steps(state: &State, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
     let mut database = Database::read(system)?;
     database.count_foreign_flows(None, system);
-    let links = Links::read(system, &store.read()?.half_made, &Namespaces::new())?;
+    let links = Links::read(system, &state.half_made, &Namespaces::new())?;
     let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
@@ -51,19 +61,22 @@ fn steps(store: &Store, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
     steps.push(qos::sweep(&database, None, &BTreeSet::new()));
     steps.push(links::remove(None, &links, &BTreeSet::new()));
     steps.push(rulesets::remove(listing.as_deref()));
+    let mut settings = Step::default();
+    sysctls::give_back(None, state, system, &mut settings);
+    steps.push(settings);
     Ok(steps)
 }
 
 /// Removes it. A command may fail because what it was to remove has gone, or has become somebody
 /// else's, since it was seen; then it is no longer there to be done.
-fn remove(mut steps: Vec<Step>, store: &Store, system: &dyn System) -> Result<(), Diagnostic> {
+fn remove(mut steps: Vec<Step>, state: &State, system: &dyn System) -> Result<(), Diagnostic> {
     for _ in 0..ROUNDS {
         let mut commands = steps.iter().flat_map(|step| &step.commands);
         let failed = commands.find_map(|command| Some((command, system.succeed(command).err()?)));
         let Some((command, failure)) = failed.map(|(command, why)| (command.clone(), why)) else {
             return Ok(());
         };
-        steps = self::steps(store, system)?;
+        steps = self::steps(state, system)?;
         let again = steps.iter().flat_map(|step| &step.commands).any(|other| *other == command);
         if !command.removes || again {
             return Err(failure);

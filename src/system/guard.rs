@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
-use super::Command;
+use super::{Command, Machine, System as _};
 use super::netlink::{self, Network};
 use crate::diagnostic::Diagnostic;
 use crate::value::NetnsName;
@@ -42,6 +42,13 @@ pub enum Guard {
         destination: Ipv4Net,
         /// The interface.
         link: String,
+    },
+    /// A kernel setting has this value.
+    Setting {
+        /// Its name.
+        name: String,
+        /// The value.
+        value: String,
     },
     /// A file is empty, or begins with these bytes behind an optional first line `#!`.
     File {
@@ -141,6 +148,7 @@ impl Seen {
                 };
                 network.is_none_or(|network| network.foreign_route(*destination, link).is_none())
             }
+            Guard::Setting { name, value } => Machine.sysctl(name).as_ref() == Some(value),
             Guard::File { path, begins } => {
                 std::fs::read(path).is_ok_and(|bytes| is_marked(&bytes, begins))
             }

@@ -138,6 +138,8 @@ pub struct Route {
     pub link: u32,
     /// Its metric; the lowest wins.
     pub metric: u32,
+    /// Who made it, as a number of `rtnetlink(7)`.
+    pub protocol: u8,
 }
 
 impl Network {
@@ -147,10 +149,19 @@ impl Network {
         self.addresses.get(&link.index).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a route of the lowest metric leads so.
+    /// The routes that leave by a link.
+    pub fn routes_by(&self, link: &Link) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(|route| route.link == link.index)
+    }
+
+    /// Whether a link is one end of a veth whose other end is `other`, a link of another network.
     #[must_use]
-    pub fn has_route(&self, destination: Ipv4Net, gateway: Option<Ipv4Addr>, link: u32) -> bool {
-        self.routes.contains(&Route { destination, gateway, link, metric: 0, plain: true })
+    pub fn is_pair(link: &Link, other: &Link) -> bool {
+        let veth = |link: &Link| link.kind.as_deref() == Some("veth");
+        veth(link)
+            && veth(other)
+            && link.peer == Some(other.index)
+            && other.peer == Some(link.index)
     }
 
     /// The route by another interface, or by none, in whose place one of ours to this destination
@@ -451,5 +462,6 @@ fn route(message: &RouteMessage) -> Option<(Route, Option<u32>)> {
     let link = link.filter(|_| header.kind == RouteType::Unicast);
     let scope = if gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
     plain &= header.scope == scope && !header.flags.contains(RouteFlags::Onlink);
-    Some((Route { plain, destination, gateway, link: 0, metric }, link))
+    let protocol = header.protocol.into();
+    Some((Route { plain, destination, gateway, link: 0, metric, protocol }, link))
 }

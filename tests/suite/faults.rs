@@ -1037,7 +1037,7 @@ fn a_change_without_effect_is_found_out() {
     }
 }
 
-/// What stands in the state, and what apply says to that; none of it stops it.
+/// What is done to the state file. What can't be read stops every run, until it is put aside.
 const STATES: &[&str] = &[
     "head -c 100M /dev/zero | tr '\\0' '[' >state.json",
     "head -c 1M /dev/urandom >state.json",
@@ -1049,12 +1049,18 @@ const STATES: &[&str] = &[
 ];
 
 #[test]
-fn a_state_that_means_nothing_costs_a_reload_of_the_rulesets() {
+fn a_state_that_is_put_aside_costs_a_reload_of_the_rulesets() {
     let node = Node::new();
     assert_eq!(node.apply("node-1", &[]).1, 0);
     let good = node.state();
     for command in STATES {
         node.on(&format!("cd /run/ringfence; {command}"));
+        if !command.starts_with("rm ") {
+            let (said, status) = node.apply("node-1", &[]);
+            let refused = said.contains("RF210]: cannot use `/run/ringfence/state.json`: it ");
+            assert!(refused && status == 1, "{command}: {said}");
+            node.on("cd /run/ringfence; mv state.json /run/state.unreadable");
+        }
         let expected = ("node-1: 2 changes applied\n".to_owned(), 0);
         assert_eq!(node.apply("node-1", &[]), expected, "{command}");
         assert_eq!(node.state(), good);

@@ -576,7 +576,7 @@ fn inside_a_node() {
             assert!(point > 3, "{outcome:?}");
             break;
         };
-        report += &format!("{point}: before `{command}`: {outcome:?}\n");
+        let _ = writeln!(report, "{point}: before `{command}`: {outcome:?}");
         assert_eq!(things(), before, "{point}, before `{command}`: {outcome:?}");
         for again in [to, from] {
             if again == "teardown" {

@@ -5,6 +5,7 @@
 mod ansible;
 mod apply;
 mod bandwidth;
+mod clean_changes;
 mod confirm;
 mod connections;
 mod diagnostics;
@@ -42,6 +43,7 @@ mod sctp;
 mod signatures;
 mod snapshot;
 mod stability;
+mod stuck;
 mod support;
 mod traffic;
 mod world;

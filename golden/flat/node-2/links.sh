@@ -20,9 +20,9 @@ attach() {
 	ethtool -K "$host" tx off >/dev/null
 	ip netns exec "$netns" ethtool -K eth0 tx off >/dev/null
 	ip -n "$netns" address replace "$5" dev eth0
-	ip -n "$netns" route replace 10.128.0.0/14 dev eth0
+	ip -n "$netns" route replace 10.128.0.0/14 dev eth0 proto 82
 	if [ "$6" != none ]; then
-		ip -n "$netns" route replace default via "$6" dev eth0
+		ip -n "$netns" route replace default via "$6" dev eth0 proto 82
 	fi
 }
 
