@@ -27,6 +27,8 @@ mod fragments;
 mod gateway;
 mod generations;
 mod groups;
+mod handover;
+mod inherit;
 mod links;
 mod meters;
 mod ovsdb;
@@ -53,6 +55,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::plan::Wiring;
 use crate::plan::proxy::Proxy;
 use crate::spec::Datapath;
+use crate::system::netlink::holdings::Holdings;
 use crate::system::{Stage, System, Tool, both, missing};
 use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
@@ -501,6 +504,8 @@ fn right_node(artifacts: &Artifacts, links: &Links) -> Result<(), Diagnostic> {
 struct Observed {
     database: Database,
     links: Links,
+    /// All that hangs on interfaces; nothing where no gateway bridge is there or to be.
+    holdings: Holdings,
     /// What nft prints, by the names of the rulesets.
     listings: BTreeMap<String, Option<Vec<u8>>>,
     /// Where others have hooks of nft in the node's own namespace.
@@ -538,7 +543,10 @@ impl Observed {
                 both(nodes, || Links::read(system, half_made, untouched));
             let (links, (listing, chains)) = (links?, listing?);
             let listings = listings(artifacts, listing, &links, system)?;
-            Ok((database?, links, (listings, chains), proxies::Proxies::read(system)?))
+            let database = database?;
+            let concerned = gateway::concerns(Some(&artifacts.wiring), &database);
+            let holdings = if concerned { system.holdings()? } else { Holdings::default() };
+            Ok((database, (links, holdings), (listings, chains), proxies::Proxies::read(system)?))
         };
         let groups = || match changed {
             Some(difference) if !difference.has_groups => Ok(groups::Groups::new()),
@@ -550,7 +558,7 @@ impl Observed {
         };
         let tables = || both(groups, || (meters(), fragments::read(system, bridge)));
         let (rest, (flows, (groups, (meters, fragments)))) = both(rest, || both(flows, tables));
-        let (database, links, (listings, chains), proxies) = rest?;
+        let (database, (links, holdings), (listings, chains), proxies) = rest?;
         let flows = flows?;
         let opened = flows.is_some() || !database.bridges.contains_key(bridge);
         // After a change, there is nothing more that could mend it.
@@ -563,6 +571,7 @@ impl Observed {
         Ok(Self {
             database,
             links,
+            holdings,
             listings,
             chains,
             flows,
@@ -621,8 +630,9 @@ impl Difference {
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
-        let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
-        let links = links::compare(wiring, &observed.links)?;
+        let (database, node) = (&observed.database, &observed.links.node);
+        let gateway = gateway::compare(wiring, database, node, &observed.holdings, system)?;
+        let links = links::compare(wiring, &observed.links, &gateway.going)?;
         ports::check_tun(&observed.database, &observed.links.node)?;
         let ports = ports::compare(wiring, &observed.database, &links, observed.opened, adopt)?;
         let bridge = wiring.bridge.name.as_str();

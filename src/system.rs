@@ -14,6 +14,7 @@ use crate::apply::Disturbance;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::value::NetnsName;
 use netlink::Network;
+use netlink::holdings::Holdings;
 
 /// Where executables are looked for; the caller's PATH has no say.
 pub(crate) const DIRECTORIES: [&str; 6] =
@@ -220,7 +221,10 @@ pub trait System: Sync {
     /// Links, addresses and routes of the node.
     fn network(&self) -> Result<Network, Diagnostic>;
 
-    /// The same of named network namespaces; `None` for one that doesn't exist.
+    /// All that hangs on the interfaces of the node, with every attribute.
+    fn holdings(&self) -> Result<Holdings, Diagnostic>;
+
+    /// Links, addresses and routes of named network namespaces; `None` for one that doesn't exist.
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic>;
 
     /// A kernel setting of the node, or `None` where the kernel doesn't have it.
@@ -322,6 +326,10 @@ impl System for Machine {
 
     fn network(&self) -> Result<Network, Diagnostic> {
         netlink::network()
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        netlink::holdings::holdings()
     }
 
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {

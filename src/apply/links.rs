@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
+use super::gateway::Going;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline;
 use crate::plan::{Netns, Router, Veth, Via, Wiring};
@@ -144,7 +145,11 @@ pub(super) struct LinkSteps {
     pub(super) absent: BTreeSet<String>,
 }
 
-pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagnostic> {
+pub(super) fn compare(
+    wiring: &Wiring,
+    links: &Links,
+    going: &Going,
+) -> Result<LinkSteps, Diagnostic> {
     let mut steps = LinkSteps::default();
     let mut batches = Batches::default();
     for netns in &wiring.netns {
@@ -172,7 +177,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     checksums(wiring, links, &batches.new, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, &mut steps.tun);
-    egress_ips(wiring, links, &mut steps.egress_ips);
+    egress_ips(wiring, links, going, &mut steps.egress_ips);
     steps.remove = remove(Some(wiring), links, &gone);
     Ok(steps)
 }
@@ -565,7 +570,7 @@ fn outside<'a>(
 }
 
 /// The egress IPs of this node, and word to the segment of each that is new.
-fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
+fn egress_ips(wiring: &Wiring, links: &Links, going: &Going, step: &mut Step) {
     let mut lines = Vec::new();
     let mut announcements = Vec::new();
     for ip in &wiring.egress_ips {
@@ -580,6 +585,8 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
         // A gateway bridge has it by then, whoever has it now.
         let uplink = wiring.gateway().map(|(bridge, _)| bridge.as_str());
         if let Some(interface) = uplink.or_else(|| segment(wiring, links, ip.uplink)) {
+            // And one that goes has given it to its uplink.
+            let interface = going.get(interface).map_or(interface, String::as_str);
             announcements.push(announce(interface, &ip.address.to_string()));
         }
     }
@@ -588,7 +595,7 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
 }
 
 /// The interface by which this node reaches the segment of a subnet as it is: a gateway bridge if
-/// it is up, or where the node has its own address of the subnet.
+/// it is up and has the uplink, or where the node has its own address of the subnet.
 pub(super) fn segment<'a>(
     wiring: &'a Wiring,
     links: &'a Links,
@@ -597,8 +604,12 @@ pub(super) fn segment<'a>(
     let has =
         |link: &Link| links.node.addresses(link).iter().any(|own| subnet.contains(&own.addr()));
     let mut others = links.node.links.iter().filter(|(name, _)| *name != "lo");
-    let gateway = wiring.gateway().map(|(bridge, _)| bridge.as_str());
-    let gateway = gateway.filter(|name| links.node.links.get(*name).is_some_and(|link| link.up));
+    let link = |name: &str| links.node.links.get(name);
+    let gateway = wiring.gateway().filter(|(bridge, uplink)| {
+        link(bridge.as_str()).is_some_and(|link| link.up)
+            && link(uplink.interface.as_str()).is_some_and(|link| link.promiscuous)
+    });
+    let gateway = gateway.map(|(bridge, _)| bridge.as_str());
     gateway.or_else(|| others.find(|(_, link)| has(link)).map(|(name, _)| name.as_str()))
 }
 

@@ -11,6 +11,7 @@ use super::proxies::{self, Proxies};
 use super::state::Store;
 use super::{flows, gateway, groups, may_run, qos, rulesets};
 use crate::diagnostic::Diagnostic;
+use crate::system::netlink::holdings::Holdings;
 use crate::system::{Command, System, Tool};
 
 /// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
@@ -23,11 +24,13 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
     }
     let database = Database::read(system)?;
     let links = Links::read(system, &store.read()?.half_made, &Namespaces::new())?;
+    let concerned = gateway::concerns(None, &database);
+    let holdings = if concerned { system.holdings()? } else { Holdings::default() };
     let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
         let mut step = Step::default();
-        if gateway::give_back(name, bridge, &links.node, &mut step) {
+        if gateway::give_back(name, bridge, &links.node, &holdings, &mut step)?.is_some() {
             steps.push(step);
         } else if bridge.external_ids.contains_key(MARK) {
             steps.push(remove_bridge(name, bridge));

@@ -237,6 +237,8 @@ codes! {
     ForeignNetwork = 220 Error,
     AddressAnswers = 221 Error,
     DatapathUnusable = 222 Error,
+    NotMovable = 227 Error,
+    UplinkTaken = 228 Error,
     // The lab.
     LabSetup = 230 Error,
     LabDiffers = 231 Error,

@@ -1,5 +1,7 @@
 //! Links, addresses and routes as the kernel tells them over netlink (RFC 3549).
 
+pub mod holdings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -12,7 +14,9 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
 };
@@ -63,6 +67,10 @@ pub struct Link {
     pub up: bool,
     /// Whether something listens to all of its frames, as a bridge does that has it as a port.
     pub promiscuous: bool,
+    /// The number of the interface that it is a part of: a bond, a bridge, a VRF.
+    pub controller: Option<u32>,
+    /// Whether `peer` is a number of another namespace.
+    pub peer_apart: bool,
 }
 
 impl Link {
@@ -155,9 +163,7 @@ fn failed(error: &io::Error) -> Diagnostic {
 
 /// What the namespace of this thread has.
 fn read() -> io::Result<Network> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = socket()?;
     let mut network = Network::default();
     dump(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
         if let RouteNetlinkMessage::NewLink(message) = message {
@@ -193,6 +199,13 @@ fn read() -> io::Result<Network> {
     let forwards = std::fs::read("/proc/sys/net/ipv4/ip_forward")?;
     network.forwards = forwards.starts_with(b"1");
     Ok(network)
+}
+
+fn socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
 }
 
 /// Asks for all objects of a kind and hands each to `take`.
@@ -240,12 +253,23 @@ fn link(message: LinkMessage) -> (String, Link) {
             LinkAttribute::Address(bytes) => link.mac = bytes,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::Controller(controller) => link.controller = Some(controller),
+            LinkAttribute::LinkNetNsId(_) => link.peer_apart = true,
             LinkAttribute::Promiscuity(count) => link.promiscuous = count > 0,
             LinkAttribute::LinkInfo(info) => {
-                link.kind = info.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in info {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vxlan(data)) => {
+                            let below = data.iter().find_map(|data| match data {
+                                InfoVxlan::Link(index) => Some(*index),
+                                _ => None,
+                            });
+                            link.peer = link.peer.or(below.filter(|index| *index != 0));
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }

@@ -13,6 +13,7 @@ mod failover;
 mod faults;
 mod frames;
 mod gateway;
+mod gateway_uplink;
 mod generations;
 mod golden;
 mod hostile;
