@@ -403,9 +403,11 @@ pub(super) fn give_back<'b>(
     if let Some(link) = node.links.get(name)
         && let Some((above, kind)) = on_top(link, node).next()
     {
-        let message = format!("the {kind} `{above}` sits on the bridge `{name}`, and would go with it");
-        return Err(Diagnostic::new(Code::UplinkTaken, message)
-            .help(format!("remove it with `ip link del {above}`, and make it on `{interface}` then")));
+        let message =
+            format!("the {kind} `{above}` sits on the bridge `{name}`, and would go with it");
+        return Err(Diagnostic::new(Code::UplinkTaken, message).help(format!(
+            "remove it with `ip link del {above}`, and make it on `{interface}` then"
+        )));
     }
     if let Some(uplink) = node.links.get(interface) {
         let handover = handover::plan(name, interface, node, holdings)?;

@@ -94,8 +94,7 @@ pub(super) fn plan(
         node.links.iter().map(|(name, link)| (link.index, name.as_str())).collect();
     names.insert(target, to);
     let (source, up) = (link.index, link.up);
-    let mut all =
-        Move { from, to, source, target, up, names, holdings, obstacles: Vec::new() };
+    let mut all = Move { from, to, source, target, up, names, holdings, obstacles: Vec::new() };
     let handover = all.handover();
     let Some(Obstacle { what, why, help }) = all.obstacles.first() else { return Ok(handover) };
     let more = match all.obstacles.len() - 1 {
@@ -142,9 +141,11 @@ impl<'a> Move<'a> {
                 })
             }
             [] => {
-                let parts = [("routes", !routes.is_empty()), ("rules", rules), ("neighbours", neighbours)];
+                let parts =
+                    [("routes", !routes.is_empty()), ("rules", rules), ("neighbours", neighbours)];
                 let parts: Vec<_> = parts.iter().filter(|part| part.1).map(|part| part.0).collect();
-                (!parts.is_empty()).then(|| format!("{} move here from {}", parts.join(", "), self.from))
+                (!parts.is_empty())
+                    .then(|| format!("{} move here from {}", parts.join(", "), self.from))
             }
         };
         let [copy, switch, clear] = [copy, switch, clear].map(|lines| lines.commands());
@@ -173,7 +174,9 @@ impl<'a> Move<'a> {
                 }
                 Some(longer) => self.refuse(
                     what,
-                    format!("its label `{label}` would be `{longer}`, and {LABEL} bytes are the most"),
+                    format!(
+                        "its label `{label}` would be `{longer}`, and {LABEL} bytes are the most"
+                    ),
                     "give it a shorter label, or the bridge a shorter name",
                 ),
                 None => self.refuse(
@@ -183,7 +186,7 @@ impl<'a> Move<'a> {
                 ),
             }
         }
-        let there = self.holdings.addresses.iter().any(|other| {
+        let there = self.holdings.addresses.iter().find(|other| {
             let same = (other.local, other.peer, other.length) == (*local, *peer, *length);
             same && other.link == self.target && self.target != 0
         });
@@ -193,14 +196,15 @@ impl<'a> Move<'a> {
             format!("{local} peer {peer}/{length}")
         };
         let line = format!("address replace {name}{text}{words} dev {to}");
-        let mut lines = Vec::new();
-        if local.is_ipv6() && !there {
+        let lines = match there {
+            _ if local.is_ipv4() => vec![line],
             // It is the node's own on this segment, so nobody has to be asked for it.
-            lines.push(format!("{line} nodad"));
-        }
-        if !*nodad && (local.is_ipv4() || !lines.is_empty() || there) {
-            lines.push(line);
-        }
+            None if local == peer && !*nodad => vec![format!("{line} nodad"), line],
+            None => vec![if *nodad { format!("{line} nodad") } else { line }],
+            // The kernel would make a route more for one with another end.
+            Some(there) if there.nodad != *nodad && local == peer => vec![line],
+            Some(_) => Vec::new(),
+        };
         (lines, format!("address del {name} dev {from}"))
     }
 
@@ -211,10 +215,11 @@ impl<'a> Move<'a> {
             holdings.routes.iter().filter(|route| route.is_by(self.source)).collect();
         let all = holdings.addresses.iter().filter(|address| address.link == self.source);
         let made: BTreeMap<(String, u32, Option<IpAddr>), &Address> = all
-            .filter_map(|address| {
-                let (network, metric) = address.prefix_route()?;
+            .flat_map(|address| {
                 let source = address.local.is_ipv4().then_some(address.local);
-                Some(((network.to_string(), metric, source), address))
+                let routes = address.prefix_routes().into_iter();
+                routes
+                    .map(move |(network, metric)| ((network.to_string(), metric, source), address))
             })
             .collect();
         let key = |route: &Route| (route.destination.to_string(), route.metric, route.source);
@@ -295,23 +300,18 @@ impl<'a> Move<'a> {
     }
 
     /// Routes of IPv4: those on the new interface come behind the old ones, so they do nothing yet.
-    fn four(
-        &self,
-        routes: &[&Route],
-        copy: &mut Lines,
-        switch: &mut Lines,
-        clear: &mut Lines,
-    ) {
+    fn four(&self, routes: &[&Route], copy: &mut Lines, switch: &mut Lines, clear: &mut Lines) {
         let four = routes.iter().filter(|route| route.destination.addr().is_ipv4());
         let four: Vec<&Route> = four.copied().collect();
-        // Next hops must be reachable before routes lead to them.
+        // Next hops must be reachable before routes lead to them, and what the node takes for itself
+        // comes last: a next hop can't be in that.
         let late: BTreeSet<_> = four
             .iter()
             .filter(|route| route.hops.iter().any(|hop| !hop.via.is_empty()))
             .map(|route| route.place())
             .collect();
         let mut ordered = four.clone();
-        ordered.sort_by_key(|route| late.contains(&route.place()));
+        ordered.sort_by_key(|route| (route.is_in_local(), late.contains(&route.place())));
         for route in ordered {
             let moved = self.moved(route);
             if !self.holdings.routes.contains(&moved) {
@@ -354,8 +354,19 @@ impl<'a> Move<'a> {
     }
 
     fn line(&self, verb: &str, route: &Route) -> String {
-        let Route { kind, destination, table, tos, metric, protocol, scope, source, hops, words, unknown: _ } =
-            route;
+        let Route {
+            kind,
+            destination,
+            table,
+            tos,
+            metric,
+            protocol,
+            scope,
+            source,
+            hops,
+            words,
+            unknown: _,
+        } = route;
         let mut line = format!("route {verb} {kind} {destination} table {table} proto {protocol}");
         if destination.addr().is_ipv4() {
             let _ = write!(line, " scope {scope}");
@@ -408,7 +419,8 @@ impl<'a> Move<'a> {
                 }
             }
             let swap = |name: &Option<String>| {
-                name.as_ref().map(|name| if name == from { self.to } else { name.as_str() }.to_owned())
+                name.as_ref()
+                    .map(|name| if name == from { self.to } else { name.as_str() }.to_owned())
             };
             let moved = Rule { iif: swap(&rule.iif), oif: swap(&rule.oif), ..(*rule).clone() };
             if !holdings.rules.contains(&moved) {

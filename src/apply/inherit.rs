@@ -33,7 +33,7 @@ pub(super) fn inherit(
             };
             let Some(value) = system.sysctl(&key(from)) else { continue };
             let there = || system.sysctl(&key(to)).or_else(|| system.sysctl(&key(DEFAULT)));
-            if !wiring.sysctls.contains_key(&key(to)) && there().is_some_and(|have| have != value) {
+            if !wiring.sysctls.contains_key(&key(to)) && there().is_none_or(|have| have != value) {
                 words.push(format!("{}={value}", key(to)));
             }
         }

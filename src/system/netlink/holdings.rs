@@ -61,8 +61,10 @@ pub struct Address {
     pub secondary: bool,
     /// Whether it is never looked for on the segment; only of IPv6.
     pub nodad: bool,
-    /// The metric of the route that the kernel makes for its network; `None` where it makes none.
-    pub prefix_metric: Option<u32>,
+    /// Whether the kernel makes a route for its network.
+    pub makes_route: bool,
+    /// The metric of such a route.
+    pub metric: u32,
     /// Whether the kernel makes it by itself: a link-local one, or by router advertisements.
     pub learnt: bool,
     /// Everything else, as `ip address` takes it.
@@ -155,15 +157,18 @@ impl Address {
         }
     }
 
-    /// The network for which the kernel makes a route of this metric.
+    /// The networks for which the kernel makes routes, each with their metric.
     #[must_use]
-    pub fn prefix_route(&self) -> Option<(IpNet, u32)> {
-        let whole = if self.local.is_ipv4() { 32 } else { 128 };
-        let metric = self.prefix_metric?;
-        if self.secondary || (self.local == self.peer && self.length == whole) {
-            return None;
+    pub fn prefix_routes(&self) -> Vec<(IpNet, u32)> {
+        let (v6, peer) = (self.local.is_ipv6(), self.local != self.peer);
+        let mut networks = Vec::new();
+        if v6 {
+            networks.extend(self.makes_route.then(|| IpNet::new(self.local, self.length)));
+            networks.extend(peer.then(|| Ok(IpNet::from(self.peer))));
+        } else if self.makes_route && !self.secondary && (peer || self.length < 32) {
+            networks.push(IpNet::new(self.peer, self.length));
         }
-        Some((IpNet::new(self.peer, self.length).ok()?.trunc(), metric))
+        networks.into_iter().flatten().map(|network| (network.trunc(), self.metric)).collect()
     }
 }
 
@@ -335,7 +340,8 @@ fn address(message: &AddressMessage) -> Option<Address> {
         label: label.filter(|_| !v6),
         secondary: secondary && !v6,
         nodad: v6 && flags.contains(AddressFlags::Nodad),
-        prefix_metric: makes_route.then_some(metric.unwrap_or(default_metric)),
+        makes_route,
+        metric: metric.unwrap_or(default_metric),
         learnt: v6 && (advertised || own),
         words,
         unknown,

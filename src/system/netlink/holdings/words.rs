@@ -113,7 +113,8 @@ fn metrics(all: &[RouteMetric], words: &mut String) -> bool {
 
 /// Whether a name is one word that ends no line.
 fn plain(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 /// A rule.
