@@ -138,6 +138,11 @@ fn there_and_back(node: &Node, what: &str) -> Result<(), String> {
         same(&before, &state(node), &format!("{what}, refused: {}", run.stderr));
         return Err(run.stderr);
     }
+    if run.status == 3 && run.stderr.contains("Nexthop has invalid gateway") {
+        // Somebody's rule or route keeps the kernel from finding next hops at all.
+        same(&before, &state(node), &format!("{what}, taken back: {}", run.stderr));
+        return Err(run.stderr);
+    }
     assert_eq!(run.status, 0, "{what}: {}{}", run.stdout, run.stderr);
     let check = node.run(&["apply", OLD, "--check"]);
     assert_eq!((check.status, check.stdout.as_str()), (0, ""), "{what}: {}", check.stderr);
@@ -332,37 +337,36 @@ fn cut(from: &str, to: &str) {
     node.replace("ip", SCISSORS);
     node.done(&["apply", from]);
     for number in 0.. {
-        for kill in [false, true] {
-            node.on(&format!(
-                "rm -f /run/was-cut /run/kill; echo {number} >/run/cut; {}",
-                if kill { "touch /run/kill" } else { "true" }
-            ));
-            let files = format!("{to} after {number} lines, killed: {kill}");
-            let output = node.live.lab.ringfence(node.live.node("node-1"), &["apply", to]).unwrap();
-            let was_cut = node.on("ls /run/was-cut 2>/dev/null || true") != "";
-            node.on("rm -f /run/cut");
-            if !was_cut {
-                assert!(output.status.success(), "{files}: {output:?}");
-                assert!(number > 3, "nothing was cut");
-                return kept(&files);
-            }
-            if !kill {
-                // It was taken back at once.
-                assert_eq!(output.status.code(), Some(3), "{files}: {output:?}");
-            } else if number % 2 == 0 {
-                node.done(&["apply", to]);
-                node.is_in(to);
-                reaches(&node, &files);
-            }
-            if from == NEW && (!kill || number % 2 == 1) {
-                kept(&files);
-            }
-            node.done(&["apply", from]);
-            node.is_in(from);
+        let kill = number % 2 == 1;
+        let arm = if kill { "touch /run/kill" } else { "true" };
+        node.on(&format!("rm -f /run/was-cut /run/kill; echo {number} >/run/cut; {arm}"));
+        let when = format!("to {to}, after {number} lines, killed: {kill}");
+        let output = node.live.lab.ringfence(node.live.node("node-1"), &["apply", to]).unwrap();
+        let was_cut = !node.on("ls /run/was-cut 2>/dev/null || true").is_empty();
+        node.on("rm -f /run/cut");
+        if !was_cut {
+            assert!(output.status.success(), "{when}: {output:?}");
+            assert!(number > 3, "nothing was cut");
+            return kept(&when);
+        }
+        if !kill {
+            // It was taken back at once.
+            assert_eq!(output.status.code(), Some(3), "{when}: {output:?}");
             if from == NEW {
-                same(&before, &state(&node), &files);
+                same(&before, &state(&node), &when);
+            }
+        } else if number % 4 == 1 {
+            node.done(&["apply", to]);
+            reaches(&node, &when);
+            if to == NEW {
+                same(&before, &state(&node), &when);
             }
         }
+        node.done(&["apply", from]);
+        if from == NEW {
+            same(&before, &state(&node), &when);
+        }
+        reaches(&node, &when);
     }
 }
 
@@ -440,7 +444,7 @@ fn bridge_egress_ip_and_router_come_and_go_together() {
         node.on(&format!("cp -r {files} /run/part{index}"));
     }
     let [b, e, be, none, br, er] = [0, 1, 2, 3, 4, 5];
-    let order = [b, e, b, e, be, none, be, er, br, er, b, er, none, br, e, br];
+    let order = [b, e, be, none, br, e, br, er, b, er, be];
     let mut last = none;
     for part in order {
         let run = node.run(&["apply", &format!("/run/part{part}")]);

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netlink_packet_core::Nla as _;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol,
 };
@@ -285,7 +286,7 @@ fn address(message: &AddressMessage) -> Option<Address> {
             }
             AddressAttribute::RoutePriority(priority) => metric = Some(*priority),
             AddressAttribute::Protocol(by) => protocol = Some(*by),
-            other => unknown = Some(kind("attribute", netlink_packet_core::Nla::kind(other))),
+            other => unknown = Some(kind("attribute", other.kind())),
         }
     }
     let peer = peer.or(local)?;
@@ -402,7 +403,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
             }
             other => {
                 let said = words::hop(other, &mut first) || words::route(other, &mut words);
-                let number = netlink_packet_core::Nla::kind(other);
+                let number = other.kind();
                 unknown = unknown.or((!said).then(|| words::missing(number)));
             }
         }
@@ -424,7 +425,7 @@ fn next_hop(hop: &RouteNextHop) -> (Hop, Option<String>) {
     let mut unknown = None;
     for attribute in &hop.attributes {
         if !words::hop(attribute, &mut found) {
-            unknown = Some(words::missing(netlink_packet_core::Nla::kind(attribute)));
+            unknown = Some(words::missing(attribute.kind()));
         }
     }
     if hop.flags.contains(RouteNextHopFlags::Onlink) {
@@ -508,7 +509,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
                 let _ = write!(words, " protocol {}", u8::from(*by));
             }
             NeighbourAttribute::CacheInfo(_) | NeighbourAttribute::Probes(_) => {}
-            other => unknown = Some(kind("attribute", netlink_packet_core::Nla::kind(other))),
+            other => unknown = Some(kind("attribute", other.kind())),
         }
     }
     if !proxy {

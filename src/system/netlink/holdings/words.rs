@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use netlink_packet_core::{DefaultNla, Nla as _};
 use netlink_packet_route::route::{
     RouteAttribute, RouteMetric, RoutePreference, RouteRealm, RouteVia,
 };
@@ -15,6 +16,8 @@ const ENCAPSULATION: [u16; 2] = [21, 22];
 /// The metric that is the algorithm of congestion control, and that which `ip` always locks.
 const CONGESTION: u32 = 16;
 const LEAST_TIMEOUT: u32 = 13;
+/// `FRA_SPORT_MASK` and `FRA_DPORT_MASK` (`linux/fib_rules.h`).
+const PORT_MASKS: [u16; 2] = [28, 29];
 /// Explicit congestion notification, the one feature that `ip` names.
 const ECN: u32 = 1;
 
@@ -62,7 +65,7 @@ pub(super) fn route(attribute: &RouteAttribute, words: &mut String) -> bool {
         }
         RouteAttribute::Metrics(all) => return metrics(all, words),
         // It fills up to a multiple of eight.
-        RouteAttribute::Other(other) => return netlink_packet_core::Nla::kind(other) == 24,
+        RouteAttribute::Other(other) => return other.kind() == 24,
         _ => return false,
     }
     true
@@ -75,7 +78,7 @@ fn metrics(all: &[RouteMetric], words: &mut String) -> bool {
     });
     let locked = |number: u32| locked.is_some_and(|bits| bits & (1 << number) != 0);
     for metric in all {
-        let number = u32::from(netlink_packet_core::Nla::kind(metric));
+        let number = u32::from(metric.kind());
         let lock = if locked(number) { "lock " } else { "" };
         let (name, value) = match metric {
             RouteMetric::Lock(_) => continue,
@@ -115,6 +118,13 @@ fn metrics(all: &[RouteMetric], words: &mut String) -> bool {
 fn plain(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+}
+
+/// Whether it is the mask of a port, and has all bits, as one without a mask has it.
+fn is_whole(mask: &DefaultNla) -> bool {
+    let mut bytes = vec![0; mask.value_len()];
+    mask.emit_value(&mut bytes);
+    PORT_MASKS.contains(&mask.kind()) && bytes == [0xff, 0xff]
 }
 
 /// A rule.
@@ -160,11 +170,12 @@ pub(super) fn rule(message: &RuleMessage) -> Rule {
                     RuleAttribute::FwMark(bits) => mark = Some(*bits),
                     RuleAttribute::FwMask(bits) => mask = Some(*bits),
                     RuleAttribute::Goto(to) => goto = Some(*to),
+                    RuleAttribute::Other(mask) if is_whole(mask) => {}
                     RuleAttribute::L3MDev(false)
                     | RuleAttribute::SuppressPrefixLen(_)
                     | RuleAttribute::SuppressIfGroup(_) => {}
                     other => {
-                        let number = netlink_packet_core::Nla::kind(other);
+                        let number = other.kind();
                         unknown = Some(super::kind("attribute", number));
                     }
                 }
