@@ -123,6 +123,7 @@ fn clear(node: &Node) {
          while read p; do ip -6 rule del priority $p; done; \
          ip -6 route flush proto 17; ip -6 route flush table 100; \
          ip nexthop flush >/dev/null 2>&1; ip -6 addr flush dev eth0 scope global; \
+         ip -6 route flush root 2001:db8::/32 dev eth0; \
          ip neigh flush nud permanent dev eth0; \
          ip neigh show proxy | while read a rest; do ip neigh del proxy $a dev eth0; done; \
          ip -4 addr flush dev eth0; ip -4 route flush table 100; \
