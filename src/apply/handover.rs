@@ -132,24 +132,24 @@ impl<'a> Move<'a> {
         self.four(&routes, &mut copy, &mut switch, &mut clear);
         self.six(&routes, &mut switch, &mut clear);
         clear.all.extend(gone);
-        let told = match addresses.as_slice() {
-            [first, rest @ ..] => {
-                let first = first.text();
-                Some(match rest.len() {
-                    0 => format!("{first} moves here from {}", self.from),
-                    more => format!("{first} and {more} more move here from {}", self.from),
-                })
-            }
-            [] => {
-                let parts =
-                    [("routes", !routes.is_empty()), ("rules", rules), ("neighbours", neighbours)];
-                let parts: Vec<_> = parts.iter().filter(|part| part.1).map(|part| part.0).collect();
-                (!parts.is_empty())
-                    .then(|| format!("{} move here from {}", parts.join(", "), self.from))
-            }
-        };
+        let parts = [("routes", !routes.is_empty()), ("rules", rules), ("neighbours", neighbours)];
+        let told = self.told(&addresses, &parts);
         let [copy, switch, clear] = [copy, switch, clear].map(|lines| lines.commands());
         Handover { copy, switch, clear, told }
+    }
+
+    /// What moves, in words: the addresses, or else what there is of other things.
+    fn told(&self, addresses: &[&Address], parts: &[(&str, bool)]) -> Option<String> {
+        let from = self.from;
+        if let [first, rest @ ..] = addresses {
+            let first = first.text();
+            return Some(match rest.len() {
+                0 => format!("{first} moves here from {from}"),
+                more => format!("{first} and {more} more move here from {from}"),
+            });
+        }
+        let parts: Vec<&str> = parts.iter().filter(|part| part.1).map(|part| part.0).collect();
+        (!parts.is_empty()).then(|| format!("{} move here from {from}", parts.join(", ")))
     }
 
     fn refuse(&mut self, what: String, why: impl Into<String>, help: impl Into<String>) {
@@ -254,7 +254,7 @@ impl<'a> Move<'a> {
     /// Every part of a route can be said.
     fn whole(&mut self, route: &Route) {
         let what = format!("the route to {}", route.text());
-        let help = format!("take this part from the route, or leave `{}` out", "bridge");
+        let help = "take this part from the route, or leave out `uplink.bridge`".to_owned();
         if let Some(unknown) = &route.unknown {
             self.refuse(what.clone(), format!("ringfence can't move {unknown}"), help.clone());
         }

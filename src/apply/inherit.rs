@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::plan::Wiring;
+use crate::artifact::node::Wiring;
 use crate::system::{Command, System, Tool};
 
 /// Where the kernel has settings of interfaces, each in a directory of the interface's name beside

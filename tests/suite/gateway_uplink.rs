@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::generations::{NEW, Node, OLD};
 use crate::lab::{datapath, live, load};
 use crate::support::{ringfence, until};
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// One node; the old generation has the gateway bridge, the new one has none.
 const NETWORK: &str = "\
@@ -478,6 +478,10 @@ impl Numbers {
 
 /// An uplink with anything on it.
 fn anything(numbers: &mut Numbers) -> Vec<String> {
+    [addresses(numbers), routes(numbers), rules_and_neighbours(numbers)].concat()
+}
+
+fn addresses(numbers: &mut Numbers) -> Vec<String> {
     let mut lines = Vec::new();
     for number in 0..numbers.below(6) {
         let length = numbers.one(&["24", "32", "30", "25"]);
@@ -513,6 +517,11 @@ fn anything(numbers: &mut Numbers) -> Vec<String> {
         let words = numbers.some(&words, 2);
         lines.push(format!("addr add 2001:db8:{number}::1{peer}/{length} {words} dev eth0"));
     }
+    lines
+}
+
+fn routes(numbers: &mut Numbers) -> Vec<String> {
+    let mut lines = Vec::new();
     for number in 0..numbers.below(8) {
         let kind = numbers.one(&["", "", "", "", "local ", "broadcast "]);
         let verb = numbers.one(&["add", "add", "append", "prepend"]);
@@ -574,6 +583,11 @@ fn anything(numbers: &mut Numbers) -> Vec<String> {
         let words = numbers.some(&words, 3);
         lines.push(format!("-6 route add {network} proto 17 {words} {hop}"));
     }
+    lines
+}
+
+fn rules_and_neighbours(numbers: &mut Numbers) -> Vec<String> {
+    let mut lines = Vec::new();
     for number in 0..numbers.below(5) {
         let family = numbers.one(&["", "", "-6 "]);
         let by = numbers.one(&["iif eth0", "oif eth0", "iif eth0 oif eth0", "fwmark 9"]);
@@ -614,7 +628,6 @@ fn anything(numbers: &mut Numbers) -> Vec<String> {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "what is refused is worth to be seen")]
 fn any_uplink_moves_and_comes_back_the_same_or_is_refused() {
     let rounds: u64 = std::env::var("RINGFENCE_UPLINKS").map_or(12, |text| text.parse().unwrap());
     let first: u64 = std::env::var("RINGFENCE_UPLINK_SEED").map_or(1, |text| text.parse().unwrap());

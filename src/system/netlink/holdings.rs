@@ -47,6 +47,7 @@ pub struct Holdings {
 
 /// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that the kernel has for it")]
 pub struct Address {
     /// The index of the interface.
     pub link: u32,

@@ -40,14 +40,14 @@ pub(super) fn hop(attribute: &RouteAttribute, hop: &mut Hop) -> bool {
         RouteAttribute::Via(RouteVia::Inet(address)) => hop.via = format!(" via inet {address}"),
         RouteAttribute::Via(RouteVia::Inet6(address)) => hop.via = format!(" via inet6 {address}"),
         RouteAttribute::Realm(realm) => {
-            let _ = write!(hop.words, " realms {}", realms(realm));
+            let _ = write!(hop.words, " realms {}", realms(*realm));
         }
         _ => return false,
     }
     true
 }
 
-fn realms(realm: &RouteRealm) -> String {
+fn realms(realm: RouteRealm) -> String {
     format!("{}/{}", realm.source, realm.destination)
 }
 
@@ -144,7 +144,7 @@ pub(super) fn rule(message: &RuleMessage) -> Rule {
                 write!(matches, " uidrange {}-{}", range.start, range.end)
             }
             RuleAttribute::IpProtocol(protocol) => {
-                write!(matches, " ipproto {}", u8::from(protocol.clone()))
+                write!(matches, " ipproto {}", u8::from(*protocol))
             }
             RuleAttribute::SourcePortRange(range) => {
                 write!(matches, " sport {}-{}", range.start, range.end)
@@ -153,7 +153,7 @@ pub(super) fn rule(message: &RuleMessage) -> Rule {
                 write!(matches, " dport {}-{}", range.start, range.end)
             }
             RuleAttribute::Protocol(by) => write!(does, " protocol {}", u8::from(*by)),
-            RuleAttribute::Realm(realm) => write!(does, " realms {}", realms(realm)),
+            RuleAttribute::Realm(realm) => write!(does, " realms {}", realms(*realm)),
             RuleAttribute::L3MDev(true) => write!(does, " l3mdev"),
             RuleAttribute::SuppressPrefixLen(length) if *length != u32::MAX => {
                 write!(does, " suppress_prefixlength {length}")

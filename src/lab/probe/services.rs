@@ -1,0 +1,138 @@
+//! Probes of services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::{ODD_PORT, Place, Planner, Probe, Want, port};
+use crate::intent::ServiceId;
+use crate::model::Tenant;
+use crate::value::Port;
+use crate::value::Protocol;
+use crate::verify::reach::{From, Packet, To, reach};
+
+impl Planner<'_> {
+    /// Every port of a service, and one that it doesn't have: from one pod of every project on
+    /// every node, and from the nodes themselves.
+    pub(super) fn service(&mut self, id: ServiceId, address: Ipv4Addr) {
+        let intent = self.model.intent();
+        let mut clients: BTreeMap<(usize, usize), Place> = BTreeMap::new();
+        for (pod, found) in intent.pods() {
+            let key = (found.project.index(), found.node.index());
+            clients.entry(key).or_insert(Place::Tenant(Tenant::Pod(pod)));
+        }
+        let nodes = intent.nodes().map(|(node, _)| Place::Node(node));
+        let clients: Vec<Place> = clients.into_values().chain(nodes).collect();
+        let mut ports: Vec<(Protocol, u16)> =
+            intent[id].ports.iter().map(|port| (port.protocol, port.port.get())).collect();
+        ports.push((Protocol::Tcp, port(ODD_PORT)));
+        for client in clients {
+            for (protocol, port) in &ports {
+                self.service_port(id, SocketAddrV4::new(address, *port), *protocol, client);
+            }
+        }
+    }
+
+    fn service_port(&mut self, id: ServiceId, to: SocketAddrV4, protocol: Protocol, client: Place) {
+        let intent = self.model.intent();
+        let Ok(port) = Port::new(to.port().into()) else { return };
+        let (from, name, source) = match client {
+            Place::Tenant(tenant) => {
+                let address = self.model.endpoint(tenant).address;
+                (From::Tenant(tenant), self.name(tenant), address)
+            }
+            Place::Node(node) => {
+                let name = intent[node].name.to_string();
+                (From::Node(node), name, self.model.gateway(node))
+            }
+            Place::Outside => return,
+        };
+        let reach = reach(self.model, &Packet { from, to: To::Service(id), protocol, port });
+        let mut found = intent[id].ports.iter();
+        let found = found.find(|found| found.protocol == protocol && found.port == port);
+        let backends = found.map(|port| port.backends.as_slice()).unwrap_or_default();
+        let endpoints = found.map(|port| port.endpoints.as_slice()).unwrap_or_default();
+        let is_client = |tenant| client == Place::Tenant(tenant);
+        let mut fetch = None;
+        let want = if reach.allowed() && !endpoints.is_empty() {
+            let seen_as = match client {
+                Place::Node(node) => intent[node].address,
+                Place::Tenant(tenant) => self.model.seen_outside_as(tenant),
+                Place::Outside => return,
+            };
+            let only =
+                if let [(address, port)] = endpoints { Some((*address, *port)) } else { None };
+            let at = only.map(|(address, port)| SocketAddrV4::new(address, port.get()));
+            Want::Answer { seen_as: Some(seen_as), at }
+        } else if let Some(way) = self.through_routers(protocol, backends, reach.allowed()) {
+            fetch = way.fetch;
+            way.want
+        } else if reach.allowed() {
+            let only = if let [(pod, port)] = backends { Some((*pod, *port)) } else { None };
+            let at = |pod| self.model.endpoint(pod).address;
+            Want::Answer {
+                // A pod that gets itself sees the service.
+                seen_as: match only {
+                    Some((pod, _)) if is_client(pod) => Some(*to.ip()),
+                    _ => Some(source).filter(|_| !backends.iter().any(|(pod, _)| is_client(*pod))),
+                },
+                // Who answers datagrams can't tell the address that they came to.
+                at: only
+                    .filter(|_| protocol != Protocol::Udp)
+                    .map(|(pod, port)| SocketAddrV4::new(at(pod), port.get())),
+            }
+        } else if reach.refused {
+            Want::Refusal
+        } else {
+            Want::Silence
+        };
+        if matches!((client, &want), (Place::Node(_), Want::Refusal)) && protocol != Protocol::Tcp {
+            // A kernel sends no error to itself in the name of another.
+            return;
+        }
+        if protocol == Protocol::Sctp && want != Want::Silence {
+            // The way by a node port has more to show, and a pod can't take both.
+            let mut outer = self.model.node_ports().iter();
+            let is_outer = outer.any(|p| (p.service, p.protocol, p.port) == (id, protocol, port));
+            let is_pod = matches!(client, Place::Tenant(_));
+            if (is_outer && is_pod && reach.allowed()) || !self.associates(source, to, backends) {
+                return;
+            }
+        }
+        let service = intent.service_name(id);
+        self.probes.push(Probe {
+            title: format!("{name} to service {service}:{port}/{protocol}"),
+            from: client,
+            to,
+            protocol,
+            fetch,
+            want,
+            because: reach.because,
+        });
+    }
+
+    /// Whether an SCTP association to a service, which is refused where it has no pods, can be shown
+    /// beside those of the plan so far; then it is one of them.
+    ///
+    /// A conntrack that knows no ports of SCTP, such as that of Open vSwitch 3.1 in userspace, tells
+    /// associations apart by their two addresses alone. So a client has one at a time with a pod,
+    /// and what it sends to another port of the same address goes where the first went.
+    pub(super) fn associates(
+        &mut self,
+        client: Ipv4Addr,
+        to: SocketAddrV4,
+        backends: &[(Tenant, Port)],
+    ) -> bool {
+        let tenants: BTreeSet<Tenant> = backends.iter().map(|(tenant, _)| *tenant).collect();
+        let others = self.associations.entry(client).or_default();
+        let is_in_the_way = |(other, behind): &(SocketAddrV4, BTreeSet<Tenant>)| {
+            let both_refuse = behind.is_empty() && tenants.is_empty();
+            let same_address = other.ip() == to.ip() && !both_refuse;
+            *other != to && (same_address || !behind.is_disjoint(&tenants))
+        };
+        let alone = !others.iter().any(is_in_the_way);
+        if alone {
+            others.push((to, tenants));
+        }
+        alone
+    }
+}
