@@ -28,6 +28,8 @@ mod foreign;
 mod gateway;
 mod generations;
 mod groups;
+mod handover;
+mod inherit;
 mod interface;
 mod links;
 mod marks;
@@ -57,6 +59,7 @@ use serde::Serialize;
 use crate::artifact::node::Wiring;
 use crate::artifact::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic};
+use crate::system::netlink::holdings::Holdings;
 use crate::system::{Command, Stage, System, Tool, both, missing};
 use crate::value::Datapath;
 use crate::value::{InterfaceName, StringValue as _};
@@ -542,6 +545,8 @@ fn right_node(artifacts: &Artifacts, links: &Links) -> Result<(), Diagnostic> {
 struct Observed {
     database: Database,
     links: Links,
+    /// All that hangs on interfaces; nothing where no gateway bridge is there or to be.
+    holdings: Holdings,
     /// What nft prints, by the names of the rulesets.
     listings: BTreeMap<String, Option<Vec<u8>>>,
     /// Where others have hooks of nft in the node's own namespace.
@@ -582,7 +587,9 @@ impl Observed {
             let mut database = database?;
             let gateway = artifacts.wiring.gateway().map(|(bridge, _)| bridge.as_str());
             database.count_foreign_flows(gateway, system);
-            Ok((database, links, (listings, chains), proxies::Proxies::read(system)?))
+            let concerned = gateway::concerns(Some(&artifacts.wiring), &database);
+            let holdings = if concerned { system.holdings()? } else { Holdings::default() };
+            Ok((database, (links, holdings), (listings, chains), proxies::Proxies::read(system)?))
         };
         let groups = || match changed {
             Some(difference) if !difference.has_groups => Ok(groups::Groups::new()),
@@ -594,7 +601,7 @@ impl Observed {
         };
         let tables = || both(groups, || (meters(), switch::read(system, bridge)));
         let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(flows, tables));
-        let (database, links, (listings, chains), proxies) = rest?;
+        let (database, (links, holdings), (listings, chains), proxies) = rest?;
         let flows = flows?;
         let opened = flows.is_some() || !database.bridges.contains_key(bridge);
         // After a change, there is nothing more that could mend it.
@@ -607,6 +614,7 @@ impl Observed {
         Ok(Self {
             database,
             links,
+            holdings,
             listings,
             chains,
             flows,
@@ -671,20 +679,16 @@ impl Difference {
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
-        let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
-        let live = observed.database.bridges.get(wiring.bridge.name.as_str());
+        let (database, node) = (&observed.database, &observed.links.node);
+        let gateway = gateway::compare(wiring, database, node, &observed.holdings, system)?;
+        let live = database.bridges.get(wiring.bridge.name.as_str());
         let other_datapath = live.is_some_and(|live| !live.has_datapath(wiring.bridge.datapath));
-        let before = links::Before { former: &state.former, other_datapath, adopt };
+        let (former, going) = (&state.former, &gateway.going);
+        let before = links::Before { former, other_datapath, adopt, going };
         let links = links::compare(wiring, &observed.links, &before)?;
         let findings = links.findings.clone();
-        ports::check_tun(wiring, &observed.database, &observed.links.node)?;
-        let ports = ports::compare(
-            wiring,
-            &observed.database,
-            (&links, &observed.links.node),
-            observed.opened,
-            adopt,
-        )?;
+        ports::check_tun(wiring, database, node)?;
+        let ports = ports::compare(wiring, database, (&links, node), observed.opened, adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;

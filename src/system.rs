@@ -18,6 +18,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::value::NetnsName;
 use guard::{Guard, Guards};
 use netlink::Network;
+use netlink::holdings::Holdings;
 pub(crate) use threads::both;
 
 /// Where executables are looked for; the caller's PATH has no say.
@@ -264,7 +265,10 @@ pub trait System: Sync {
     /// Links, addresses and routes of the node.
     fn network(&self) -> Result<Network, Diagnostic>;
 
-    /// The same of named network namespaces; `None` for one that doesn't exist.
+    /// All that hangs on the interfaces of the node, with every attribute.
+    fn holdings(&self) -> Result<Holdings, Diagnostic>;
+
+    /// Links, addresses and routes of named network namespaces; `None` for one that doesn't exist.
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic>;
 
     /// A kernel setting of the node, or `None` where the kernel doesn't have it.
@@ -351,6 +355,10 @@ impl System for Machine {
 
     fn network(&self) -> Result<Network, Diagnostic> {
         netlink::network()
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        netlink::holdings::holdings()
     }
 
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {

@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
 use super::findings::Finding;
+use super::gateway::Going;
 use super::interface::{Interface, UNMARKED};
 use super::marks::{self, ALIAS};
 use super::owned::{Role, Wanted, mend};
@@ -182,12 +183,14 @@ pub(super) struct Before<'a> {
     pub(super) other_datapath: bool,
     /// Whether egress IPs are taken over that somebody else has put on `lo`.
     pub(super) adopt: bool,
+    /// The gateway bridges that go.
+    pub(super) going: &'a Going,
 }
 
 pub(super) fn compare(
     wiring: &Wiring,
     links: &Links,
-    &Before { former, other_datapath, adopt }: &Before<'_>,
+    &Before { former, other_datapath, adopt, going }: &Before<'_>,
 ) -> Result<LinkSteps, Diagnostic> {
     let mut steps = LinkSteps::default();
     let mut batches = Batches::default();
@@ -229,7 +232,7 @@ pub(super) fn compare(
     checksums(wiring, links, &batches.new, other_datapath, &mut steps.make);
     up(wiring, links, &batches.new, &mut steps.up);
     tun(wiring, links, former, &mut steps.tun);
-    egress_ips(wiring, links, adopt, &mut steps.egress_ips);
+    egress_ips(wiring, links, (adopt, going), &mut steps.egress_ips);
     steps.remove = remove(Some(wiring), links, &gone);
     Ok(steps)
 }
@@ -747,7 +750,7 @@ fn outside<'a>(
 }
 
 /// The egress IPs of this node, and word to the segment of each that is new.
-fn egress_ips(wiring: &Wiring, links: &Links, adopt: bool, step: &mut Step) {
+fn egress_ips(wiring: &Wiring, links: &Links, (adopt, going): (bool, &Going), step: &mut Step) {
     let mut lines = Vec::new();
     let mut announcements = Vec::new();
     for ip in &wiring.egress_ips {
@@ -769,6 +772,8 @@ fn egress_ips(wiring: &Wiring, links: &Links, adopt: bool, step: &mut Step) {
         // A gateway bridge has it by then, whoever has it now.
         let uplink = wiring.gateway().map(|(bridge, _)| bridge.as_str());
         if let Some(interface) = uplink.or_else(|| segment(wiring, links, ip.uplink)) {
+            // And one that goes has given it to its uplink.
+            let interface = going.get(interface).map_or(interface, String::as_str);
             announcements.push(announce(interface, &ip.address.to_string()));
         }
     }
@@ -777,7 +782,7 @@ fn egress_ips(wiring: &Wiring, links: &Links, adopt: bool, step: &mut Step) {
 }
 
 /// The interface by which this node reaches the segment of a subnet as it is: a gateway bridge if
-/// it is up, or where the node has its own address of the subnet.
+/// it is up and has the uplink, or where the node has its own address of the subnet.
 pub(super) fn segment<'a>(
     wiring: &'a Wiring,
     links: &'a Links,
@@ -786,8 +791,12 @@ pub(super) fn segment<'a>(
     let has =
         |link: &Link| links.node.addresses(link).iter().any(|own| subnet.contains(&own.addr()));
     let mut others = links.node.links.iter().filter(|(name, _)| *name != "lo");
-    let gateway = wiring.gateway().map(|(bridge, _)| bridge.as_str());
-    let gateway = gateway.filter(|name| links.node.links.get(*name).is_some_and(|link| link.up));
+    let link = |name: &str| links.node.links.get(name);
+    let gateway = wiring.gateway().filter(|(bridge, uplink)| {
+        link(bridge.as_str()).is_some_and(|link| link.up)
+            && link(uplink.interface.as_str()).is_some_and(|link| link.promiscuous)
+    });
+    let gateway = gateway.map(|(bridge, _)| bridge.as_str());
     gateway.or_else(|| others.find(|(_, link)| has(link)).map(|(name, _)| name.as_str()))
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::change::{Change, Step};
+use super::gateway::GivenBack;
 use super::links::{self, Links, Namespaces};
 use super::ovsdb::{Database, MARK};
 use super::proxies::{self, Proxies};
@@ -11,6 +12,7 @@ use super::state::{State, Store};
 use super::{ROUNDS, bridges, gateway, may_run, qos, rulesets, sysctls};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::System;
+use crate::system::netlink::holdings::Holdings;
 
 /// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
 /// `check`, only tells what there is. A state that can't be read stays, and why is told beside the
@@ -44,11 +46,14 @@ fn steps(state: &State, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
     let mut database = Database::read(system)?;
     database.count_foreign_flows(None, system);
     let links = Links::read(system, &state.half_made, &Namespaces::new())?;
+    let concerned = gateway::concerns(None, &database);
+    let holdings = if concerned { system.holdings()? } else { Holdings::default() };
     let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
         let mut step = Step::default();
-        if gateway::give_back(name, bridge, &links.node, &mut step) {
+        let given = gateway::give_back(name, bridge, &links.node, &holdings, &mut step)?;
+        if given != GivenBack::NotOurs {
             steps.push(step);
         } else if bridge.external_ids.contains_key(MARK) {
             steps.push(bridges::remove(name, bridge, &links.node));

@@ -11,6 +11,7 @@ use crate::apply::{KEEP, Options, Outcome, STATE_DIRECTORY, apply, apply_current
 use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, Report, counted, json};
 use crate::system::netlink::Network;
+use crate::system::netlink::holdings::Holdings;
 use crate::system::{Command, Machine, Output, Stage, System, Tool};
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
@@ -242,6 +243,10 @@ impl System for Shown {
 
     fn network(&self) -> Result<Network, Diagnostic> {
         self.machine.network()
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        self.machine.holdings()
     }
 
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {

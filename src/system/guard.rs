@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
-use super::{Command, Machine, System as _};
 use super::netlink::{self, Network};
+use super::{Command, Machine, System as _};
 use crate::diagnostic::Diagnostic;
 use crate::value::NetnsName;
 

@@ -1,6 +1,7 @@
 //! Links, addresses and routes as the kernel tells them over netlink (RFC 3549).
 
 mod ethtool;
+pub mod holdings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -15,8 +16,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoMacVlan, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoMacVlan, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -75,6 +76,8 @@ pub struct Link {
     pub up: bool,
     /// Whether something listens to all of its frames, as a bridge does that has it as a port.
     pub promiscuous: bool,
+    /// Whether `peer` is a number of another namespace.
+    pub peer_apart: bool,
     /// Its attributes that nobody has to set.
     pub traits: Traits,
 }
@@ -235,9 +238,7 @@ fn failed(error: &io::Error) -> Diagnostic {
 
 /// What the namespace of this thread has.
 fn read() -> io::Result<Network> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = socket()?;
     let mut network = Network::default();
     dump(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
         if let RouteNetlinkMessage::NewLink(message) = message {
@@ -312,6 +313,13 @@ fn disciplines(socket: &Socket, network: &mut Network) -> io::Result<()> {
     })
 }
 
+fn socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
 /// Asks for all objects of a kind and hands each to `take`.
 fn dump(
     socket: &Socket,
@@ -365,13 +373,23 @@ fn link(message: LinkMessage) -> (String, Link) {
             LinkAttribute::Address(bytes) => link.mac = bytes,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::LinkNetNsId(_) => link.peer_apart = true,
             LinkAttribute::Promiscuity(count) => link.promiscuous = count > 0,
             LinkAttribute::LinkInfo(info) => {
-                link.kind = info.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
                 link.traits.shared = info.iter().any(is_shared);
+                for info in info {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vxlan(data)) => {
+                            let below = data.iter().find_map(|data| match data {
+                                InfoVxlan::Link(index) => Some(*index),
+                                _ => None,
+                            });
+                            link.peer = link.peer.or(below.filter(|index| *index != 0));
+                        }
+                        _ => {}
+                    }
+                }
             }
             LinkAttribute::TxQueueLen(length) => link.traits.queue_length = length,
             LinkAttribute::Controller(index) => link.traits.master = Some(index),

@@ -16,6 +16,7 @@ use ringfence::artifact::node::Wiring;
 use ringfence::diagnostic::{Code, Diagnostic};
 use ringfence::lab;
 use ringfence::system::netlink::Network;
+use ringfence::system::netlink::holdings::Holdings;
 use ringfence::system::{Command, Output, System, Tool};
 use ringfence::value::NetnsName;
 
@@ -43,6 +44,10 @@ impl System for Untouchable {
     }
 
     fn network(&self) -> Result<Network, Diagnostic> {
+        panic!("the links were read")
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
         panic!("the links were read")
     }
 

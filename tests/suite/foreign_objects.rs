@@ -1,6 +1,7 @@
 //! What somebody else has on a node, under whatever name and made at whatever moment, is the same
 //! before and after every run of `apply`, `rollback` and `teardown`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -12,6 +13,7 @@ use crate::support::{PROGRAM, Run, ringfence};
 use ringfence::apply::{Options, apply, teardown};
 use ringfence::diagnostic::Diagnostic;
 use ringfence::system::netlink::Network;
+use ringfence::system::netlink::holdings::Holdings;
 use ringfence::system::{Command, Machine, Output, System, Tool};
 use ringfence::value::NetnsName;
 
@@ -536,6 +538,10 @@ impl System for Meddled {
 
     fn network(&self) -> Result<Network, Diagnostic> {
         Machine.network()
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        Machine.holdings()
     }
 
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {

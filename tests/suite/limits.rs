@@ -243,10 +243,11 @@ fn a_tree_on_a_full_disk_is_an_error_and_whole_afterwards() {
 
 #[test]
 fn many_changes_are_told_by_kind_and_owner() {
-    let pods: String =
+    let pods: Vec<String> =
         (0..60).map(|number| format!("      - {{name: p-{number}, node: node-1}}\n")).collect();
-    let rules: String =
+    let rules: Vec<String> =
         (0..150).map(|number| format!("      - allow: {{cidr: 203.0.{number}.0/24}}\n")).collect();
+    let (pods, rules) = (pods.concat(), rules.concat());
     let text = NETWORK
         .replace("    pods:\n", &format!("    pods:\n{pods}"))
         .replace("    rules: [{allow: {cidr: 203.0.113.0/24}}, ", &format!("    rules:\n{rules}"))

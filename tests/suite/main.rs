@@ -16,6 +16,7 @@ mod faults;
 mod foreign_objects;
 mod frames;
 mod gateway;
+mod gateway_uplink;
 mod generations;
 mod golden;
 mod hostile;
