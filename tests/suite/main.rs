@@ -5,6 +5,7 @@
 mod ansible;
 mod apply;
 mod bandwidth;
+mod chaos;
 mod confirm;
 mod connections;
 mod diagnostics;
