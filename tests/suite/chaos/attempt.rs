@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -50,11 +51,12 @@ impl Nodes {
 /// What happened in an attempt so far.
 struct Teller {
     story: Vec<String>,
+    begin: Instant,
 }
 
 impl Teller {
     fn tell(&mut self, line: impl Into<String>) {
-        self.story.push(line.into());
+        self.story.push(format!("{:6.2} {}", self.begin.elapsed().as_secs_f32(), line.into()));
     }
 
     fn fail<T>(&self, promise: impl Into<String>, details: Vec<String>) -> Result<T, Failure> {
@@ -148,40 +150,18 @@ pub(super) fn make(
 ) -> Result<Vec<(String, String)>, Failure> {
     let mut chance = Chance::of(seed, number);
     let chance = &mut chance;
-    let mut teller = Teller { story: Vec::new() };
+    let mut teller = Teller { story: Vec::new(), begin: Instant::now() };
     let (a, b) = worlds(chance, directory, &mut teller);
-    let node = &nodes.main.node;
-    node.plan(None, "");
-    settle(node, &a, &mut None, &mut teller, 1)?;
-    let before = take(node);
-
-    let deed = chance.percent(60).then(|| *chance.pick(DEEDS));
-    let fault = (deed.is_none() || chance.percent(35)).then(|| Fault::random(chance));
-    let mut foreign = None;
-    let mut kinds = Vec::new();
-    if let Some(deed) = deed {
-        kinds.push(deed.name.to_owned());
-        let luck = chance.below(1000);
-        if !commit(node, &deed, luck, &before, &mut foreign, &mut teller)? {
-            return Ok(vec![(deed.name.to_owned(), "nothing to do it to".to_owned())]);
-        }
-    }
-    let mut outcome = String::new();
-    if let Some(fault) = fault {
-        kinds.push(fault.name());
-        outcome = disturbed(node, &fault, &a, &b, chance, &mut teller)?;
-        outcome.push_str(", ");
-    }
-    let runs = settle(node, &b, &mut foreign, &mut teller, 3)?;
-    outcome.push_str(match runs {
-        1 => "new by the next run",
-        2 => "new by the 2nd run",
-        _ => "new by the 3rd run",
+    let mut aside = Teller { story: Vec::new(), begin: teller.begin };
+    let Nodes { main, other } = nodes;
+    let whole = chance.percent(30);
+    let (met, fresh) = std::thread::scope(|scope| {
+        let fresh = scope.spawn(|| fresh(other, &b, whole, &mut aside));
+        let met = meet(&main.node, &a, &b, chance, &mut teller);
+        (met, fresh.join().unwrap())
     });
-    settled(node, &b, &mut teller)?;
-    let after = take(node);
-    let fresh = fresh(&nodes.other, &b, &mut teller)?;
-    let mut expected = fresh;
+    let Met { kinds, outcome, foreign, after } = met?;
+    let mut expected = fresh?;
     if let Some(foreign) = &foreign {
         expected.extend(foreign.lines.iter().cloned());
     }
@@ -190,12 +170,55 @@ pub(super) fn make(
         return teller.fail("the node is not like one that has only seen the last world", found);
     }
     if let Some(foreign) = foreign {
-        node.shell(&format!("{FUNCTIONS}{}", foreign.undo));
+        main.node.shell(&format!("{FUNCTIONS}{}", foreign.undo));
     }
     if chance.percent(25) {
-        teardown(&nodes.main, &mut teller)?;
+        teardown(main, true, &mut teller)?;
     }
     Ok(kinds.into_iter().map(|kind| (kind, outcome.clone())).collect())
+}
+
+/// What a node has met on its way to the last world, and how it is there.
+struct Met {
+    kinds: Vec<String>,
+    outcome: String,
+    foreign: Option<Foreign>,
+    after: Snapshot,
+}
+
+/// Brings a node into the first world, and with disturbances into the last.
+fn meet(
+    node: &Node,
+    a: &Files,
+    b: &Files,
+    chance: &mut Chance,
+    teller: &mut Teller,
+) -> Result<Met, Failure> {
+    node.plan(None, "");
+    settle(node, a, &mut None, teller, 1)?;
+    let deed = chance.percent(60).then(|| *chance.pick(DEEDS));
+    let fault = (deed.is_none() || chance.percent(35)).then(|| Fault::random(chance));
+    let mut foreign = None;
+    let mut kinds = Vec::new();
+    let mut outcome = String::new();
+    if let Some(deed) = deed {
+        kinds.push(deed.name.to_owned());
+        if !commit(node, &deed, chance.below(1000), &mut foreign, teller)? {
+            outcome.push_str("nothing to do it to, ");
+        }
+    }
+    if let Some(fault) = fault {
+        kinds.push(fault.name());
+        outcome.push_str(&disturbed(node, &fault, a, b, chance, teller)?);
+        outcome.push_str(", ");
+    }
+    outcome.push_str(match settle(node, b, &mut foreign, teller, 3)? {
+        1 => "new by the next run",
+        2 => "new by the 2nd run",
+        _ => "new by the 3rd run",
+    });
+    settled(node, b, teller)?;
+    Ok(Met { kinds, outcome, foreign, after: take(node) })
 }
 
 /// Does something to the node by hand; false where there is nothing to do it to.
@@ -203,10 +226,11 @@ fn commit(
     node: &Node,
     deed: &Deed,
     luck: usize,
-    before: &Snapshot,
     foreign: &mut Option<Foreign>,
     teller: &mut Teller,
 ) -> Result<bool, Failure> {
+    let foreigners = matches!(deed.kind, Kind::Theirs { .. });
+    let before = if foreigners { take(node) } else { Snapshot::new() };
     let (said, status) = node.shell(&format!("R={luck}\n{FUNCTIONS}{}", deed.script));
     if status != 0 {
         if status != 9 {
@@ -225,7 +249,7 @@ fn commit(
             }
         }
         Kind::Theirs { undo, names } => {
-            let lines = take(node).difference(before).cloned().collect();
+            let lines = take(node).difference(&before).cloned().collect();
             let lines = if names == "-" { Snapshot::new() } else { lines };
             *foreign = Some(Foreign { lines, undo, names });
         }
@@ -278,7 +302,8 @@ fn disturbed(
         node.done(&keep);
     }
     let fired = node.shell("cat /mnt/chaos/fired 2>/dev/null").0;
-    teller.tell(format!("  at: {}", fired.trim()));
+    let commands = node.shell("ls /mnt/chaos/at | wc -l").0;
+    teller.tell(format!("  at, of {} commands: {}", commands.trim(), fired.trim()));
     node.plan(None, "");
     let killed = [-1, 137, 130, 143, 134, 152, 153].contains(&run.status);
     if matches!(fault, Fault::Killed(_)) && run.status == 124 {
@@ -375,18 +400,27 @@ fn settled(node: &Node, files: &Files, teller: &mut Teller) -> Result<(), Failur
 }
 
 /// What a node is like that has only seen these files. The state directory is its own.
-fn fresh(subject: &Subject, files: &Files, teller: &mut Teller) -> Result<Snapshot, Failure> {
-    teardown(subject, teller)?;
+fn fresh(
+    subject: &Subject,
+    files: &Files,
+    whole: bool,
+    teller: &mut Teller,
+) -> Result<Snapshot, Failure> {
+    teller.tell("on the other node:");
+    teardown(subject, whole, teller)?;
     settle(&subject.node, files, &mut None, teller, 1)?;
     Ok(take(&subject.node))
 }
 
-/// Takes all down: what is left is what was there before.
-fn teardown(subject: &Subject, teller: &mut Teller) -> Result<(), Failure> {
+/// Takes all down: what is left is what was there before, as far as it is looked at.
+fn teardown(subject: &Subject, whole: bool, teller: &mut Teller) -> Result<(), Failure> {
     let run = subject.node.ringfence(&[], &["teardown"]);
     teller.check("teardown", &run)?;
     if run.status != 0 {
         return teller.fail("a teardown fails", vec![run.stderr]);
+    }
+    if !whole {
+        return Ok(());
     }
     // Kernel settings stay as they are.
     let left = take(&subject.node);

@@ -28,7 +28,7 @@ ip link add eth0 address 02:00:c0:a8:0c:0b type veth peer name w0 address 02:00:
 ip link set eth0 up
 ip -n wire link set w0 up
 ethtool -K eth0 tx off >/dev/null
-ip address add 192.168.12.11/24 dev eth0
+ip address add 192.168.12.11/24 broadcast + dev eth0
 ip route add default via 192.168.12.1
 sysctl -qw net.ipv4.ip_forward=1
 for n in 0 1; do ip netns add theirs-$n; done
@@ -161,11 +161,6 @@ impl Node {
         let busy = "pgrep -x 'ringfence|ip|nft|ovs-vsctl|ovs-ofctl|ovs-appctl|ovsdb-client|ethtool|sysctl|\
                     install|rm|arping|conntrack' -r D,R,S >/dev/null || [ -e /mnt/chaos/busy ]";
         until("what a killed run left behind has ended", || self.shell(busy).1 != 0);
-    }
-
-    /// The node's process, for people who look at it.
-    pub(super) fn pid(&self) -> u32 {
-        self.host.pid()
     }
 }
 

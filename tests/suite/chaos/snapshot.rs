@@ -11,19 +11,20 @@ use super::node::Node;
 pub(super) type Snapshot = BTreeSet<String>;
 
 /// Prints all there is, each kind after its name.
-const SCRIPT: &str = r#"
+const SCRIPT: &str = r#"exec 2>/dev/null
+PATH=/mnt/real:$PATH
 cat >/mnt/inside <<'S'
 echo "@link $1"; ip -d -j addr show
 echo "@route $1"; ip route show table all; ip -6 route show table all
 echo "@rule $1"; ip rule; ip -6 rule
 echo "@neighbour $1"; ip neigh show nud permanent
 echo "@nft $1"; nft -s list ruleset
-echo "@tc $1"; tc qdisc show; for dev in $(ls /sys/class/net); do tc class show dev $dev; tc filter show dev $dev; done
+echo "@tc $1"; tc qdisc show | grep -v noqueue >/mnt/tc; cat /mnt/tc; for dev in $(sed 's/.* dev \([^ ]*\).*/\1/' /mnt/tc | sort -u); do tc class show dev $dev; tc filter show dev $dev; done
 echo "@sysctl $1"; grep -s '' /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/ipv4/conf/*/arp_* /proc/sys/net/ipv4/conf/*/proxy_arp* /proc/sys/net/ipv4/conf/*/send_redirects /proc/sys/net/ipv4/conf/*/route_localnet /proc/sys/net/ipv6/conf/*/disable_ipv6 /proc/sys/net/ipv6/conf/*/addr_gen_mode
 S
 sh /mnt/inside node
 for netns in $(ls /run/netns 2>/dev/null); do
-	mnt=$(/mnt/real/ip netns exec $netns sh /mnt/inside $netns 2>&1) && echo "$mnt" || echo "@hollow $netns
+	inside=$(ip netns exec $netns sh /mnt/inside $netns) && echo "$inside" || echo "@hollow $netns
 it is no namespace"
 done
 echo '@ovsdb node'; ovsdb-client dump Open_vSwitch -f json
@@ -34,10 +35,10 @@ for bridge in $(ovs-vsctl --timeout=20 list-br); do
 	echo "@fragments $bridge"; ovs-ofctl get-frags $bridge --timeout=20
 done
 echo '@file node'
-find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /run/netns/\* -prune -o ! -type d -printf '%p %y %m %l\n' 2>/dev/null
-find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -type d -printf '%p %y %m\n' 2>/dev/null
+find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /run/netns/\* -prune -o ! -type d -printf '%p %y %m %l\n' 2>/dev/null
+find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -type d -printf '%p %y %m\n' 2>/dev/null
 echo '@content node'
-find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /run/netns -prune -o -type f -size -1000k -exec sha1sum {} + 2>/dev/null
+find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /run/netns -prune -o -type f -size -1000k -exec sha1sum {} + 2>/dev/null
 echo '@netns node'; ls /run/netns 2>/dev/null
 echo "@process $$"; ps -eo pid,ppid,stat,args
 "#;
@@ -86,8 +87,9 @@ fn random_mac(name: &str) -> bool {
 }
 
 fn plain(line: &str) -> String {
-    let volatile = ["fe80:", "refcnt ", "linkdown", "expires "];
-    if line.contains("fe80:") {
+    let volatile = ["linkdown"];
+    // The kernel makes those of IPv6 by itself, when it has asked whether an address is free.
+    if line.contains("fe80:") || line.contains("ff00::/8") {
         return String::new();
     }
     let mut words = Vec::new();
@@ -269,9 +271,16 @@ fn name_rows(value: &mut Value, rows: &Rows, depth: usize) {
     }
 }
 
+/// Words of lines that don't count, with `|` between them: for the time until a fault is mended.
+const KNOWN: &str = "RINGFENCE_CHAOS_KNOWN";
+
 /// What one has and the other lacks, both ways.
 pub(super) fn difference(found: &Snapshot, expected: &Snapshot) -> Vec<String> {
+    let known = std::env::var(KNOWN).unwrap_or_default();
+    let counts = |line: &String| {
+        !known.split('|').any(|words| !words.is_empty() && line.contains(words))
+    };
     let more = found.difference(expected).map(|line| format!("+ {line}"));
     let less = expected.difference(found).map(|line| format!("- {line}"));
-    more.chain(less).collect()
+    more.chain(less).filter(counts).collect()
 }

@@ -285,7 +285,7 @@ impl World {
             "nodeAccess": access[self.node_access],
         });
         if self.blocks {
-            cluster["blockNodePorts"] = json!([{"protocol": "UDP", "interface": "eth0"}]);
+            cluster["blockNodePorts"] = json!([{"protocol": "UDP", "interface": "eth7"}]);
         }
         let nodes: Vec<Value> = (0..self.nodes).map(|number| self.node(number)).collect();
         let mut state = json!({"version": 1, "cluster": cluster, "nodes": nodes});
@@ -421,13 +421,14 @@ impl World {
         }
         let rules = project.policy.iter().map(|(allow, target, ports)| {
             let key = if TARGETS[*target].contains('/') { "cidr" } else { "dnsName" };
-            let ports = match ports {
-                0 => json!([]),
-                1 => json!([{"port": 80}]),
-                _ => json!([{"protocol": "udp", "port": 53, "endPort": 60}]),
-            };
+            let mut target = json!({key: TARGETS[*target]});
+            match ports {
+                0 => {}
+                1 => target["ports"] = json!([{"port": 80}]),
+                _ => target["ports"] = json!([{"protocol": "udp", "port": 53, "endPort": 60}]),
+            }
             let verdict = if *allow { "allow" } else { "deny" };
-            json!({verdict: {key: TARGETS[*target], "ports": ports}})
+            json!({verdict: target})
         });
         let rules: Vec<Value> = rules.collect();
         Some(json!({"project": PROJECTS[project.name], "rules": rules}))
