@@ -6,7 +6,7 @@ set -eu
 # Servers that the tests start themselves, in network namespaces: package and service.
 servers='squid:squid haproxy:haproxy openssh-server:ssh'
 packages="gcc libc6-dev openvswitch-switch nftables conntrack iproute2 ethtool iputils-arping procps util-linux
-	openssh-client ansible-core curl git python3 rsync $(echo "$servers" | sed 's/:[a-z]*//g')"
+	openssh-client ansible-core curl git python3 rsync shellcheck $(echo "$servers" | sed 's/:[a-z]*//g')"
 
 lacking=
 for package in $packages; do

@@ -19,16 +19,16 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
+use crate::dataplane::origin::hash;
 use crate::diagnostic::{Code, Diagnostic, Report, counted};
+use crate::diagnostic::{Place, Sources};
 use crate::intent::{
     Addresses, Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId,
 };
-use crate::lockfile::{self, Entry, Lock, OutsidePort};
-use crate::names;
+use crate::lock::names;
+use crate::lock::{self, Entry, Lock, OutsidePort};
 use crate::pipeline::OfPort;
 use crate::resolve::outside_subnet;
-use crate::source::{Place, Sources};
-use crate::subject::hash;
 use crate::value::{Mac, NodePort, Vnid};
 use networks::Networks;
 use retired::Retired;
@@ -678,7 +678,7 @@ impl Allocator<'_> {
              yet, and run `ringfence lock`",
         );
         let Some(source) = self.source else { return diagnostic };
-        let place = |(section, key)| lockfile::place_of(self.sources, source, section, key);
+        let place = |(section, key)| lock::place_of(self.sources, source, section, key);
         diagnostic.at(place(keys[0])).related(place(keys[1]), "the other")
     }
 }

@@ -49,11 +49,11 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::artifact::node::Wiring;
+use crate::artifact::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::plan::Wiring;
-use crate::plan::proxy::Proxy;
-use crate::spec::Datapath;
 use crate::system::{Stage, System, Tool, both, missing};
+use crate::value::Datapath;
 use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step};
@@ -65,8 +65,8 @@ pub use generations::{Generation, Generations, KEEP, generations};
 use links::{Links, Namespaces};
 use ovsdb::{Database, MARK};
 use rulesets::Place;
+pub use signature::SIGNERS;
 use signature::Signers;
-pub use signature::{SIGNATURE, SIGNERS};
 pub use snapshot::snapshot;
 use state::{Kept, Loaded, State, Store};
 pub use status::{Drift, Status, status};
@@ -316,7 +316,8 @@ fn bring(
         if let Some(confirm) = confirm {
             confirm.begin(&state, store, system)?;
         }
-        system.at(Stage::Disturbing(&outcome.disturbs));
+        let lines: Vec<String> = outcome.disturbs.iter().map(ToString::to_string).collect();
+        system.at(Stage::Disturbing(&lines));
         let converged = converge(difference, artifacts, look, &mut state, options.adopt, system);
         if let Err(reason) = converged {
             outcome.rolled_back = Some(take_back(reason, state, store, system)?);

@@ -10,6 +10,7 @@ mod lock;
 mod progress;
 mod resolve;
 mod rollback;
+pub mod schema;
 mod snapshot;
 mod status;
 mod teardown;
@@ -22,9 +23,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::diagnostic::Sources;
 use crate::diagnostic::{Report, github, human, json, sarif};
-use crate::load::Loaded;
-use crate::source::Sources;
+use crate::driver::load::Loaded;
 
 /// How a run ended. Scripts rely on the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +101,8 @@ enum Command {
 #[derive(Debug, Args)]
 struct Schema {
     /// Of what
-    #[arg(value_enum, default_value_t = crate::schema::Subject::DesiredState)]
-    subject: crate::schema::Subject,
+    #[arg(value_enum, default_value_t = crate::cli::schema::Subject::DesiredState)]
+    subject: crate::cli::schema::Subject,
 }
 
 /// Where the desired state is.
@@ -172,7 +173,7 @@ pub fn main() -> ExitCode {
         }
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Schema(Schema { subject }) => {
-            print(&json::pretty(&crate::schema::of(subject)));
+            print(&json::pretty(&crate::cli::schema::of(subject)));
             Exit::Done
         }
     }

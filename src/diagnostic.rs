@@ -9,10 +9,10 @@ pub mod github;
 pub mod human;
 pub mod json;
 pub mod sarif;
+mod source;
 
 pub use code::{Code, Severity};
-
-use crate::source::Place;
+pub use source::{Place, Source, Sources};
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,14 +10,13 @@ use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
-use crate::source::Place;
-use crate::spec::{
-    Datapath, Labels, Mode, Platform, Protocol, RpFilter, ServiceType, SessionAffinity,
-};
+use crate::diagnostic::Place;
+use crate::spec::{Labels, Mode, Platform, RpFilter, ServiceType, SessionAffinity};
 use crate::value::{
     Bandwidth, DnsName, HostName, InterfaceName, Mac, Name, NameServer, NetnsName, NodePort, Port,
     Span, Vnid,
 };
+use crate::value::{Datapath, Protocol};
 
 /// The whole of it.
 #[derive(Debug)]

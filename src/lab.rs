@@ -18,13 +18,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic};
+use crate::emit::Renderer;
 use crate::intent::NodeId;
+use crate::lower::{Common, Plan};
 use crate::model::Model;
-use crate::plan::{Common, Plan};
-use crate::render::Renderer;
-use crate::source::Sources;
-use crate::spec::Datapath;
+use crate::value::Datapath;
 use crate::value::{InterfaceName, StringValue as _};
 
 pub use agent::run as run_agent;
@@ -167,7 +167,7 @@ impl Lab {
             let files = renderer.node(id, &Plan::of(&common, id)?)?.files;
             for (path, bytes) in files {
                 let path = self.files(id).join(path);
-                crate::output::write_atomically(&path, &bytes)
+                crate::files::write_atomically(&path, &bytes)
                     .map_err(|error| failed(&error.to_string()))?;
             }
         }

@@ -1,40 +1,39 @@
 //! ringfence compiles a declarative description of multi-tenant networks for Open vSwitch, and
 //! applies it.
 //!
-//! The stages, each in its module: [`source`] reads texts, [`document`] parses them into the wire
-//! types of [`spec`], [`resolve`] turns names into the ids of an [`intent`], [`allocate`] adds the
-//! numbers that a [`lockfile`] keeps, and both make a [`model`]. [`dns`] asks name servers for
-//! what [`names`] puts into the lock file. [`plan`] lowers it to one node's
-//! [`flow`]s, links and [`nft`] rules along the tables of [`pipeline`]; [`render`] and [`output`]
-//! make files of them; [`apply`] makes a node match its files through [`system`]. [`reach`] says
-//! what the intent means for a packet, [`evaluate`] what flows do with it, and [`lab`] what real
-//! nodes do.
+//! The rooms, in the order of the data flow. No room uses one that stands behind it, but for those
+//! in the last group:
+//!
+//! - [`value`], [`diagnostic`], [`files`]: checked scalars; findings, their places and codes; files
+//! - [`pipeline`], [`dataplane`]: tables and registers; flows, groups and rulesets as types
+//! - [`artifact`]: the contract between compiling and applying: files, `node.json`, names on a node
+//! - [`spec`], [`input`]: the wire types of the desired state; texts, YAML and their structure
+//! - [`resolve`] → [`intent`]: names to ids, and every restriction
+//! - [`lock`], [`allocate`] → [`model`]: the numbers that must not move; intent with numbers
+//! - [`lower`], [`emit`]: one node's flows, links and rules; their bytes and the output tree
+//! - [`verify`]: what is meant for a packet, and what flows do with it
+//! - [`driver`]: the stages in a row
+//! - [`system`], [`apply`]: the one door to the machine; make a node match its files
+//! - [`lab`], [`cli`]: the whole network in namespaces of this machine; the commands
 
 pub mod allocate;
 pub mod apply;
+pub mod artifact;
 pub mod cli;
-pub mod compile;
+pub mod dataplane;
 pub mod diagnostic;
-pub mod dns;
-pub mod document;
-pub mod evaluate;
-pub mod flow;
+pub mod driver;
+pub mod emit;
+pub mod files;
+pub mod input;
 pub mod intent;
 pub mod lab;
-pub mod load;
-pub mod lockfile;
+pub mod lock;
+pub mod lower;
 pub mod model;
-pub mod names;
-pub mod nft;
-pub mod output;
 pub mod pipeline;
-pub mod plan;
-pub mod reach;
-pub mod render;
 pub mod resolve;
-pub mod schema;
-pub mod source;
 pub mod spec;
-pub mod subject;
 pub mod system;
 pub mod value;
+pub mod verify;

@@ -11,16 +11,17 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
-use crate::flow::Group;
+use crate::dataplane::openflow::{free_number, group_number};
+use crate::dataplane::origin::{Cookie, Subject, hash};
+use crate::diagnostic::Place;
 pub use crate::intent::Tenant;
 use crate::intent::{
     Addresses, BlockAt, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
     RouterId, ServiceId, ServicePort, Verdict,
 };
-use crate::source::Place;
-use crate::spec::{Datapath, Mode, Protocol};
-use crate::subject::{Cookie, Subject, hash};
+use crate::spec::Mode;
 use crate::value::{Bandwidth, InterfaceName, Port, StringValue, Vnid};
+use crate::value::{Datapath, Protocol};
 
 const EVERYTHING: [Ipv4Net; 1] = [Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)];
 
@@ -530,26 +531,12 @@ fn meters(intent: &Intent) -> Vec<Option<u32>> {
     intent.pods().map(number).collect()
 }
 
-/// The number that the group of the object with this cookie has, unless another has it.
-#[must_use]
-pub fn group_number(cookie: Cookie) -> u32 {
-    free_number(cookie.get(), &BTreeSet::new())
-}
-
-/// The number of a group or bucket that follows from a hash, or the next that is free.
-pub(crate) fn free_number(hash: u64, taken: &BTreeSet<u32>) -> u32 {
-    let size = u64::from(Group::LAST);
-    let start = (hash & 0xffff_ffff) % size;
-    let numbers = (start..size).chain(0..start).map(|n| u32::try_from(n + 1).unwrap_or(1));
-    numbers.into_iter().find(|number| !taken.contains(number)).unwrap_or(1)
-}
-
 /// The name of the veth on the node's side of the object with this cookie: as much of the cookie's
 /// end as 15 bytes have room for.
 #[must_use]
 pub fn veth_name(cookie: Cookie) -> Option<InterfaceName> {
     let digits = format!("{:016x}", cookie.get());
-    InterfaceName::parse(&format!("{}{}", crate::pipeline::VETH_PREFIX, &digits[4..])).ok()
+    InterfaceName::parse(&format!("{}{}", crate::artifact::host::VETH_PREFIX, &digits[4..])).ok()
 }
 
 /// A rule as flows' comments and the source map show it: `deny 0.0.0.0/0 tcp/1-1023`.

@@ -26,10 +26,10 @@ pub(crate) use addresses::outside_subnet;
 pub(crate) use cluster::special_ranges;
 pub(crate) use outside::link_local;
 
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic, Report, nearest};
-use crate::document::{At, Documents, unsupported_version};
+use crate::input::{At, Documents, unsupported_version};
 use crate::intent::{self, Intent, NodeId, ProjectId};
-use crate::source::Place;
 use crate::spec::{self, DesiredState, Selector};
 use crate::value::{Invalid, Name, ipv4};
 use outside::Outside;

@@ -10,6 +10,7 @@ mod egress_router;
 mod mdns;
 mod node;
 mod project;
+pub mod schema;
 mod selector;
 mod service;
 
@@ -21,7 +22,7 @@ pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter, ProxyRule, RouterMode};
 pub use mdns::Mdns;
-pub use node::{Datapath, Node, NodePortBlock, RpFilter, Uplink};
+pub use node::{Node, NodePortBlock, RpFilter, Uplink};
 pub use project::{Join, Pod, PodBandwidth, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
 pub use service::{
@@ -69,37 +70,4 @@ pub struct DesiredState {
     /// Names that nodes announce on their own network by multicast DNS, for services.
     #[serde(default)]
     pub mdns: Vec<Mdns>,
-}
-
-/// A transport protocol with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP (RFC 9293).
-    Tcp,
-    /// UDP (RFC 768).
-    Udp,
-    /// SCTP (RFC 9260).
-    Sctp,
-}
-
-impl Protocol {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// The name that YAML, nft and Open vSwitch have for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-}
-
-impl std::fmt::Display for Protocol {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
 }

@@ -10,7 +10,6 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::apply::Disturbance;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::value::NetnsName;
 use netlink::Network;
@@ -185,8 +184,8 @@ pub struct Output {
 pub enum Stage<'a> {
     /// The node is read.
     Reading,
-    /// The node is about to be changed, and this is what notices.
-    Disturbing(&'a [Disturbance]),
+    /// The node is about to be changed, and this is what notices, a line each.
+    Disturbing(&'a [String]),
     /// One of the commands that change it is about to run.
     Changing {
         /// Which of them, from 1.

@@ -7,6 +7,7 @@
 mod address;
 mod bandwidth;
 mod cluster_ip;
+mod datapath;
 mod dns_name;
 mod host;
 mod host_address;
@@ -17,11 +18,13 @@ mod moment;
 mod name;
 mod name_server;
 mod number;
+mod protocol;
 mod span;
 
 pub use address::{Address, Cidr, ipv4};
 pub use bandwidth::Bandwidth;
 pub use cluster_ip::ClusterIp;
+pub use datapath::Datapath;
 pub use dns_name::DnsName;
 pub use host::{Host, HostName, Site};
 pub use host_address::HostAddress;
@@ -33,6 +36,7 @@ pub use name::Name;
 pub use name_server::NameServer;
 pub(crate) use number::check as check_number;
 pub use number::{NodePort, Port, Vnid};
+pub use protocol::Protocol;
 pub use span::Span;
 
 use crate::diagnostic::{Code, Diagnostic};

@@ -5,13 +5,13 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
+use ringfence::diagnostic::Sources;
+use ringfence::driver::load::Loaded;
+use ringfence::emit::Renderer;
 use ringfence::lab::{Hold, Host, Role};
-use ringfence::load::Loaded;
+use ringfence::lower::{Common, Plan};
 use ringfence::model::Model;
-use ringfence::plan::{Common, Plan};
-use ringfence::render::Renderer;
-use ringfence::source::Sources;
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 use crate::world::{self, Size};
 
@@ -127,7 +127,7 @@ fn write_node(state: &Path, out: &Path) -> std::path::PathBuf {
     let (id, _) = model.intent().nodes().find(|(_, n)| n.name.as_str() == NODE).expect("a node");
     let plan = Plan::of(&common, id).expect("a plan");
     for (path, bytes) in renderer.node(id, &plan).expect("files").files {
-        ringfence::output::write_atomically(&out.join(path), &bytes).expect("a file");
+        ringfence::files::write_atomically(&out.join(path), &bytes).expect("a file");
     }
     out.to_owned()
 }

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ringfence::compile::compile;
+use ringfence::driver::compile::compile;
+use ringfence::driver::load::Loaded;
+use ringfence::emit::output::Output;
 use ringfence::intent::NodeId;
-use ringfence::load::Loaded;
-use ringfence::output::Output;
 
 use crate::world::{self, Size};
 

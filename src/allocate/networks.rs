@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::intent::{Intent, Membership};
-use crate::lockfile::Lock;
+use crate::lock::Lock;
 use crate::value::Vnid;
 
 /// The sections `joined` and `left` of the lock file.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Allocator, Numbers, by_name};
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::intent::{Intent, Service, ServiceAddress, ServicePort};
-use crate::spec::{Protocol, ServiceType};
+use crate::spec::ServiceType;
+use crate::value::Protocol;
 use crate::value::{NodePort, Port};
 
 /// A port of all nodes, by protocol.

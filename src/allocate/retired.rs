@@ -9,10 +9,10 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::Numbers;
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::intent::{Fixed, Intent, NodeId, ServiceAddress};
-use crate::lockfile::Lock;
-use crate::source::Place;
+use crate::lock::Lock;
 
 /// Addresses with those that had them last, as `pod/project/name`, `router/name` or
 /// `service/project/name`.

@@ -7,12 +7,12 @@ use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::signature::{SIGNATURE, Signers};
+use super::signature::Signers;
+use crate::artifact::layout::{self, FLOWS, GROUPS, MANIFEST, NODE, RULESET, SIGNATURE, SOURCEMAP};
+use crate::artifact::manifest::Manifest;
+use crate::artifact::node::{Router, Wiring};
+use crate::dataplane::origin::Cookie;
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
-use crate::output::MANIFEST;
-use crate::plan::{Router, Wiring};
-use crate::render::Manifest;
-use crate::subject::Cookie;
 
 /// The most bytes of one file.
 const MAX_BYTES: u64 = 1 << 30;
@@ -38,14 +38,9 @@ pub(super) struct Artifacts {
     others: BTreeMap<String, Vec<u8>>,
 }
 
-const FLOWS: &str = "flows.ofctl";
-const GROUPS: &str = "groups.ofctl";
-const WIRING: &str = "node.json";
-const SOURCEMAP: &str = "sourcemap.json";
-
 /// The path of a ruleset, by the name under which [`Artifacts::rulesets`] has it.
 fn ruleset_path(name: &str) -> String {
-    if name.is_empty() { "ruleset.nft".to_owned() } else { format!("routers/{name}/ruleset.nft") }
+    if name.is_empty() { RULESET.to_owned() } else { format!("{}/{RULESET}", layout::router(name)) }
 }
 
 impl Artifacts {
@@ -79,9 +74,9 @@ impl Artifacts {
             }
             files.insert(path.clone(), bytes);
         }
-        let wiring: Wiring = json(listed(files.get(WIRING), WIRING)?, WIRING)?;
+        let wiring: Wiring = json(listed(files.get(NODE), NODE)?, NODE)?;
         if wiring.version != Wiring::VERSION {
-            return Err(version(WIRING, wiring.version));
+            return Err(version(NODE, wiring.version));
         }
         let flows = text(listed(files.remove(FLOWS), FLOWS)?, FLOWS)?;
         let groups = text(files.get(GROUPS).cloned().unwrap_or_default(), GROUPS)?;
@@ -105,7 +100,7 @@ impl Artifacts {
 
     /// A file of an egress router.
     pub(super) fn router_file(&self, router: &Router, name: &str) -> Result<&[u8], Diagnostic> {
-        let path = format!("routers/{}/{name}", router.name);
+        let path = format!("{}/{name}", layout::router(router.name.as_str()));
         listed(self.others.get(&path).map(Vec::as_slice), &path)
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::artifact::node::Wiring;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::plan::Wiring;
 use crate::system::netlink::{Link, Network};
 
 /// The kinds of links that no workload is behind: bridges, and what tunnels come out of.

@@ -16,12 +16,13 @@ use super::artifacts::Artifacts;
 use super::flows::{self, TIMEOUT, VERSION, word};
 use super::links::ALIAS;
 use super::{Difference, Observed};
+use crate::artifact::host;
+use crate::artifact::host::EGRESS_IP_MAP;
 use crate::diagnostic::Diagnostic;
-use crate::pipeline::{self, SERVICE_ZONE, Table};
-use crate::plan::EGRESS_IP_MAP;
-use crate::spec::{Datapath, Protocol};
+use crate::pipeline::{SERVICE_ZONE, Table};
 use crate::system::netlink::Network;
 use crate::system::{Command, System, Tool, failed};
+use crate::value::{Datapath, Protocol};
 
 /// How often stale entries are looked for: a packet that was under way may leave one more.
 const ROUNDS: usize = 2;
@@ -141,7 +142,7 @@ fn dump(datapath: Datapath) -> [String; 3] {
 }
 
 fn is_egress(label: &str) -> bool {
-    label == pipeline::EGRESS_LABEL
+    label == host::EGRESS_LABEL
 }
 
 /// One direction of a connection. Not all protocols have ports.

@@ -1,10 +1,10 @@
 //! Whether Open vSwitch can open the datapath of a bridge.
 
 use super::ovsdb::Database;
+use crate::artifact::node::Wiring;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::plan::Wiring;
-use crate::spec::Datapath;
 use crate::system::{Command, System, Tool};
+use crate::value::Datapath;
 
 /// How long ovs-vswitchd may take to answer, in seconds.
 const TIMEOUT: &str = "--timeout=10";

@@ -15,9 +15,9 @@ use serde::Serialize;
 use super::artifacts::Artifacts;
 use super::flows::word;
 use super::{Observed, flows, groups};
-use crate::model::group_number;
+use crate::dataplane::openflow::group_number;
+use crate::dataplane::origin::Cookie;
 use crate::pipeline::Table;
-use crate::subject::Cookie;
 
 /// Something that is there already and notices the change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]

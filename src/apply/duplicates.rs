@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use rayon::prelude::*;
 
 use super::links::{Links, segment};
+use crate::artifact::host;
+use crate::artifact::node::{Via, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline;
-use crate::plan::{Via, Wiring};
 use crate::system::netlink::Network;
 use crate::system::{Command, System, Tool};
 
@@ -48,9 +48,9 @@ fn probes(wiring: &Wiring, links: &Links) -> Vec<Probe> {
         .collect();
     let here = |address: Ipv4Addr| {
         let own = links.node.labels.iter();
-        let own = own.filter(|(label, _)| label == pipeline::EGRESS_LABEL).map(|(_, own)| own);
+        let own = own.filter(|(label, _)| label == host::EGRESS_LABEL).map(|(_, own)| own);
         let inside = routers.iter().filter_map(|network| {
-            network.links.get(pipeline::ROUTER_INTERFACE).map(|link| network.addresses(link))
+            network.links.get(host::ROUTER_INTERFACE).map(|link| network.addresses(link))
         });
         own.chain(inside.flatten()).any(|own| own.addr() == address)
     };

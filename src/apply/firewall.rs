@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::findings::Finding;
+use crate::artifact::host;
+use crate::artifact::node::Wiring;
+use crate::dataplane::nft::TABLE;
 use crate::diagnostic::Diagnostic;
-use crate::nft::TABLE;
-use crate::pipeline;
-use crate::plan::Wiring;
 use crate::system::{Command, System, Tool};
 
 /// A base chain of a table that isn't ringfence's.
@@ -91,7 +91,7 @@ fn is_between(c: char) -> bool {
 
 /// What has to pass a hook, and words by which rules that let it pass are known.
 fn needed(wiring: &Wiring, family: &str, hook: &str) -> (String, Vec<String>) {
-    let tun = pipeline::TUN.to_owned();
+    let tun = host::TUN.to_owned();
     let port = wiring.bridge.vxlan_port;
     let vxlan = format!("UDP port {port} between the nodes");
     match (family, hook) {

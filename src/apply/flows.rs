@@ -13,9 +13,9 @@ use rustix::fs::MemfdFlags;
 
 use super::change::{Action, Kind, Step};
 use super::groups;
+use crate::dataplane::openflow::group_number;
+use crate::dataplane::origin::Cookie;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::model::group_number;
-use crate::subject::Cookie;
 use crate::system::{Command, System, Tool, both, failed};
 
 /// What ringfence speaks: the first version with bundles.

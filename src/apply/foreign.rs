@@ -7,9 +7,9 @@
 use ipnet::Ipv4Net;
 
 use super::findings::Finding;
+use crate::artifact::host;
+use crate::artifact::node::Wiring;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline;
-use crate::plan::Wiring;
 use crate::system::netlink::Network;
 
 /// Something that is in the way.
@@ -43,7 +43,7 @@ fn obstacles(wiring: &Wiring, node: &Network) -> Vec<Obstacle> {
     let networks: Vec<_> = pods.chain(services).collect();
     let mut found = Vec::new();
     // Those of `tun0` are ours; whether `tun0` itself is, was asked before.
-    let others = node.links.iter().filter(|(name, _)| *name != pipeline::TUN);
+    let others = node.links.iter().filter(|(name, _)| *name != host::TUN);
     let others: Vec<_> = others.collect();
     for (name, link) in &others {
         for address in node.addresses(link) {
@@ -57,7 +57,7 @@ fn obstacles(wiring: &Wiring, node: &Network) -> Vec<Obstacle> {
             found.extend(taken(wiring, node, name, *address));
         }
     }
-    let tun = node.links.get(pipeline::TUN).map(|link| link.index);
+    let tun = node.links.get(host::TUN).map(|link| link.index);
     let by = |index: u32| {
         let name = others.iter().find(|(_, link)| link.index == index);
         name.map_or_else(|| "no interface".to_owned(), |(name, _)| format!("`{name}`"))
@@ -86,7 +86,7 @@ fn elsewhere(key: &str) -> String {
 /// An address that this node is to have for a tenant, and has already for somebody else.
 fn taken(wiring: &Wiring, node: &Network, link: &str, address: Ipv4Net) -> Option<Obstacle> {
     let ip = address.addr();
-    let ours = link == "lo" && node.labels.contains(&(pipeline::EGRESS_LABEL.to_owned(), address));
+    let ours = link == "lo" && node.labels.contains(&(host::EGRESS_LABEL.to_owned(), address));
     let mut egress = wiring.egress_ips.iter();
     let egress = !ours && egress.any(|egress| egress.address == ip);
     let egress = egress.then(|| format!("the egress IP {ip}"));

@@ -13,12 +13,12 @@ use super::links::batch;
 use super::ovsdb::{Bridge, Database, MARK, Port};
 use super::ports::{TIMEOUT, not_ours};
 use super::settings;
+use crate::artifact::host;
+use crate::artifact::node::{Uplink, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline;
-use crate::plan::{Uplink, Wiring};
-use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, Tool};
+use crate::value::Datapath;
 
 /// The key of `external_ids` by which a gateway bridge of ours knows its uplink.
 pub(super) const UPLINK: &str = "ringfence-uplink";
@@ -199,10 +199,10 @@ fn patch(
     database: &Database,
     step: &mut Step,
 ) -> Result<(), Diagnostic> {
-    let name = pipeline::UPLINK_PATCH;
+    let name = host::UPLINK_PATCH;
     let live = database.bridges.get(bridge);
     let have = live.and_then(|live| live.ports.get(name));
-    let peer = pipeline::PATCH;
+    let peer = host::PATCH;
     if have.is_some_and(|port| !port.external_ids.contains_key(MARK)) {
         let message = format!("the port `{name}` of the bridge `{bridge}` is not ringfence's");
         return Err(not_ours(message, bridge, name));
@@ -279,7 +279,7 @@ fn leave(name: &str, bridge: &Bridge, step: &mut Step) {
 
 /// Takes our end of the patch from a gateway bridge that stays.
 pub(super) fn unpatch(name: &str, bridge: &Bridge, step: &mut Step) {
-    let patch = pipeline::UPLINK_PATCH;
+    let patch = host::UPLINK_PATCH;
     let port = bridge.ports.get(patch);
     if port.is_none_or(|port| !port.external_ids.contains_key(MARK)) {
         return;

@@ -6,12 +6,12 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
+use crate::artifact::host;
+use crate::artifact::node::{Netns, Router, Veth, Via, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline;
-use crate::plan::{Netns, Router, Veth, Via, Wiring};
-use crate::spec::Datapath;
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, System, Tool};
+use crate::value::Datapath;
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
 /// Begins the aliases of links that are ringfence's.
@@ -233,12 +233,12 @@ fn attach<'a>(
         details.push("mark");
     }
     let outside = links.node.links.get(host.as_str());
-    let alien = inside.and_then(|inside| inside.links.get(pipeline::POD_INTERFACE));
+    let alien = inside.and_then(|inside| inside.links.get(host::POD_INTERFACE));
     if alien.is_some() && outside.is_none() {
         // It may be ours with its other end gone astray, which can't be seen from here.
         let message = format!(
             "the namespace `{name}` of {owner} has an interface `{}` of another origin",
-            pipeline::POD_INTERFACE
+            host::POD_INTERFACE
         );
         return Err(Diagnostic::new(Code::NotOurs, message)
             .help("remove it, or name another namespace for the pod"));
@@ -251,7 +251,7 @@ fn attach<'a>(
         step.disturb(owner, "its interface is made anew: its connections break");
     }
     let interface = Interface {
-        name: pipeline::POD_INTERFACE,
+        name: host::POD_INTERFACE,
         link: pair,
         network,
         address: *address,
@@ -437,10 +437,10 @@ fn up(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
 }
 
 fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
-    let link = links.node.links.get(pipeline::TUN);
+    let link = links.node.links.get(host::TUN);
     let mut lines = Vec::new();
     let interface = Interface {
-        name: pipeline::TUN,
+        name: host::TUN,
         link,
         network: &links.node,
         address: wiring.tun.address,
@@ -456,9 +456,9 @@ fn tun(wiring: &Wiring, links: &Links, step: &mut Step) {
         return;
     }
     let action = if link.is_none() { Action::Add } else { Action::Change };
-    step.change(action, Kind::Link, pipeline::TUN, details.join(", "));
+    step.change(action, Kind::Link, host::TUN, details.join(", "));
     if link.is_none_or(|link| !link.up) && wiring.bridge.datapath == Datapath::Netdev {
-        step.commands.push(Command::change(Tool::Ethtool, ["-K", pipeline::TUN, "tx", "off"]));
+        step.commands.push(Command::change(Tool::Ethtool, ["-K", host::TUN, "tx", "off"]));
     }
     step.commands.extend(batch(None, &lines));
 }
@@ -473,7 +473,7 @@ fn outside<'a>(
     batches: &mut Batches<'a>,
 ) -> Result<Option<String>, Diagnostic> {
     let Router { name, netns, outside, proxy: _, cookie: _ } = router;
-    let interface = pipeline::ROUTER_INTERFACE;
+    let interface = host::ROUTER_INTERFACE;
     let empty = Network::default();
     let network = links.netns.get(netns.as_str()).unwrap_or(&empty);
     let link = network.links.get(interface);
@@ -570,12 +570,12 @@ fn egress_ips(wiring: &Wiring, links: &Links, step: &mut Step) {
     let mut announcements = Vec::new();
     for ip in &wiring.egress_ips {
         let address = Ipv4Net::from(ip.address);
-        if links.node.labels.contains(&(pipeline::EGRESS_LABEL.to_owned(), address)) {
+        if links.node.labels.contains(&(host::EGRESS_LABEL.to_owned(), address)) {
             continue;
         }
         let owner = format!("egress-ip {}", ip.address);
         step.change(Action::Add, Kind::Link, "lo", format!("address of {owner}"));
-        let label = pipeline::EGRESS_LABEL;
+        let label = host::EGRESS_LABEL;
         lines.push(format!("address replace {address} dev lo label {label}"));
         // A gateway bridge has it by then, whoever has it now.
         let uplink = wiring.gateway().map(|(bridge, _)| bridge.as_str());
@@ -632,7 +632,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
         wanted.any(|ip| Ipv4Net::from(ip.address) == *address)
     };
     for (label, address) in &links.node.labels {
-        if label == pipeline::EGRESS_LABEL && !held(address) {
+        if label == host::EGRESS_LABEL && !held(address) {
             let owner = format!("egress-ip {}", address.addr());
             step.change(Action::Remove, Kind::Link, "lo", format!("address of {owner}"));
             step.disturb(owner, "goes from this node: connections from it break");
@@ -644,10 +644,10 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
         if !names.contains(name.as_str()) && ours {
             // Its end waits for its last process, and the outside address must not: another node may
             // have it by now.
-            let outside = network.links.get(pipeline::ROUTER_INTERFACE);
+            let outside = network.links.get(host::ROUTER_INTERFACE);
             let outside = outside.filter(|link| link.kind.as_deref() == Some("macvlan"));
             if let (Some(_), Ok(netns)) = (outside, NetnsName::parse(name)) {
-                let line = format!("link del {}", pipeline::ROUTER_INTERFACE);
+                let line = format!("link del {}", host::ROUTER_INTERFACE);
                 step.commands.extend(batch(Some(&netns), &[line]));
             }
             step.change(Action::Remove, Kind::Netns, name, "no longer wanted");

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::settings::{self, Setting};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::spec::Datapath;
 use crate::system::{Command, System, Tool, failed};
+use crate::value::Datapath;
 
 /// The key of `external_ids` by which ringfence knows its own.
 pub(super) const MARK: &str = "ringfence";

@@ -6,10 +6,11 @@ use super::change::{Action, Kind, Step};
 use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Database, MARK, Port};
 use super::{qos, settings};
+use crate::artifact::host;
+use crate::artifact::host::PROTOCOLS;
+use crate::artifact::node::Wiring;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline::{self, OfPort};
-use crate::plan::Wiring;
-use crate::render::PROTOCOLS;
+use crate::pipeline::OfPort;
 use crate::system::netlink::Network;
 use crate::system::{Command, Tool};
 
@@ -217,7 +218,7 @@ pub(super) fn not_ours(message: String, bridge: &str, port: &str) -> Diagnostic 
 
 /// RF206: an interface `tun0` that Open vSwitch did not make is somebody's tunnel.
 pub(super) fn check_tun(database: &Database, node: &Network) -> Result<(), Diagnostic> {
-    let name = pipeline::TUN;
+    let name = host::TUN;
     let Some(link) = node.links.get(name) else { return Ok(()) };
     let mut ports = database.bridges.values().filter_map(|bridge| bridge.ports.get(name));
     let made = ports.any(|port| port.kind == "internal" && port.ofport.is_some_and(|n| n > 0));
@@ -235,7 +236,7 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
     };
     let vxlan = Wanted {
-        name: pipeline::VXLAN.to_owned(),
+        name: host::VXLAN.to_owned(),
         owner: node.clone(),
         kind: "vxlan",
         options: text(&[
@@ -250,7 +251,7 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         ingress: None,
     };
     let tun = Wanted {
-        name: pipeline::TUN.to_owned(),
+        name: host::TUN.to_owned(),
         owner: node,
         kind: "internal",
         options: BTreeMap::new(),
@@ -270,10 +271,10 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         ingress: port.ingress,
     });
     let patch = wiring.gateway().map(|_| Wanted {
-        name: pipeline::PATCH.to_owned(),
+        name: host::PATCH.to_owned(),
         owner: wiring.node.to_string(),
         kind: "patch",
-        options: text(&[("peer", pipeline::UPLINK_PATCH.to_owned())]),
+        options: text(&[("peer", host::UPLINK_PATCH.to_owned())]),
         ofport: OfPort::PATCH,
         mac: None,
         mtu: None,

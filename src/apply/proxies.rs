@@ -10,10 +10,10 @@ use std::path::Path;
 
 use super::artifacts::Artifacts;
 use super::change::{Action, Kind, Step};
+use crate::artifact::host::{ROUTER_SERVICE_PREFIX, RUN, RUNTIME_UNITS};
+use crate::artifact::node::{Router, Wiring};
+use crate::artifact::proxy::{Proxy, run_directory, unit};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::pipeline::{ROUTER_SERVICE_PREFIX, RUN, RUNTIME_UNITS};
-use crate::plan::proxy::{Proxy, run_directory, unit};
-use crate::plan::{Router, Wiring};
 use crate::system::{Command, System, Tool};
 use crate::value::{Name, StringValue as _};
 

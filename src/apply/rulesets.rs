@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use super::change::{Action, Kind, Step};
 use super::firewall::{self, Chain};
 use super::state::Loaded;
+use crate::artifact::host::GUARDED_SET;
+use crate::dataplane::nft::{Family, TABLE};
 use crate::diagnostic::Diagnostic;
-use crate::nft::{Family, TABLE};
-use crate::plan::GUARDED;
 use crate::system::{Command, System, Tool};
 use crate::value::{InterfaceName, NetnsName};
 
@@ -90,7 +90,8 @@ pub(super) fn guard_until_gone(load: &mut Step, leaving: &BTreeSet<InterfaceName
     let names = names.join(", ");
     let elements = |verb: &str| {
         let families = [Family::Inet, Family::Arp].map(Family::as_str);
-        let line = |family| format!("{verb} element {family} {TABLE} {GUARDED} {{ {names} }}\n");
+        let line =
+            |family| format!("{verb} element {family} {TABLE} {GUARDED_SET} {{ {names} }}\n");
         families.map(line).concat()
     };
     command.stdin.extend(elements("add").into_bytes());

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use ssh_key::{AuthorizedKeys, HashAlg, PublicKey, SshSig};
 
+use crate::artifact::layout::SIGNATURE;
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 
 /// Where the pinned keys are by default; without this file, signatures are not looked at.
@@ -16,8 +17,6 @@ pub const SIGNERS: &str = "/etc/ringfence/signers";
 
 /// What a signature must be for, so that one made for another purpose is worth nothing here.
 const NAMESPACE: &str = "ringfence";
-/// The signature of a node's `manifest.json`, beside it.
-pub const SIGNATURE: &str = "manifest.json.sig";
 /// The most bytes of the file of keys.
 const MAX_BYTES: u64 = 1 << 20;
 

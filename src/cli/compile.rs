@@ -7,10 +7,10 @@ use clap::Args;
 use super::clock::Clock;
 use super::progress::Progress;
 use super::{Exit, Input, print, show, tell};
-use crate::compile::compile;
 use crate::diagnostic::{Code, Diagnostic, counted, nearest};
+use crate::driver::compile::compile;
+use crate::emit::output::{Output, unified_diff};
 use crate::intent::NodeId;
-use crate::output::{Output, unified_diff};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Exit, print, show};
+use crate::artifact::layout::SOURCEMAP;
+use crate::dataplane::openflow::group_number;
+use crate::dataplane::origin::Cookie;
+use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, quoted};
-use crate::model::group_number;
-use crate::source::Sources;
-use crate::subject::Cookie;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -70,9 +71,9 @@ fn find(
     what: &str,
     out: &Path,
 ) -> Result<String, Diagnostic> {
-    let mut maps = vec![out.join("sourcemap.json")];
+    let mut maps = vec![out.join(SOURCEMAP)];
     if let Ok(entries) = out.read_dir() {
-        maps.extend(entries.flatten().map(|entry| entry.path().join("sourcemap.json")));
+        maps.extend(entries.flatten().map(|entry| entry.path().join(SOURCEMAP)));
     }
     let mut found: BTreeSet<(String, String)> = BTreeSet::new();
     let mut any = false;

@@ -7,11 +7,11 @@ use clap::{Args, Subcommand};
 use super::apply::fail;
 use super::progress::Progress;
 use super::{Exit, Input, print, show, tell};
+use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::lab::{self, Hold, Lab, Setup};
 use crate::model::Model;
-use crate::source::Sources;
-use crate::spec::Datapath;
+use crate::value::Datapath;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Exit, Input, print, show, tell};
 use crate::diagnostic::counted;
-use crate::lockfile::{self, Lock};
+use crate::lock::{self, Lock};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let path = &loaded.lock_path;
     let exists = loaded.lock.is_some();
     let old = loaded.lock.map_or_else(Lock::default, |(lock, _)| lock);
-    let differing = lockfile::differences(&old, &new).len();
+    let differing = lock::differences(&old, &new).len();
     // A file that was edited by hand is brought into form again.
     let text = new.render();
     let same = exists && std::fs::read_to_string(path).is_ok_and(|old| old == text);
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         print(&diff.unified_diff().header(&name, &name).to_string());
         return Exit::Differs;
     }
-    if let Err(diagnostic) = lockfile::write(path, &new) {
+    if let Err(diagnostic) = lock::write(path, &new) {
         show(&diagnostic.into(), &loaded.sources);
         return Exit::Error;
     }

@@ -7,10 +7,10 @@ use clap::Args;
 use super::clock::Clock;
 use super::{Exit, Input, print, show, tell};
 use crate::diagnostic::{Diagnostic, counted};
-use crate::lockfile::Lock;
-use crate::names::{Update, update};
+use crate::lock::Lock;
+use crate::lock::names::{Update, update};
+use crate::lock::{self, dns};
 use crate::value::{NameServer, StringValue as _};
-use crate::{dns, lockfile};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         return Exit::Differs;
     }
     let same = loaded.lock.as_ref().map_or(lock == Lock::default(), |(old, _)| *old == lock);
-    if !same && let Err(diagnostic) = lockfile::write(path, &lock) {
+    if !same && let Err(diagnostic) = lock::write(path, &lock) {
         show(&diagnostic.into(), &loaded.sources);
         return Exit::Error;
     }

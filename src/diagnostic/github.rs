@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Report, Severity};
-use crate::source::Sources;
+use crate::diagnostic::Sources;
 
 /// Renders the report, one workflow command a line.
 #[must_use]

@@ -3,7 +3,7 @@
 use annotate_snippets::{Annotation, AnnotationKind, Level, Renderer, Snippet};
 
 use super::{Diagnostic, Related, Report, Severity, counted};
-use crate::source::{Place, Sources};
+use crate::diagnostic::{Place, Sources};
 
 /// Renders the whole report, with colour where `styled`.
 #[must_use]

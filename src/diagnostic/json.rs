@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Report, Severity};
-use crate::source::{Place, Sources};
+use crate::diagnostic::{Place, Sources};
 
 /// What a command found, or why it failed.
 #[derive(Debug, Serialize, JsonSchema)]

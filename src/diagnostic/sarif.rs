@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS};
 use serde_json::{Value, json};
 
 use super::{Code, Report, Severity, json::pretty};
-use crate::source::{Place, Sources};
+use crate::diagnostic::{Place, Sources};
 
 /// Renders the report as one SARIF log with one run.
 #[must_use]

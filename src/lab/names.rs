@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::subject::hash;
+use crate::dataplane::origin::hash;
 
 /// The name server of nodes and of routers that name none (TEST-NET-1, RFC 5737). `host.sh` has it
 /// too.

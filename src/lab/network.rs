@@ -8,11 +8,11 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::{Host, Lab, failed};
+use crate::artifact::host;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Attachment, BlockAt, Node, NodeId};
 use crate::model::Tenant;
-use crate::pipeline;
-use crate::spec::Datapath;
+use crate::value::Datapath;
 
 /// The bridge that holds a node's address: a userspace datapath takes tunnels only there.
 pub(super) const UNDERLAY: &str = "br-phy";
@@ -294,7 +294,7 @@ pub(super) fn plug(lab: &Lab) -> Result<(), Diagnostic> {
         }
         let netns = stand_in(interface.as_str());
         let endpoint = model.endpoint(Tenant::Pod(id));
-        let eth = pipeline::POD_INTERFACE;
+        let eth = host::POD_INTERFACE;
         let mtu = intent.cluster().mtu;
         let lines = format!(
             "netns add {netns}\nlink add {interface} mtu {mtu} up type veth peer name {eth} \

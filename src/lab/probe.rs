@@ -11,17 +11,17 @@ use ipnet::Ipv4Net;
 use super::agent::{Agent, Reply, Request, Transport};
 use super::network::{comes_by, stand_in};
 use super::{Lab, failed, names, node_access};
+use crate::artifact::host::ROUTER_NETNS_PREFIX;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{
     Attachment, BlockAt, EgressRouter, EgressRule, NodeId, PodId, RouterId, RouterMode, ServiceId,
     Site, Upstream, Verdict,
 };
+use crate::lower::proxy;
 use crate::model::{Model, NodePort, Tenant, rule_name};
-use crate::pipeline::ROUTER_NETNS_PREFIX;
-use crate::plan::proxy;
-use crate::reach::{From, Packet, To, reach};
-use crate::spec::Protocol;
+use crate::value::Protocol;
 use crate::value::{Bandwidth, HostName, Port, StringValue as _};
+use crate::verify::reach::{From, Packet, To, reach};
 
 /// The port that pods and nodes answer at.
 pub(super) const POD_PORT: u64 = 8080;

@@ -66,7 +66,7 @@ pub(super) fn write(lab: &Lab) -> Result<(), Diagnostic> {
         tenants.insert(intent.pod_name(id), (intent[pod.node].name.to_string(), netns));
     }
     for (_, router) in intent.routers() {
-        let netns = format!("{}{}", crate::pipeline::ROUTER_NETNS_PREFIX, router.name);
+        let netns = format!("{}{}", crate::artifact::host::ROUTER_NETNS_PREFIX, router.name);
         tenants.insert(router.name.to_string(), (intent[router.node].name.to_string(), netns));
     }
     let text = json::pretty(&State { machines, tenants });

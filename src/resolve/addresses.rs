@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::{Context, Nodes, Projects};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{Cluster, Fixed, Pod};
-use crate::source::Place;
 
 pub(super) fn check(
     cluster: &Cluster,

@@ -3,10 +3,10 @@
 use ipnet::Ipv4Net;
 
 use super::{Context, Wire, node_access};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{Cluster, Dns, PodNetwork};
-use crate::source::Place;
 use crate::spec::{self, Mode};
 use crate::value::{NameServer, Port, Span, ipv4};
 

@@ -6,11 +6,11 @@ use std::net::Ipv4Addr;
 use super::nodes::is_host_of;
 use super::outside::Taken;
 use super::{Context, Nodes, Projects, Wire};
+use crate::dataplane::origin::hash;
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{self, EgressIp, EgressIps, EgressRouter, NodeId, ProjectId};
-use crate::source::Place;
 use crate::spec;
-use crate::subject::hash;
 use crate::value::Name;
 
 pub(super) fn resolve(

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use ipnet::Ipv4Net;
 
 use super::{Context, Projects, Wire};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic, counted};
-use crate::document::{At, rule_destination, rule_verdict};
+use crate::input::{At, rule_destination, rule_verdict};
 use crate::intent::{
     Addresses, Cluster, EgressPolicy, EgressRule, Ports, ProjectId, Target, Verdict,
 };
-use crate::source::Place;
 use crate::spec;
 use crate::value::{Name, ipv4};
 

@@ -11,11 +11,12 @@ mod segment;
 
 use super::outside::{Outside, Taken};
 use super::{Context, Nodes, Projects, Wire, unique};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::{At, replicas};
+use crate::input::{At, replicas};
 use crate::intent::{Destination, EgressRouter, NodeId, RouterMode};
-use crate::source::Place;
-use crate::spec::{self, Platform, Protocol};
+use crate::spec::{self, Platform};
+use crate::value::Protocol;
 use crate::value::{Address, Host, Port};
 
 /// How many unicast addresses a modest network card filters in hardware (Intel 82540: 15 beside

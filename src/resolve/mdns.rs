@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Context, Nodes, Projects, Wire};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{MdnsRecord, NodeId, Service, Tenant};
-use crate::source::Place;
 use crate::spec;
 use crate::value::{DnsName, Name};
 

@@ -3,10 +3,11 @@
 use super::Context;
 use super::cluster::Sections;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::NodeAccess;
-use crate::spec::{self, Protocol};
+use crate::spec;
 use crate::value::Port;
+use crate::value::Protocol;
 
 /// The ports of all documents, in order.
 pub(super) fn resolve(

@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 
 use super::nodes::reserved;
 use super::{Context, Nodes, Projects, Wire};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{BlockAt, Cluster, Fixed, NodePortBlock, Service, ServiceAddress};
-use crate::source::Place;
-use crate::spec::{self, Datapath, Protocol, ServiceType};
+use crate::spec::{self, ServiceType};
+use crate::value::{Datapath, Protocol};
 use crate::value::{Name, NodePort, Port, ipv4};
 
 /// RF132: only services that the outside reaches have node ports.

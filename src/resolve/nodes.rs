@@ -8,11 +8,11 @@ use ipnet::Ipv4Net;
 use super::addresses::networks;
 use super::cluster::special_ranges;
 use super::{Context, Index, Nodes, Wire, unique};
+use crate::artifact::host;
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{Cluster, Fixed, Node, NodeId, Uplink};
-use crate::pipeline;
-use crate::source::Place;
 use crate::spec;
 use crate::value::{InterfaceName, ipv4};
 
@@ -177,7 +177,7 @@ fn gateway_bridge(wire: &spec::Uplink, at: At<'_>, context: &mut Context) {
     };
     let what = if *bridge == wire.interface {
         "the uplink itself"
-    } else if pipeline::is_reserved_interface(bridge.as_str()) {
+    } else if host::is_reserved_interface(bridge.as_str()) {
         "reserved on every node"
     } else {
         return;
@@ -194,7 +194,7 @@ fn gateway_bridge(wire: &spec::Uplink, at: At<'_>, context: &mut Context) {
 
 /// RF052: the interface is none that ringfence makes on every node.
 pub(super) fn reserved(interface: &InterfaceName, place: Place, help: &str, context: &mut Context) {
-    if pipeline::is_reserved_interface(interface.as_str()) {
+    if host::is_reserved_interface(interface.as_str()) {
         let message = format!("the interface `{interface}` is reserved on every node");
         context.push(Diagnostic::new(Code::InterfaceReserved, message).at(place).help(help));
     }

@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 
 use super::{Nodes, Wire};
-use crate::document::At;
+use crate::diagnostic::Place;
+use crate::input::At;
 use crate::intent::Cluster;
-use crate::source::Place;
 use crate::value::ipv4;
 
 /// The range in which hosts give themselves addresses, and clouds serve what only the node may know

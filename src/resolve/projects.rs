@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Context, Index, Nodes, Projects, Wire, defined_twice, unique};
+use crate::artifact::host;
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic, listed};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{Attachment, BlockAt, Fixed, Membership, Pod, Project, ProjectId};
-use crate::pipeline;
-use crate::source::Place;
 use crate::spec::{self, Mode, Selector};
 use crate::value::{Name, NetnsName, StringValue, ipv4};
 
@@ -184,7 +184,7 @@ fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
         let interface = match &pod.attachment {
             Attachment::Interface(interface) => interface,
             Attachment::Netns(netns) => {
-                if netns.as_str().starts_with(pipeline::ROUTER_NETNS_PREFIX) {
+                if netns.as_str().starts_with(host::ROUTER_NETNS_PREFIX) {
                     let message =
                         format!("the name `{netns}` is kept for the namespace of an egress router");
                     context.push(
@@ -205,9 +205,9 @@ fn interface_reserved(pods: &[Pod], nodes: &Nodes<'_>, context: &mut Context) {
             format!("the uplink of node `{}`", node.name)
         } else if node.blocks.iter().any(|block| block.at == outside) {
             format!("one by which the outside comes to node `{}`", node.name)
-        } else if pipeline::is_reserved_interface(interface.as_str()) {
+        } else if host::is_reserved_interface(interface.as_str()) {
             "reserved on every node".to_owned()
-        } else if pipeline::is_host_bridge(interface.as_str()) {
+        } else if host::is_host_bridge(interface.as_str()) {
             "named like a bridge of the host".to_owned()
         } else {
             continue;

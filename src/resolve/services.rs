@@ -14,12 +14,13 @@ use self::routers::Routers;
 use super::outside::Outside;
 use super::{Context, Nodes, Projects, Wire, node_ports, unique};
 use crate::diagnostic::{Code, Diagnostic, listed, nearest};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{
     EgressPolicy, EgressRouter, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort,
     Tenant,
 };
-use crate::spec::{self, Protocol, ServiceType, SessionAffinity, TargetPort};
+use crate::spec::{self, ServiceType, SessionAffinity, TargetPort};
+use crate::value::Protocol;
 use crate::value::{ClusterIp, Name, Port};
 
 pub(super) fn resolve(
@@ -279,7 +280,7 @@ impl Resolver<'_> {
     fn address(
         &self,
         wire: Option<&ClusterIp>,
-        place: crate::source::Place,
+        place: crate::diagnostic::Place,
         context: &mut Context,
     ) -> ServiceAddress {
         let address = match wire {
@@ -392,7 +393,7 @@ fn port_names(service: &Name, items: &[(At<'_>, &spec::ServicePort)], context: &
 
 /// RF126: no two services have the same address.
 fn address_twice(services: &[Service], projects: &Projects<'_>, context: &mut Context) {
-    let mut taken: BTreeMap<Ipv4Addr, (&Service, crate::source::Place)> = BTreeMap::new();
+    let mut taken: BTreeMap<Ipv4Addr, (&Service, crate::diagnostic::Place)> = BTreeMap::new();
     let name = |service: &Service| {
         format!("`{}/{}`", projects.list[service.project.index()].name, service.name)
     };

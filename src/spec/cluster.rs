@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{NodePortBlock, Protocol};
+use super::NodePortBlock;
+use crate::value::Protocol;
 use crate::value::{Cidr, NameServer, Port, Span};
 
 /// What holds for the whole network. Everything has a default.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Protocol;
+use crate::value::Protocol;
 use crate::value::{Cidr, DnsName, Name, Port};
 
 /// What the pods of one project may reach outside of the cluster.

@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::egress_policy::tcp;
-use super::{Labels, Protocol, Selector};
+use super::{Labels, Selector};
+use crate::value::Protocol;
 use crate::value::{Address, Host, HostAddress, Name, Port, Site};
 
 /// A pod with a second interface on its node's uplink, which leads what its project's pods send to

@@ -1,11 +1,10 @@
 //! The `nodes` section.
 
-use std::str::FromStr;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Labels, ServiceProtocol};
+use crate::value::Datapath;
 use crate::value::{Address, Cidr, InterfaceName, Name, Port};
 
 /// A machine that carries pods.
@@ -58,37 +57,6 @@ pub struct NodePortBlock {
     pub interface: Option<InterfaceName>,
     /// What comes for this address is dropped, also from pods.
     pub address: Option<Address>,
-}
-
-/// Which Open vSwitch datapath a bridge has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Datapath {
-    /// The kernel module.
-    #[default]
-    System,
-    /// Userspace: the uplink must be a port of an Open vSwitch bridge that holds its address.
-    Netdev,
-}
-
-impl FromStr for Datapath {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let named = [Self::Netdev, Self::System].into_iter().find(|d| d.as_str() == text);
-        named.ok_or("netdev or system")
-    }
-}
-
-impl Datapath {
-    /// The name in YAML and in Open vSwitch's database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::Netdev => "netdev",
-        }
-    }
 }
 
 /// A node's interface to the outside.

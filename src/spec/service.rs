@@ -6,7 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Visitor};
 
-use super::{Protocol, Selector};
+use super::Selector;
+use crate::value::Protocol;
 use crate::value::{Address, ClusterIp, Name, NodePort, Port, StringValue as _};
 
 /// A stable address in front of some pods of the project, of its egress routers, or of hosts

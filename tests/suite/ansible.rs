@@ -288,7 +288,7 @@ fn the_loop_of_the_readme_reaches_every_node() {
     // The client's configuration is where a person has it.
     let ssh = format!("#!/bin/sh\nexec /usr/bin/ssh -F {}/ssh_config \"$@\"\n", home.display());
     fs::create_dir(home.join("bin")).unwrap();
-    ringfence::output::write_atomically(&home.join("bin/ssh"), ssh.as_bytes()).unwrap();
+    ringfence::files::write_atomically(&home.join("bin/ssh"), ssh.as_bytes()).unwrap();
     let out = fleet.live.lab.files(fleet.live.node("node-1"));
     let script = format!(
         "chmod 0755 {home}/bin/ssh; PATH={home}/bin:$PATH; cd {}/..\n{script}",

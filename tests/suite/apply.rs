@@ -4,10 +4,10 @@ use std::process::Output;
 
 use crate::lab::{Live, datapath, example, live};
 use crate::support::root;
+use ringfence::diagnostic::{Source, Sources};
+use ringfence::driver::load::Loaded;
 use ringfence::lab;
-use ringfence::load::Loaded;
-use ringfence::source::{Source, Sources};
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// What a run of ringfence on a node printed, and its exit status.
 pub(crate) struct Run {

@@ -10,7 +10,7 @@ use crate::generations::{NEW, Node, OLD};
 use crate::lab::{Live, datapath, live, load};
 use crate::support::until;
 use ringfence::lab::{Host, Place};
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// What one of the processes has to do.
 const JOB: &str = "RINGFENCE_CONNECTIONS_JOB";

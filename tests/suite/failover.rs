@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::lab::{Live, live, load};
+use ringfence::diagnostic::Sources;
 use ringfence::intent::NodeId;
 use ringfence::lab::{self, Seen};
 use ringfence::model::{Model, Tenant};
-use ringfence::source::Sources;
 use ringfence::value::Mac;
 
 /// A network whose router prefers node-2, and whose egress IP may be held by two nodes, with more

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::lab::{Live, datapath, live};
 use crate::support::root;
 use ringfence::lab::{Host, Place};
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// `only` may send little outside, `logs` nearly everything, and `bank` is somebody else.
 const WORLD: &str = "\

@@ -7,7 +7,7 @@ use crate::generations::{NEW, Node, OLD};
 use crate::interruptions::whatever_goes_wrong;
 use crate::lab::{Live, datapath, example, send};
 use crate::support::until;
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 const EXAMPLE: &str = "gateway-bridge";
 

@@ -6,9 +6,9 @@ use crate::apply::changed;
 use crate::lab::{Live, example};
 use crate::support::Run;
 use ringfence::apply::short;
+use ringfence::cli::schema::{Subject, of};
+use ringfence::diagnostic::Sources;
 use ringfence::model::Model;
-use ringfence::schema::{Subject, of};
-use ringfence::source::Sources;
 
 /// A node with the files of two generations on it.
 pub(crate) struct Node {

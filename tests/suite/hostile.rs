@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use ringfence::diagnostic::{Report, human, sarif};
-use ringfence::source::{Source, Sources};
-use ringfence::{allocate, document, lockfile, resolve};
+use ringfence::diagnostic::{Source, Sources};
+use ringfence::{allocate, input, lock, resolve};
 
 use crate::support::{PROGRAM, directories, root, tree};
 
@@ -202,11 +202,11 @@ fn validate(texts: &[String]) -> Report {
     let named = texts.iter().zip(["a.yaml", "b.yaml"]);
     let sources = named.map(|(text, name)| Source::new(name, name, text.clone())).collect();
     let sources = Sources::from_texts(sources);
-    let (documents, mut report) = document::parse(&sources);
+    let (documents, mut report) = input::parse(&sources);
     let (intent, found) = resolve::resolve(&documents, !report.has_errors());
     report.extend(found);
     if let Some(intent) = intent {
-        let lock = lockfile::Lock::default();
+        let lock = lock::Lock::default();
         if let Err(found) = allocate::allocate(&intent, &lock, false, None, &sources) {
             report.extend(found);
         }
@@ -358,9 +358,9 @@ proptest! {
         let corpus = corpus_once();
         let locks: Vec<&String> = corpus.iter().filter(|text| text.starts_with("# What")).collect();
         let text = mutate(locks[pick.index(locks.len())], &changes, &corpus[0]);
-        if let Ok(lock) = lockfile::parse(&text) {
+        if let Ok(lock) = lock::parse(&text) {
             // It is written as it was read.
-            prop_assert_eq!(lockfile::parse(&lock.render()), Ok(lock));
+            prop_assert_eq!(lock::parse(&lock.render()), Ok(lock));
         }
     }
 }
@@ -372,5 +372,7 @@ fn corpus_once() -> &'static [String] {
 
 fn schema_once() -> &'static jsonschema::Validator {
     static SCHEMA: std::sync::OnceLock<jsonschema::Validator> = std::sync::OnceLock::new();
-    SCHEMA.get_or_init(|| jsonschema::validator_for(&ringfence::schema::desired_state()).unwrap())
+    SCHEMA.get_or_init(|| {
+        jsonschema::validator_for(&ringfence::spec::schema::desired_state()).unwrap()
+    })
 }

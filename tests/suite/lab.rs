@@ -4,14 +4,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use crate::support::{PROGRAM, Run, directories, ringfence, root, until};
+use ringfence::diagnostic::Sources;
+use ringfence::driver::load::Loaded;
 use ringfence::intent::NodeId;
 use ringfence::lab::{self, Hold, Lab, Place, Probe, Seen, Setup, Summary, Want};
-use ringfence::load::Loaded;
 use ringfence::model::{Model, Tenant};
-use ringfence::reach::{From, Packet, To, reach};
-use ringfence::source::Sources;
-use ringfence::spec::{Datapath, Protocol};
 use ringfence::value::Port;
+use ringfence::value::{Datapath, Protocol};
+use ringfence::verify::reach::{From, Packet, To, reach};
 
 /// A lab with the directory of its files, which goes with it.
 pub(crate) struct Live {

@@ -20,6 +20,7 @@ mod hostile;
 mod inside;
 mod interruptions;
 mod lab;
+mod layers;
 mod names;
 mod node_access;
 mod node_ports;

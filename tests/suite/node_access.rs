@@ -8,7 +8,7 @@ use crate::lab::{Live, datapath, example, live, load};
 use crate::ovs::first_node;
 use crate::support::root;
 use ringfence::lab::{Place, Probe, Seen, Want};
-use ringfence::spec::{Datapath, Protocol};
+use ringfence::value::{Datapath, Protocol};
 
 /// `away` leaves by the other node; `strict` may reach nothing outside.
 const WORLD: &str = "\

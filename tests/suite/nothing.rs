@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use ringfence::diagnostic::{Code, Diagnostic};
-use ringfence::source::{Source, Sources};
-use ringfence::{document, schema};
+use ringfence::diagnostic::{Source, Sources};
+use ringfence::input;
+use ringfence::spec::schema;
 use serde_json::{Map, Value, json};
 
 /// Puts a value where it belongs into an otherwise small document.
@@ -133,7 +134,7 @@ fn walk() -> Walk {
 /// What is wrong with the structure of a text.
 fn structure(text: &str) -> Vec<Diagnostic> {
     let sources = vec![Source::new("a.yaml", "a.yaml", text.to_owned())];
-    let (_, report) = document::parse(&Sources::from_texts(sources));
+    let (_, report) = input::parse(&Sources::from_texts(sources));
     report.sorted().into_iter().cloned().collect()
 }
 

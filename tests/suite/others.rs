@@ -7,8 +7,8 @@ use crate::apply::state_of;
 use crate::generations::assert_valid;
 use crate::lab::{Live, datapath, live};
 use crate::support::ringfence;
-use ringfence::schema::Subject;
-use ringfence::spec::Datapath;
+use ringfence::cli::schema::Subject;
+use ringfence::value::Datapath;
 
 const NETWORK: &str = "\
 version: 1

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use crate::lab::{Live, datapath, example};
 use crate::support::{root, tree};
+use ringfence::diagnostic::Sources;
+use ringfence::emit::Renderer;
 use ringfence::intent::NodeId;
+use ringfence::lower::{Common, Plan};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::plan::{Common, Plan};
-use ringfence::reach::{From, Packet, To, leaves, reach};
-use ringfence::render::Renderer;
-use ringfence::source::Sources;
-use ringfence::spec::{Datapath, Protocol};
 use ringfence::value::Port;
+use ringfence::value::{Datapath, Protocol};
+use ringfence::verify::reach::{From, Packet, To, leaves, reach};
 
 /// The golden files with this ending.
 fn golden(ending: &str) -> Vec<PathBuf> {

@@ -8,17 +8,17 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use crate::world::{World, model, worlds};
-use ringfence::evaluate::{Body, End, Frame, Piece, walk};
-use ringfence::flow::Action;
+use ringfence::dataplane::openflow::Action;
+use ringfence::diagnostic::Sources;
+use ringfence::emit::Renderer;
 use ringfence::intent::{NodeId, ServiceId, ServicePort, Verdict};
+use ringfence::lower::{Common, Plan};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::plan::{Common, Plan};
-use ringfence::reach::{From, Packet, To, leaves, reach};
-use ringfence::render::Renderer;
-use ringfence::source::Sources;
-use ringfence::spec::{Datapath, Protocol};
+use ringfence::value::{Datapath, Protocol};
 use ringfence::value::{Mac, Port};
+use ringfence::verify::evaluate::{Body, End, Frame, Piece, walk};
+use ringfence::verify::reach::{From, Packet, To, leaves, reach};
 
 /// Where a frame comes out of the network.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::lab::{example, live};
 use crate::names::Server;
 use crate::support::{NOW, PROGRAM, Run, directories, ringfence, root};
-use ringfence::output::write_atomically;
+use ringfence::files::write_atomically;
 
 /// Every block of commands, by its document and its first line, with the test that runs it.
 const BLOCKS: &[(&str, &str, &str)] = &[

@@ -9,14 +9,14 @@ use std::net::SocketAddrV4;
 use proptest::prelude::*;
 
 use ringfence::diagnostic::Code;
-use ringfence::evaluate::Body;
 use ringfence::lab::{Place, Probe, Want};
-use ringfence::lockfile::Lock;
+use ringfence::lock::Lock;
+use ringfence::lower::Common;
 use ringfence::model::{Model, Tenant};
-use ringfence::plan::Common;
-use ringfence::reach::{From, Packet, To, reach};
-use ringfence::spec::Protocol;
 use ringfence::value::Port;
+use ringfence::value::Protocol;
+use ringfence::verify::evaluate::Body;
+use ringfence::verify::reach::{From, Packet, To, reach};
 
 use crate::lab::{live, load};
 use crate::properties::{Arrival, Fabric, GROUPS, from_tenant, ip};

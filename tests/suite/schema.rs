@@ -1,6 +1,6 @@
 //! The committed schemas are those of the types.
 
-use ringfence::schema::Subject;
+use ringfence::cli::schema::Subject;
 
 use crate::generations::assert_valid;
 use crate::support::{assert_none, compare, ringfence, root};
@@ -36,7 +36,7 @@ fn a_report_is_as_its_schema_says() {
 
 #[test]
 fn the_schema_accepts_every_example() {
-    let schema = ringfence::schema::desired_state();
+    let schema = ringfence::spec::schema::desired_state();
     let validator = jsonschema::validator_for(&schema).unwrap();
     for (path, bytes) in crate::support::tree(&root().join("examples")) {
         if path.extension().is_none_or(|extension| extension != "yaml") {

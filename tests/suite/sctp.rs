@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::lab::live;
 use ringfence::lab::{Place, Seen};
-use ringfence::spec::Protocol;
+use ringfence::value::Protocol;
 
 /// Services with pods, without, and two with the same pods; rules; routers with and without a
 /// fallback.

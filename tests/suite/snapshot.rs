@@ -1,7 +1,7 @@
 //! `ringfence snapshot` on a live node: what is in it, and what must not be.
 
 use crate::lab::{datapath, example};
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// What stands in every place where people keep secrets.
 const SECRET: &str = "kJ3s8vQz";

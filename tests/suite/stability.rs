@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use ringfence::lockfile::{Lock, parse};
+use ringfence::diagnostic::Sources;
+use ringfence::lock::{Lock, parse};
 use ringfence::model::Model;
-use ringfence::source::Sources;
 
 use crate::properties::effective;
 use crate::world::locked;

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use crate::lab::{Live, datapath};
 use crate::support::until;
+use ringfence::diagnostic::{Source, Sources};
+use ringfence::driver::load::Loaded;
 use ringfence::lab::Place;
-use ringfence::load::Loaded;
 use ringfence::model::Model;
-use ringfence::source::{Source, Sources};
-use ringfence::spec::Datapath;
+use ringfence::value::Datapath;
 
 /// What one of the processes has to do.
 const JOB: &str = "RINGFENCE_TRAFFIC_JOB";

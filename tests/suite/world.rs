@@ -8,11 +8,11 @@ use proptest::prelude::*;
 
 use ringfence::allocate::allocate;
 use ringfence::diagnostic::Report;
-use ringfence::document;
-use ringfence::lockfile::{self, Lock};
+use ringfence::diagnostic::{Source, Sources};
+use ringfence::input;
+use ringfence::lock::{self, Lock};
 use ringfence::model::Model;
 use ringfence::resolve::resolve;
-use ringfence::source::{Source, Sources};
 
 /// A service in front of a project's egress router.
 const WAY_OUT: &str = ", {name: way-out, selector: {role: router}, ports: [{name: a, port: 80, \
@@ -306,7 +306,7 @@ pub(crate) fn model(texts: Vec<String>) -> (Model, Sources) {
 
 /// A lock file that has nothing but the addresses of names.
 pub(crate) fn fresh() -> Lock {
-    lockfile::parse(NAMES).unwrap()
+    lock::parse(NAMES).unwrap()
 }
 
 /// The model of some texts and the lock after it, with the lock of an earlier state.
@@ -319,7 +319,7 @@ pub(crate) fn locked(
         Source::new(format!("{number}.yaml"), format!("{number}.yaml"), text)
     });
     let sources = Sources::from_texts(sources.collect());
-    let (documents, report) = document::parse(&sources);
+    let (documents, report) = input::parse(&sources);
     assert!(report.is_empty(), "{report:?}");
     let (intent, report) = resolve(&documents, true);
     let intent = intent.unwrap_or_else(|| panic!("{report:#?}"));

@@ -5,8 +5,8 @@ use std::net::SocketAddrV4;
 use super::{Planner, Want, names};
 use crate::intent::{EgressRouter, RouterMode, ServicePort, Upstream};
 use crate::model::{Model, Tenant};
-use crate::spec::Protocol;
 use crate::value::Port;
+use crate::value::Protocol;
 
 /// What a client of a service in front of routers meets.
 pub(super) struct Way {

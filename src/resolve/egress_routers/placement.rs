@@ -2,12 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::NodeId;
 use crate::resolve::nodes::is_host_of;
 use crate::resolve::{Context, Nodes};
-use crate::source::Place;
 use crate::spec;
 use crate::value::Name;
 

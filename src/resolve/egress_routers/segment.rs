@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::NodeId;
 use crate::resolve::nodes::is_host_of;
 use crate::resolve::{Context, Nodes};
-use crate::source::Place;
 
 /// RF196: the network that the source is written with, which is the uplink's subnet or a part of it;
 /// by default that subnet.

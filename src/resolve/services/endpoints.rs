@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::{Context, Outside};
+use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{EgressPolicy, Target, Verdict};
-use crate::source::Place;
-use crate::spec::{self, Protocol, ServiceType, TargetPort};
+use crate::spec::{self, ServiceType, TargetPort};
+use crate::value::Protocol;
 use crate::value::{Address, ClusterIp, Port, ipv4};
 
 /// The hosts outside that a service is for, sorted.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Context, Projects};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::document::At;
+use crate::input::At;
 use crate::intent::{EgressRouter, ProjectId, RouterId};
-use crate::spec::{self, Protocol, ServiceType, TargetPort};
+use crate::spec::{self, ServiceType, TargetPort};
+use crate::value::Protocol;
 use crate::value::{ClusterIp, Name, Port};
 
 /// The egress routers, as services look for them.

@@ -1,0 +1,301 @@
+//! Who reaches whom, read off the intent alone.
+//!
+//! This is the meaning that flows and rulesets must have. It knows nothing of them: the lab and
+//! the tests compare what it says with what packets do.
+
+use std::net::Ipv4Addr;
+
+use crate::diagnostic::Place;
+use crate::intent::{BlockAt, NodeId, ProjectId, ServiceId, Verdict};
+use crate::model::{Model, Tenant};
+use crate::value::Port;
+use crate::value::Protocol;
+
+/// A first packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Who sends it.
+    pub from: From,
+    /// Whom it is for.
+    pub to: To,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its destination port.
+    pub port: Port,
+}
+
+/// A sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// A pod or egress router.
+    Tenant(Tenant),
+    /// A process of a node, by its `tun0`.
+    Node(NodeId),
+    /// Whoever is neither a pod nor a node.
+    Outside,
+}
+
+/// A receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// A pod or egress router.
+    Tenant(Tenant),
+    /// A pod or egress router, as one of those that get what is sent to a multicast group.
+    Member(Tenant),
+    /// A node, at the address of its `tun0`.
+    Node(NodeId),
+    /// A service, at its address.
+    Service(ServiceId),
+    /// A node at this address of its own, and a port at which it serves a service.
+    NodePort(NodeId, Ipv4Addr),
+    /// An address that is neither a pod's nor a service's.
+    Outside(Ipv4Addr),
+}
+
+/// Whether a packet arrives, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether it arrives.
+    pub verdict: Verdict,
+    /// Whether its sender is told that it doesn't.
+    pub refused: bool,
+    /// What decides about it, in words.
+    pub because: String,
+    /// Where that is written, if it is.
+    pub place: Option<Place>,
+}
+
+impl Reach {
+    fn new(verdict: Verdict, because: impl Into<String>, place: Option<Place>) -> Self {
+        Self { verdict, refused: false, because: because.into(), place }
+    }
+
+    fn refused(because: impl Into<String>, place: Option<Place>) -> Self {
+        Self { refused: true, ..Self::new(Verdict::Deny, because, place) }
+    }
+
+    /// Whether the packet arrives.
+    #[must_use]
+    pub fn allowed(&self) -> bool {
+        self.verdict == Verdict::Allow
+    }
+}
+
+/// What the intent says about a packet.
+#[must_use]
+pub fn reach(model: &Model, packet: &Packet) -> Reach {
+    match (packet.from, packet.to) {
+        (from, To::NodePort(node, address)) => to_node_port(model, from, (node, address), packet),
+        (From::Node(_), To::Tenant(_)) => Reach::new(Verdict::Allow, "nodes reach all pods", None),
+        (From::Node(from), To::Node(to)) if from == to => {
+            Reach::new(Verdict::Allow, "nodes reach themselves", None)
+        }
+        (From::Node(_), To::Node(_)) => Reach::new(Verdict::Deny, OTHER_GATEWAY, None),
+        (From::Node(_), To::Outside(_)) => {
+            Reach::new(Verdict::Allow, "nodes are not restricted", None)
+        }
+        (From::Node(_), To::Member(_)) => {
+            Reach::new(Verdict::Deny, "nodes take no part in the pods' multicast", None)
+        }
+        (From::Tenant(from), To::Member(to)) => multicast(model, from, to),
+        (from, To::Service(service)) => to_service(model, from, service, packet),
+        (From::Outside, _) => {
+            Reach::new(Verdict::Deny, "the outside reaches node ports only", None)
+        }
+        (From::Tenant(from), To::Tenant(to)) => {
+            between(model, model.project(from), model.project(to))
+        }
+        (From::Tenant(from), To::Node(to)) => {
+            if is_vxlan(model, packet) {
+                Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None)
+            } else if model.node(from) == to {
+                taken(model, packet)
+            } else {
+                Reach::new(Verdict::Deny, OTHER_GATEWAY, None)
+            }
+        }
+        (From::Tenant(from), To::Outside(address)) => outwards(model, from, address, packet),
+    }
+}
+
+const OTHER_GATEWAY: &str = "the gateway of another node takes only replies";
+
+/// What a node's own processes take from pods.
+fn taken(model: &Model, packet: &Packet) -> Reach {
+    if is_dns(packet) {
+        return Reach::new(Verdict::Allow, "DNS of the pod's own node stays open", None);
+    }
+    let mut open = model.intent().cluster().node_access.iter();
+    match open.find(|access| access.takes(packet.protocol, packet.port)) {
+        Some(access) => Reach::new(Verdict::Allow, "`nodeAccess` opens it", Some(access.place)),
+        None => Reach::new(Verdict::Deny, "nodes take from pods what `nodeAccess` opens", None),
+    }
+}
+
+fn is_dns(packet: &Packet) -> bool {
+    packet.port == Port::DNS && packet.protocol != Protocol::Sctp
+}
+
+fn is_vxlan(model: &Model, packet: &Packet) -> bool {
+    packet.protocol == Protocol::Udp && packet.port == model.intent().cluster().vxlan_port
+}
+
+/// A service is reached where its pods are, and refuses what none of them takes.
+fn to_service(model: &Model, from: From, service: ServiceId, packet: &Packet) -> Reach {
+    let found = &model.intent()[service];
+    if model.service_address(service).is_none() {
+        let because = format!("{} has no address", found.name);
+        return Reach::new(Verdict::Deny, because, Some(found.place));
+    }
+    let way = match from {
+        From::Tenant(from) => between(model, model.project(from), found.project),
+        From::Node(_) => Reach::new(Verdict::Allow, "nodes reach all services", None),
+        From::Outside => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
+    };
+    if !way.allowed() {
+        return way;
+    }
+    let mut ports = found.ports.iter();
+    let port = ports.find(|port| port.protocol == packet.protocol && port.port == packet.port);
+    match port {
+        None => {
+            let because = format!("{} has no port {}/{}", found.name, packet.port, packet.protocol);
+            Reach::refused(because, Some(found.place))
+        }
+        Some(port) if port.is_deserted() => {
+            Reach::refused(format!("no pod is behind {}", found.name), Some(port.place))
+        }
+        Some(port) => {
+            let From::Tenant(from) = from else { return way };
+            // Where some of several are forbidden, so is the service, now and then.
+            let mut outside = port.endpoints.iter().map(|(address, port)| {
+                outwards(model, from, *address, &Packet { port: *port, ..*packet })
+            });
+            outside.find(|reach| !reach.allowed()).unwrap_or(way)
+        }
+    }
+}
+
+/// A port of a node is one of the service's for pods, and open to all else.
+fn to_node_port(
+    model: &Model,
+    from: From,
+    (node, address): (NodeId, Ipv4Addr),
+    packet: &Packet,
+) -> Reach {
+    let mut ports = model.node_ports().iter();
+    let found = ports.find(|p| p.protocol == packet.protocol && p.port == packet.port);
+    let Some(found) = found else {
+        let because = format!("no service has the node port {}/{}", packet.port, packet.protocol);
+        return match from {
+            From::Tenant(from) => outwards(model, from, address, packet),
+            _ => Reach::new(Verdict::Deny, because, None),
+        };
+    };
+    let blocked = model.intent()[node].blocks.iter().find(|block| {
+        block.at == BlockAt::Address(address) && block.covers(packet.protocol, packet.port)
+    });
+    if let Some(block) = blocked.filter(|_| from != From::Node(node)) {
+        let because = format!("{address} does not serve {}/{}", packet.port, packet.protocol);
+        return Reach::new(Verdict::Deny, because, Some(block.place));
+    }
+    let (port, ..) = model.behind(found);
+    if matches!(from, From::Tenant(_))
+        && packet.protocol == Protocol::Sctp
+        && port.port != packet.port
+    {
+        let because = "conntrack of Open vSwitch can't change the port of SCTP";
+        return Reach::new(Verdict::Deny, because, Some(port.place));
+    }
+    let to_service = Packet { to: To::Service(found.service), port: port.port, ..*packet };
+    reach(model, &to_service)
+}
+
+fn between(model: &Model, source: ProjectId, destination: ProjectId) -> Reach {
+    if !model.isolates() {
+        return Reach::new(Verdict::Allow, "the network is flat", None);
+    }
+    let intent = model.intent();
+    let (from, to) = (model.vnid(source), model.vnid(destination));
+    let (source, destination) = (&intent[source], &intent[destination]);
+    if from.get() == 0 {
+        Reach::new(Verdict::Allow, format!("{} is global", source.name), Some(source.place))
+    } else if to.get() == 0 {
+        let because = format!("{} is global", destination.name);
+        Reach::new(Verdict::Allow, because, Some(destination.place))
+    } else if from == to {
+        Reach::new(Verdict::Allow, format!("both have VNID {from}"), Some(source.place))
+    } else {
+        let because = format!("VNID {from} and VNID {to} are apart");
+        Reach::new(Verdict::Deny, because, Some(destination.place))
+    }
+}
+
+fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
+    let intent = model.intent();
+    if from == to {
+        return Reach::new(Verdict::Deny, "nobody gets what it sends itself", None);
+    }
+    if let Some(Tenant::Router(id)) =
+        [from, to].into_iter().find(|tenant| matches!(tenant, Tenant::Router(_)))
+    {
+        let because = "egress routers take no part in multicast";
+        return Reach::new(Verdict::Deny, because, Some(intent[id].place));
+    }
+    let (source, destination) = (model.project(from), model.project(to));
+    if let Some(off) = model.without_multicast(source) {
+        let off = &intent[off];
+        let because = format!("{} does not enable multicast", off.name);
+        return Reach::new(Verdict::Deny, because, Some(off.place));
+    }
+    // Nobody is global here: what all projects got would be everybody's business.
+    let (from, to) = (model.carried(source), model.carried(destination));
+    let place = Some(intent[source].place);
+    if from == to {
+        Reach::new(Verdict::Allow, format!("both have VNID {from} and multicast"), place)
+    } else {
+        Reach::new(Verdict::Deny, format!("VNID {from} and VNID {to} are apart"), place)
+    }
+}
+
+/// What the egress policy lets leave, and whoever has the address takes.
+fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+    let way = leaves(model, from, address, packet);
+    if !way.allowed() {
+        return way;
+    }
+    let intent = model.intent();
+    let mut held = intent.nodes().flat_map(|(id, _)| model.held(id));
+    if held.any(|(ip, _)| ip.address == address) {
+        return Reach::new(Verdict::Deny, "an egress IP takes only replies", None);
+    }
+    let own = model.node(from);
+    let exit = model.leaving(from).map_or(own, |leaving| leaving.ip.node);
+    // Delivered by the kernel that it leaves the bridge to.
+    let here = address == intent[own].address
+        || address == intent[exit].address
+        || intent[exit].node_port_addresses.contains(&address);
+    if here { taken(model, packet) } else { way }
+}
+
+/// What the bridge lets leave: the egress policy, and what none can change.
+#[must_use]
+pub fn leaves(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+    let tunnels = model.intent().nodes().any(|(_, node)| node.address == address);
+    if tunnels && is_vxlan(model, packet) {
+        return Reach::new(Verdict::Deny, "pods can't send to the VXLAN port of nodes", None);
+    }
+    if address.octets()[0] >= 224 {
+        return Reach::new(Verdict::Deny, "groups and reserved addresses are not outside", None);
+    }
+    if is_dns(packet) && address == model.intent()[model.node(from)].address {
+        return Reach::new(Verdict::Allow, "DNS of the pod's own node stays open", None);
+    }
+    for (rule, subject, _) in model.ranked_rules(model.project(from)) {
+        let there = model.networks(rule).iter().any(|network| network.contains(&address));
+        if there && rule.takes(packet.protocol, packet.port) {
+            return Reach::new(rule.verdict, subject.name.as_ref(), Some(rule.place));
+        }
+    }
+    Reach::new(Verdict::Allow, "no rule matches", None)
+}
