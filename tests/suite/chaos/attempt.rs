@@ -172,7 +172,10 @@ pub(super) fn make(
     if let Some(foreign) = foreign {
         main.node.shell(&format!("{FUNCTIONS}{}", foreign.undo));
     }
-    if chance.percent(25) {
+    if chance.percent(30) {
+        if chance.percent(60) {
+            broken_teardown(&main.node, chance, &mut teller)?;
+        }
         teardown(main, true, &mut teller)?;
     }
     Ok(kinds.into_iter().map(|kind| (kind, outcome.clone())).collect())
@@ -268,8 +271,13 @@ fn disturbed(
 ) -> Result<String, Failure> {
     teller.tell(format!("a run with {fault:?}"));
     let mut before: Vec<String> = Vec::new();
+    let mut words = vec!["apply", &b.directory, "--json"];
     match fault {
         Fault::Command(at, way) => node.plan(Some((*at, way)), ""),
+        Fault::Unconfirmed(at, way) => {
+            node.plan(Some((*at, way)), "");
+            words.extend(["--confirm", "1s"]);
+        }
         Fault::Meanwhile(at, deed) => {
             let script = format!("R={}\n{FUNCTIONS}{}", chance.below(1000), deed.script);
             node.plan(Some((*at, "script")), &script);
@@ -289,8 +297,8 @@ fn disturbed(
             ));
         }
     }
-    let words: Vec<&str> = before.iter().map(String::as_str).collect();
-    let run = node.ringfence(&words, &["apply", &b.directory, "--json"]);
+    let before: Vec<&str> = before.iter().map(String::as_str).collect();
+    let run = node.ringfence(&before, &words);
     node.quiet();
     if let Fault::State(how) = fault {
         let keep = if *how == "full" {
@@ -301,19 +309,22 @@ fn disturbed(
         };
         node.done(&keep);
     }
-    let fired = node.shell("cat /mnt/chaos/fired 2>/dev/null").0;
+    let fired = node.fired();
     let commands = node.shell("ls /mnt/chaos/at | wc -l").0;
     teller.tell(format!("  at, of {} commands: {}", commands.trim(), fired.trim()));
     node.plan(None, "");
-    let killed = [-1, 137, 130, 143, 134, 152, 153].contains(&run.status);
+    // Where whoever runs the tests ignores an interrupt, nsenter(1) does, and ends with 1.
+    let interrupted = matches!(fault, Fault::Command(_, "interrupt")) && run.stderr.is_empty();
+    let killed = interrupted || [-1, 137, 130, 143, 134, 152, 153].contains(&run.status);
     if matches!(fault, Fault::Killed(_)) && run.status == 124 {
         return Ok("killed".to_owned());
     }
     teller.check("apply", &run)?;
-    let planned = matches!(fault, Fault::Command(..) | Fault::Meanwhile(..));
+    let planned = matches!(fault, Fault::Command(..) | Fault::Meanwhile(..) | Fault::Unconfirmed(..));
     let reached = !planned || !fired.is_empty();
     let told: Value = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
     match run.status {
+        _ if killed => Ok("killed".to_owned()),
         0 => {
             if told["generation"] != b.generation.as_str() || !told["changed"].is_boolean() {
                 return teller.fail("a run that succeeds does not say so", vec![run.stdout]);
@@ -340,7 +351,6 @@ fn disturbed(
             let code = run.stderr.split(['[', ']']).nth(1).unwrap_or_default().to_owned();
             Ok(code)
         }
-        _ if killed => Ok("killed".to_owned()),
         other => teller.fail(format!("the exit status {other} means nothing"), vec![run.stderr]),
     }
 }
@@ -355,11 +365,16 @@ fn settle(
 ) -> Result<usize, Failure> {
     let mut said = Vec::new();
     let mut runs = 0;
+    let check = node.ringfence(&[], &["apply", &files.directory, "--json", "--check"]);
+    teller.check("check", &check)?;
     while runs < limit {
         runs += 1;
         let run = node.ringfence(&[], &["apply", &files.directory, "--json"]);
         teller.check("apply, undisturbed", &run)?;
         if run.status == 0 {
+            if runs == 1 {
+                foretold(&check, &run, teller)?;
+            }
             return Ok(runs);
         }
         said.push(run.stderr.clone());
@@ -373,6 +388,18 @@ fn settle(
         }
     }
     teller.fail(format!("an undisturbed run fails, {runs} times"), said)
+}
+
+/// A check says what the run after it does.
+fn foretold(check: &Run, run: &Run, teller: &mut Teller) -> Result<(), Failure> {
+    let of = |run: &Run| -> Value { serde_json::from_str(&run.stdout).unwrap_or(Value::Null) };
+    let (said, done) = (of(check), of(run));
+    let pending = said["changed"] == true;
+    if said["changes"] == done["changes"] && check.status == if pending { 2 } else { 0 } {
+        return Ok(());
+    }
+    let texts = vec![check.stdout.clone(), check.stderr.clone(), run.stdout.clone()];
+    teller.fail("a check does not say what the run after it does", texts)
 }
 
 /// After success: nothing to change, nothing to say.
@@ -397,6 +424,19 @@ fn settled(node: &Node, files: &Files, teller: &mut Teller) -> Result<(), Failur
         return teller.fail("a temporary file is left in the state directory", vec![left]);
     }
     Ok(())
+}
+
+/// A teardown of which a command goes wrong.
+fn broken_teardown(node: &Node, chance: &mut Chance, teller: &mut Teller) -> Result<(), Failure> {
+    let fault = Fault::of_teardown(chance);
+    teller.tell(format!("a teardown with {fault:?}"));
+    let Fault::Command(at, way) = fault else { return Ok(()) };
+    node.plan(Some((at, way)), "");
+    let run = node.ringfence(&[], &["teardown"]);
+    node.quiet();
+    teller.tell(format!("  at: {}", node.fired().trim()));
+    node.plan(None, "");
+    teller.check("teardown", &run)
 }
 
 /// What a node is like that has only seen these files. The state directory is its own.

@@ -154,23 +154,30 @@ pub(super) enum Fault {
     Limited(String),
     /// The state directory is full, or can't be written.
     State(&'static str),
+    /// It waits for a confirmation that never comes, and the command with this number goes wrong.
+    Unconfirmed(usize, &'static str),
 }
 
 impl Fault {
+    /// One command of a teardown that goes wrong.
+    pub(super) fn of_teardown(chance: &mut Chance) -> Self {
+        Self::Command(chance.below(25), *chance.pick(&WAYS[..11]))
+    }
+
     pub(super) fn random(chance: &mut Chance) -> Self {
         // More commands come at the beginning of every run than in the middle of a long one.
         let at = if chance.percent(70) { chance.below(45) } else { chance.below(120) };
         match chance.below(20) {
             0 => Self::Killed(1 + chance.below(900)),
             1 => {
-                let limit = match chance.below(3) {
+                let limit = match chance.below(2) {
                     0 => format!("--nofile={}", 4 + chance.below(60)),
-                    1 => format!("--fsize={}", chance.below(40_000)),
-                    _ => format!("--as={}", 20_000_000 + chance.below(200_000_000)),
+                    _ => format!("--fsize={}", chance.below(40_000)),
                 };
                 Self::Limited(limit)
             }
             2 => Self::State(*chance.pick(&["full", "read-only"])),
+            6 => Self::Unconfirmed(at, *chance.pick(&WAYS[..11])),
             3..=5 => {
                 let ours: Vec<Deed> = DEEDS
                     .iter()
@@ -190,6 +197,7 @@ impl Fault {
             Self::Killed(_) => "killed at some time".to_owned(),
             Self::Limited(limit) => format!("limited: {}", limit.split('=').next().unwrap()),
             Self::State(how) => format!("the state directory is {how}"),
+            Self::Unconfirmed(..) => "never confirmed".to_owned(),
         }
     }
 }

@@ -156,6 +156,11 @@ impl Node {
         self.done(&format!("rm -rf /mnt/chaos; mkdir -p /mnt/chaos/at; {write}"));
     }
 
+    /// The command that went wrong, if any did.
+    pub(super) fn fired(&self) -> String {
+        self.shell("cat /mnt/chaos/fired 2>/dev/null").0
+    }
+
     /// Waits until nothing runs any more that a killed ringfence has left behind.
     pub(super) fn quiet(&self) {
         let busy = "pgrep -x 'ringfence|ip|nft|ovs-vsctl|ovs-ofctl|ovs-appctl|ovsdb-client|ethtool|sysctl|\
