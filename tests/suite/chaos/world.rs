@@ -437,7 +437,8 @@ impl World {
     fn router(&self, project: &Project, router: &Router) -> Value {
         let mut value = json!({
             "name": format!("way-{}", router.name), "project": PROJECTS[project.name],
-            "source": format!("192.168.12.{}", 100 + router.source),
+            // Some are of those that projects have as egress IPs.
+            "source": format!("192.168.12.{}", [100, 188][router.source / 12] + router.source),
             "gateway": "192.168.12.1", "node": format!("node-{}", router.node % self.nodes + 1),
         });
         match router.mode {
