@@ -35,7 +35,7 @@ spaces() { for netns in $(ls /run/netns); do ip -n $netns link show lo 2>/dev/nu
 routers() { spaces | grep '^router' || true; }
 flows() { ovs-ofctl -O OpenFlow14 dump-flows br0 --no-stats | grep cookie=0x | sed 's/.*cookie=\(0x[0-9a-f]*\).*/\1/' | sort -u; }
 state=/var/lib/ringfence
-restart() { pkill -KILL -x ovs-vswitchd; until ovs-vswitchd unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir --log-file -vconsole:off 2>/dev/null; do sleep 0.05; done; }
+restart() { pkill -KILL -x ovs-vswitchd; until ovs-vswitchd unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir --log-file -vconsole:off 2>/dev/null; do sleep 0.05; done; ovs-ofctl add-flow br-theirs cookie=0x7,priority=7,actions=normal; }
 "#;
 
 const fn ours(name: &'static str, script: &'static str) -> Deed {

@@ -35,10 +35,10 @@ for bridge in $(ovs-vsctl --timeout=20 list-br); do
 	echo "@fragments $bridge"; ovs-ofctl get-frags $bridge --timeout=20
 done
 echo '@file node'
-find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /run/netns/\* -prune -o ! -type d -printf '%p %y %m %l\n' 2>/dev/null
-find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -type d -printf '%p %y %m\n' 2>/dev/null
+find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /var/lib/ringfence/watch -prune -o -path /run/netns/\* -prune -o ! -type d -printf '%p %y %m %l\n' 2>/dev/null
+find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /var/lib/ringfence/watch -prune -o -type d -printf '%p %y %m\n' 2>/dev/null
 echo '@content node'
-find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /run/netns -prune -o -type f -size -1000k -exec sha1sum {} + 2>/dev/null
+find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /var/lib/ringfence/watch -prune -o -path /run/netns -prune -o -type f -size -1000k -exec sha1sum {} + 2>/dev/null
 echo '@netns node'; ls /run/netns 2>/dev/null
 echo "@process $$"; ps -eo pid,ppid,stat,args
 "#;
