@@ -95,7 +95,8 @@ fn report(seed: u64, number: u64, directory: &PathBuf, failure: &Failure) -> Str
 
 /// How often each kind of disturbance ended how.
 fn figures(table: &BTreeMap<(String, String), usize>, made: usize, took: Duration) -> String {
-    let lines = table.iter().map(|((kind, outcome), number)| format!("{number:6}  {kind:45}  {outcome}"));
+    let lines =
+        table.iter().map(|((kind, outcome), number)| format!("{number:6}  {kind:45}  {outcome}"));
     let lines: Vec<String> = lines.collect();
     format!("{}\n{made} attempts in {} s", lines.join("\n"), took.as_secs())
 }

@@ -210,6 +210,9 @@ fn meet(
             outcome.push_str("nothing to do it to, ");
         }
     }
+    if deed.is_some() && chance.percent(20) {
+        repair(node, a, teller)?;
+    }
     if let Some(fault) = fault {
         kinds.push(fault.name());
         outcome.push_str(&disturbed(node, &fault, a, b, chance, teller)?);
@@ -221,7 +224,29 @@ fn meet(
         _ => "new by the 3rd run",
     });
     settled(node, b, teller)?;
+    if chance.percent(10) {
+        there_and_back(node, a, b, teller)?;
+    }
     Ok(Met { kinds, outcome, foreign, after: take(node) })
+}
+
+/// What the unit does at boot: the current generation once more, as far as that is known.
+fn repair(node: &Node, a: &Files, teller: &mut Teller) -> Result<(), Failure> {
+    let run = node.ringfence(&[], &["apply", "--current"]);
+    teller.check("apply --current", &run)?;
+    if run.status == 0 { settled(node, a, teller) } else { Ok(()) }
+}
+
+/// Back to the generation before, where one is kept, and to the new one again.
+fn there_and_back(node: &Node, a: &Files, b: &Files, teller: &mut Teller) -> Result<(), Failure> {
+    let run = node.ringfence(&[], &["rollback", "--json"]);
+    teller.check("rollback", &run)?;
+    let told: Value = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
+    if run.status == 0 && told["generation"] == a.generation.as_str() {
+        settled(node, a, teller)?;
+    }
+    settle(node, b, &mut None, teller, 1)?;
+    settled(node, b, teller)
 }
 
 /// Does something to the node by hand; false where there is nothing to do it to.
@@ -302,8 +327,10 @@ fn disturbed(
     node.quiet();
     if let Fault::State(how) = fault {
         let keep = if *how == "full" {
-            format!("rm {STATE}/filler; rm -rf /mnt/kept; cp -a {STATE} /mnt/kept; umount {STATE}; \
-                     rm -rf {STATE}; cp -a /mnt/kept {STATE}")
+            format!(
+                "rm {STATE}/filler; rm -rf /mnt/kept; cp -a {STATE} /mnt/kept; umount {STATE}; \
+                     rm -rf {STATE}; cp -a /mnt/kept {STATE}"
+            )
         } else {
             format!("umount {STATE}")
         };
@@ -320,7 +347,8 @@ fn disturbed(
         return Ok("killed".to_owned());
     }
     teller.check("apply", &run)?;
-    let planned = matches!(fault, Fault::Command(..) | Fault::Meanwhile(..) | Fault::Unconfirmed(..));
+    let planned =
+        matches!(fault, Fault::Command(..) | Fault::Meanwhile(..) | Fault::Unconfirmed(..));
     let reached = !planned || !fired.is_empty();
     let told: Value = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
     match run.status {
@@ -346,7 +374,8 @@ fn disturbed(
         }
         1 | 4 => {
             if !told["diagnostics"].is_array() || !run.stderr.contains("error[RF") {
-                return teller.fail("a run that fails does not say why", vec![run.stdout, run.stderr]);
+                return teller
+                    .fail("a run that fails does not say why", vec![run.stdout, run.stderr]);
             }
             let code = run.stderr.split(['[', ']']).nth(1).unwrap_or_default().to_owned();
             Ok(code)
@@ -378,9 +407,9 @@ fn settle(
             return Ok(runs);
         }
         said.push(run.stderr.clone());
-        let blocks = foreign.as_ref().is_some_and(|foreign| {
-            !foreign.names.is_empty() && run.stderr.contains(foreign.names)
-        });
+        let blocks = foreign
+            .as_ref()
+            .is_some_and(|foreign| !foreign.names.is_empty() && run.stderr.contains(foreign.names));
         if blocks && let Some(theirs) = foreign.take() {
             teller.tell("what is in the way goes");
             node.done(&format!("{FUNCTIONS}{}", theirs.undo));
@@ -406,8 +435,14 @@ fn foretold(check: &Run, run: &Run, teller: &mut Teller) -> Result<(), Failure> 
 fn settled(node: &Node, files: &Files, teller: &mut Teller) -> Result<(), Failure> {
     let run = node.ringfence(&[], &["apply", &files.directory, "--verbose"]);
     teller.check("apply once more", &run)?;
-    if run.status != 0 || !run.stderr.ends_with(": nothing to change\n") || run.stderr.contains("> ") {
-        return teller.fail("a run directly after one that succeeded changes something", vec![run.stdout, run.stderr]);
+    if run.status != 0
+        || !run.stderr.ends_with(": nothing to change\n")
+        || run.stderr.contains("> ")
+    {
+        return teller.fail(
+            "a run directly after one that succeeded changes something",
+            vec![run.stdout, run.stderr],
+        );
     }
     let run = node.ringfence(&[], &["status", "--json"]);
     teller.check("status", &run)?;
@@ -417,7 +452,10 @@ fn settled(node: &Node, files: &Files, teller: &mut Teller) -> Result<(), Failur
         && told["pending"].is_null()
         && told["drift"].as_array().is_some_and(Vec::is_empty);
     if run.status != 0 || !good {
-        return teller.fail("status is not content after a run that succeeded", vec![run.stdout, run.stderr]);
+        return teller.fail(
+            "status is not content after a run that succeeded",
+            vec![run.stdout, run.stderr],
+        );
     }
     let left = node.shell(&format!("ls -A {STATE} {STATE}/generations")).0;
     if left.contains(".new") {

@@ -10,8 +10,7 @@ use ringfence::lab::{Hold, Host, Role};
 pub(super) const STATE: &str = "/var/lib/ringfence";
 
 /// The programs that a wrapper stands before.
-const WRAPPED: &str =
-    "ip nft conntrack ovs-vsctl ovs-ofctl ovs-appctl ovsdb-client ethtool sysctl install rm sh-none";
+const WRAPPED: &str = "ip nft conntrack ovs-vsctl ovs-ofctl ovs-appctl ovsdb-client ethtool sysctl install rm sh-none";
 
 /// Makes a machine a node. What the test itself needs is at `/mnt`, away from all that is compared.
 const PREPARE: &str = r#"set -eu

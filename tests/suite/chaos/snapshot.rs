@@ -45,11 +45,36 @@ echo "@process $$"; ps -eo pid,ppid,stat,args
 
 /// Columns of the database that change by themselves.
 const VOLATILE: [&str; 30] = [
-    "_uuid", "_version", "statistics", "status", "rstp_statistics", "rstp_status", "datapath_id",
-    "mac_in_use", "ifindex", "link_resets", "link_speed", "link_state", "admin_state", "duplex",
-    "lacp_current", "cur_cfg", "next_cfg", "mtu", "datapath_version", "bfd_status", "ovs_version",
-    "system_type", "system_version", "db_version", "dpdk_version", "dpdk_initialized",
-    "bond_active_slave", "error", "datapaths", "iface_types",
+    "_uuid",
+    "_version",
+    "statistics",
+    "status",
+    "rstp_statistics",
+    "rstp_status",
+    "datapath_id",
+    "mac_in_use",
+    "ifindex",
+    "link_resets",
+    "link_speed",
+    "link_state",
+    "admin_state",
+    "duplex",
+    "lacp_current",
+    "cur_cfg",
+    "next_cfg",
+    "mtu",
+    "datapath_version",
+    "bfd_status",
+    "ovs_version",
+    "system_type",
+    "system_version",
+    "db_version",
+    "dpdk_version",
+    "dpdk_initialized",
+    "bond_active_slave",
+    "error",
+    "datapaths",
+    "iface_types",
 ];
 
 /// Takes the snapshot of a node.
@@ -83,7 +108,10 @@ pub(super) fn take(node: &Node) -> Snapshot {
 
 /// Whether an interface has an Ethernet address by chance.
 fn random_mac(name: &str) -> bool {
-    name.starts_with("rf-") || name.starts_with("patch-") || name == "br0" || name.starts_with("ovs-")
+    name.starts_with("rf-")
+        || name.starts_with("patch-")
+        || name == "br0"
+        || name.starts_with("ovs-")
 }
 
 fn plain(line: &str) -> String {
@@ -143,7 +171,10 @@ fn links(text: &str) -> Vec<String> {
             }
             lines.push(format!(
                 "{name} address {}/{} broadcast={} scope={} label={}",
-                address["local"], address["prefixlen"], address["broadcast"], address["scope"],
+                address["local"],
+                address["prefixlen"],
+                address["broadcast"],
+                address["scope"],
                 address["label"]
             ));
         }
@@ -169,13 +200,18 @@ fn nft(content: &[&str]) -> Vec<String> {
 }
 
 fn switch(content: &[&str]) -> Vec<String> {
-    let header = |line: &&&str| !line.contains("(xid=") && !line.starts_with("NXST") && !line.starts_with("OFPST");
+    let header = |line: &&&str| {
+        !line.contains("(xid=") && !line.starts_with("NXST") && !line.starts_with("OFPST")
+    };
     content.iter().filter(header).map(|line| line.trim().to_owned()).collect()
 }
 
 fn contents(content: &[&str]) -> Vec<String> {
     let volatile = |line: &str| {
-        line.ends_with("/pid") || line.ends_with("/state.json") || line.ends_with("/lock") || line.ends_with(".pid")
+        line.ends_with("/pid")
+            || line.ends_with("/state.json")
+            || line.ends_with("/lock")
+            || line.ends_with(".pid")
     };
     content.iter().filter(|line| !volatile(line)).map(|line| (*line).to_owned()).collect()
 }
@@ -214,14 +250,19 @@ fn processes(own: &str, content: &[&str]) -> Vec<String> {
 
 /// The rows of the database, those that others name by their names.
 fn database(content: &[&str]) -> Vec<String> {
-    let tables = serde_json::Deserializer::from_str(&content.join("\n")).into_iter::<Value>().flatten().collect::<Vec<_>>();
+    let tables = serde_json::Deserializer::from_str(&content.join("\n"))
+        .into_iter::<Value>()
+        .flatten()
+        .collect::<Vec<_>>();
     let mut rows: BTreeMap<String, (String, BTreeMap<String, Value>)> = BTreeMap::new();
     for table in &tables {
-        let caption = table["caption"].as_str().unwrap_or("?").trim_end_matches(" table").to_owned();
+        let caption =
+            table["caption"].as_str().unwrap_or("?").trim_end_matches(" table").to_owned();
         if ["Datapath", "CT_Zone", "CT_Timeout_Policy"].contains(&caption.as_str()) {
             continue;
         }
-        let headings: Vec<&str> = table["headings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let headings: Vec<&str> =
+            table["headings"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for row in table["data"].as_array().into_iter().flatten() {
             let cells = row.as_array().cloned().unwrap_or_default();
             let row: BTreeMap<String, Value> =
@@ -238,7 +279,8 @@ type Rows = BTreeMap<String, (String, BTreeMap<String, Value>)>;
 fn shown(row: &BTreeMap<String, Value>, rows: &Rows, depth: usize) -> String {
     let mut text = String::new();
     for (column, value) in row {
-        let empty = *value == serde_json::json!(["set", []]) || *value == serde_json::json!(["map", []]);
+        let empty =
+            *value == serde_json::json!(["set", []]) || *value == serde_json::json!(["map", []]);
         if VOLATILE.contains(&column.as_str()) || empty || value == "" || *value == false {
             continue;
         }
@@ -264,7 +306,8 @@ fn name_rows(value: &mut Value, rows: &Rows, depth: usize) {
     for item in items.iter_mut() {
         name_rows(item, rows, depth);
     }
-    if items.len() == 2 && items[0] == "set"
+    if items.len() == 2
+        && items[0] == "set"
         && let Value::Array(members) = &mut items[1]
     {
         members.sort_by_key(ToString::to_string);
@@ -277,9 +320,8 @@ const KNOWN: &str = "RINGFENCE_CHAOS_KNOWN";
 /// What one has and the other lacks, both ways.
 pub(super) fn difference(found: &Snapshot, expected: &Snapshot) -> Vec<String> {
     let known = std::env::var(KNOWN).unwrap_or_default();
-    let counts = |line: &String| {
-        !known.split('|').any(|words| !words.is_empty() && line.contains(words))
-    };
+    let counts =
+        |line: &String| !known.split('|').any(|words| !words.is_empty() && line.contains(words));
     let more = found.difference(expected).map(|line| format!("+ {line}"));
     let less = expected.difference(found).map(|line| format!("- {line}"));
     more.chain(less).filter(counts).collect()

@@ -135,7 +135,8 @@ impl World {
     }
 
     fn add_project(&mut self, chance: &mut Chance) {
-        let Some(name) = free(PROJECTS.len(), chance, |n| self.projects.iter().any(|p| p.name == n))
+        let Some(name) =
+            free(PROJECTS.len(), chance, |n| self.projects.iter().any(|p| p.name == n))
         else {
             return;
         };
@@ -274,8 +275,11 @@ impl World {
                    {"cidr": "10.64.0.0/16", "hostPrefix": 24}]),
             json!([{"cidr": "10.200.0.0/16", "hostPrefix": 24}]),
         ];
-        let access = [json!([]), json!([{"port": 9100}]),
-            json!([{"protocol": "udp", "port": 100, "endPort": 200}])];
+        let access = [
+            json!([]),
+            json!([{"port": 9100}]),
+            json!([{"protocol": "udp", "port": 100, "endPort": 200}]),
+        ];
         let mut cluster = json!({
             "mode": if self.subnet_mode { "subnet" } else { "multitenant" },
             "podNetworks": networks[self.pod_networks],
@@ -394,7 +398,9 @@ impl World {
             At::Theirs if node == 0 && project < 2 && pod.name == 0 => {
                 value["netns"] = format!("theirs-{project}").into();
             }
-            At::Tap if node == 0 && project < 4 => value["interface"] = format!("tap{project}").into(),
+            At::Tap if node == 0 && project < 4 => {
+                value["interface"] = format!("tap{project}").into()
+            }
             At::Own | At::Theirs | At::Tap => {}
         }
         if let Some(byte) = pod.address {
@@ -502,8 +508,7 @@ impl Project {
     fn edit(&mut self, chance: &mut Chance) -> &'static str {
         match chance.below(16) {
             0 => {
-                self.network =
-                    *chance.pick(&[Network::Own, Network::Global, Network::Joined]);
+                self.network = *chance.pick(&[Network::Own, Network::Global, Network::Joined]);
                 "a project's network"
             }
             1 => {
