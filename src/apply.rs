@@ -27,6 +27,7 @@ mod fragments;
 mod gateway;
 mod generations;
 mod groups;
+mod inherited;
 mod links;
 mod meters;
 mod ovsdb;

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::change::{Action, Kind, Step};
+use super::inherited;
 use crate::artifact::host;
 use crate::artifact::node::{Netns, Router, Veth, Via, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
@@ -154,6 +155,7 @@ pub(super) fn compare(wiring: &Wiring, links: &Links) -> Result<LinkSteps, Diagn
     for router in &wiring.routers {
         gone.extend(outside(wiring, router, links, &mut steps, &mut batches)?);
     }
+    steps.astray.commands.extend(inherited::give_up(wiring, links));
     batches.flush(&mut steps.make);
     let new = batches.new.iter().map(ToString::to_string);
     steps.unplugged = wiring
@@ -379,6 +381,17 @@ impl Interface<'_> {
         }
         // The kernel drops the routes of an interface that goes down or loses its address.
         let lost = down || !details.is_empty();
+        // And it makes the one to an address's own network only once.
+        let own = address.trunc();
+        let listed = routes.iter().any(|(network, gateway)| gateway.is_none() && *network == own);
+        let there = |link: &Link| network.has_route(own, None, link.index);
+        if !lost && !listed && address.prefix_len() < 32 && !link.is_some_and(there) {
+            let source = address.addr();
+            lines.push(format!(
+                "route replace {own} dev {name} proto kernel scope link src {source}"
+            ));
+            details.push("route");
+        }
         for (destination, gateway) in routes {
             let index = link.map_or(0, |link| link.index);
             // The kernel makes the one to an address's own network with the address.
@@ -639,6 +652,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
             lines.push(format!("address del {address} dev lo"));
         }
     }
+    let given_up = wiring.map(|wiring| inherited::given_up(wiring, links)).unwrap_or_default();
     for (name, network) in &links.netns {
         let ours = links.is_ours(name) || links.half_made.contains(name);
         if !names.contains(name.as_str()) && ours {
@@ -646,6 +660,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, links: &Links, gone: &BTreeSet<Str
             // have it by now.
             let outside = network.links.get(host::ROUTER_INTERFACE);
             let outside = outside.filter(|link| link.kind.as_deref() == Some("macvlan"));
+            let outside = outside.filter(|_| !given_up.contains(name.as_str()));
             if let (Some(_), Ok(netns)) = (outside, NetnsName::parse(name)) {
                 let line = format!("link del {}", host::ROUTER_INTERFACE);
                 step.commands.extend(batch(Some(&netns), &[line]));

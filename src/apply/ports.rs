@@ -71,6 +71,8 @@ pub(super) fn compare(
     foreign_ports(name, &wanted, database, adopt)?;
     let numbers: Vec<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
     let mut after: Vec<String> = Vec::new();
+    // With its port, Open vSwitch would leave the discipline to the interface.
+    let (mut unlimit, mut unlimit_after): (Vec<String>, Vec<String>) = Default::default();
     for (old, port) in have {
         if wanted.contains_key(old.as_str()) || !port.external_ids.contains_key(MARK) {
             continue;
@@ -78,11 +80,14 @@ pub(super) fn compare(
         let owner = port.external_ids.get(MARK).cloned().unwrap_or_default();
         // A number that is wanted again must be free first.
         let in_the_way = port.ofport.is_some_and(|number| numbers.contains(&number));
-        let (step, words) = if in_the_way {
-            (&mut ports.before, &mut words)
+        let (step, words, unlimit) = if in_the_way {
+            (&mut ports.before, &mut words, &mut unlimit)
         } else {
-            (&mut ports.after, &mut after)
+            (&mut ports.after, &mut after, &mut unlimit_after)
         };
+        if qos::is_ours(database, port) {
+            clause(unlimit, &["--if-exists", "clear", "Port", old, "qos"]);
+        }
         step.change(Action::Remove, Kind::Port, old, format!("of {owner}"));
         clause(words, &["--if-exists", "del-port", name, old]);
     }
@@ -109,12 +114,12 @@ pub(super) fn compare(
     ports.sweep = qos::sweep(database, Some(name), &limited);
     // Within one transaction, Open vSwitch would keep the port as it is.
     let before = &mut ports.before;
-    for words in [unplug, words].into_iter().filter(|words| !words.is_empty()) {
+    for words in [unlimit, unplug, words].into_iter().filter(|words| !words.is_empty()) {
         let arguments = [TIMEOUT.to_owned()].into_iter().chain(words);
         before.commands.push(Command::change(Tool::OvsVsctl, arguments));
     }
-    if !after.is_empty() {
-        let arguments = [TIMEOUT.to_owned()].into_iter().chain(after);
+    for words in [unlimit_after, after].into_iter().filter(|words| !words.is_empty()) {
+        let arguments = [TIMEOUT.to_owned()].into_iter().chain(words);
         ports.after.commands.push(Command::change(Tool::OvsVsctl, arguments));
     }
     Ok(ports)
@@ -422,8 +427,7 @@ fn limit(
 ) -> bool {
     let Wanted { name, owner, ofport, ingress, .. } = wanted;
     let old = have.and_then(|port| port.qos.as_ref());
-    let ours = old.and_then(|row| database.qos.get(row));
-    let ours = ours.is_some_and(|qos| qos.external_ids.contains_key(MARK));
+    let ours = have.is_some_and(|port| qos::is_ours(database, port));
     match ingress {
         Some(rate) if have.is_some_and(|have| qos::is(database, have, owner, *rate)) => true,
         Some(rate) => {

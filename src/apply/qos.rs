@@ -25,6 +25,12 @@ pub(super) fn is(database: &Database, port: &Port, owner: &str, rate: u64) -> bo
     qos.kind == KIND && good(qos) && qos.queues.len() == 1 && qos.queues.get(&0).is_some_and(queue)
 }
 
+/// Whether the port has a discipline that ringfence gave it.
+pub(super) fn is_ours(database: &Database, port: &Port) -> bool {
+    let qos = port.qos.as_ref().and_then(|row| database.qos.get(row));
+    qos.is_some_and(|qos| qos.external_ids.contains_key(MARK))
+}
+
 /// The clauses of `ovs-vsctl` that give a port its discipline; `number` makes names for its rows.
 pub(super) fn set(port: &str, owner: &str, rate: u64, number: i64) -> Vec<Vec<String>> {
     let clause = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();

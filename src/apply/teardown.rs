@@ -30,7 +30,7 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
         if gateway::give_back(name, bridge, &links.node, &mut step) {
             steps.push(step);
         } else if bridge.external_ids.contains_key(MARK) {
-            steps.push(remove_bridge(name, bridge));
+            steps.push(remove_bridge(name, bridge, &database));
         } else {
             gateway::unpatch(name, bridge, &mut step);
             steps.push(step);
@@ -50,8 +50,17 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
 }
 
 /// A bridge of ours goes; one that was adopted stays, without our ports, flows and marks.
-fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
+fn remove_bridge(name: &str, bridge: &Bridge, database: &Database) -> Step {
     let mut step = Step::default();
+    let limited = bridge.ports.iter().filter(|(_, port)| qos::is_ours(database, port));
+    let mut words = vec![TIMEOUT.to_owned()];
+    for (port, _) in limited {
+        words.extend(["--", "--if-exists", "clear", "Port", port, "qos"].map(str::to_owned));
+    }
+    if words.len() > 1 {
+        // With its port, Open vSwitch would leave the discipline to the interface.
+        step.commands.push(Command::change(Tool::OvsVsctl, words));
+    }
     if !bridge.external_ids.contains_key(ADOPTED) {
         step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");
         step.commands.push(Command::change(Tool::OvsVsctl, [TIMEOUT, "del-br", name]));

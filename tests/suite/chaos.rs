@@ -18,7 +18,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::root;
@@ -42,7 +42,6 @@ fn attempts() -> (std::ops::RangeInclusive<u64>, Duration) {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures are worth to be seen")]
 fn whatever_happens_a_node_becomes_what_it_is_to_be() {
     let seed = variable("RINGFENCE_CHAOS_SEED").unwrap_or(1);
     let (numbers, patience) = attempts();
@@ -80,7 +79,7 @@ fn whatever_happens_a_node_becomes_what_it_is_to_be() {
     assert!(failures.is_empty(), "{} of {made} attempts failed", failures.len());
 }
 
-fn report(seed: u64, number: u64, directory: &PathBuf, failure: &Failure) -> String {
+fn report(seed: u64, number: u64, directory: &Path, failure: &Failure) -> String {
     let Failure { promise, story, details } = failure;
     let directory = directory.display();
     let shown: Vec<&str> = details.iter().map(String::as_str).take(60).collect();

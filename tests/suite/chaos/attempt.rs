@@ -93,9 +93,6 @@ fn compile(world: &World, lock: &str, directory: &Path) -> Option<(Files, String
         let run = ringfence(directory, words);
         assert!(!run.stderr.contains("panicked"), "{}: {}", directory.display(), run.stderr);
         if run.status != 0 {
-            if std::env::var_os("RINGFENCE_CHAOS_REFUSALS").is_some() {
-                eprintln!("{}", run.stderr.lines().next().unwrap_or_default());
-            }
             return None;
         }
     }
@@ -122,7 +119,7 @@ fn worlds(chance: &mut Chance, directory: &Path, teller: &mut Teller) -> (Files,
             other = World::random(chance);
             edits.push("another world");
         }
-        for _ in 0..1 + chance.below(4) {
+        for _ in 0..=chance.below(4) {
             edits.push(other.edit(chance));
         }
         let lock = if chance.percent(85) { &lock } else { LOCK };
@@ -136,6 +133,8 @@ fn worlds(chance: &mut Chance, directory: &Path, teller: &mut Teller) -> (Files,
 
 /// Something of other people's that is on the node.
 struct Foreign {
+    /// Whether it is; else it was ringfence's until it lost its mark.
+    theirs: bool,
     lines: Snapshot,
     undo: &'static str,
     names: &'static str,
@@ -169,7 +168,7 @@ pub(super) fn make(
     if !found.is_empty() {
         return teller.fail("the node is not like one that has only seen the last world", found);
     }
-    if let Some(foreign) = foreign {
+    if let Some(foreign) = foreign.filter(|foreign| foreign.theirs) {
         main.node.shell(&format!("{FUNCTIONS}{}", foreign.undo));
     }
     if chance.percent(30) {
@@ -269,17 +268,21 @@ fn commit(
     teller.tell(format!("by hand: {} ({luck})", deed.name));
     match deed.kind {
         Kind::Silent => {}
-        Kind::Ours => {
+        Kind::Ours | Kind::Disowned { .. } => {
             let run = node.ringfence(&[], &["status", "--json"]);
             teller.check("status", &run)?;
             if run.status == 0 {
                 return teller.fail("status says nothing of it", vec![run.stdout]);
             }
+            if let Kind::Disowned { undo } = deed.kind {
+                let names = "is not ringfence's";
+                *foreign = Some(Foreign { theirs: false, lines: Snapshot::new(), undo, names });
+            }
         }
         Kind::Theirs { undo, names } => {
             let lines = take(node).difference(&before).cloned().collect();
             let lines = if names == "-" { Snapshot::new() } else { lines };
-            *foreign = Some(Foreign { lines, undo, names });
+            *foreign = Some(Foreign { theirs: true, lines, undo, names });
         }
     }
     Ok(true)

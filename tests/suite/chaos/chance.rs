@@ -1,6 +1,6 @@
 //! Numbers that look random and come again with their seed.
 
-/// A source of such numbers (SplitMix64).
+/// A source of such numbers (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub(super) struct Chance(u64);
 

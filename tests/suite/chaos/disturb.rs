@@ -16,6 +16,12 @@ pub(super) struct Deed {
 pub(super) enum Kind {
     /// Something of ringfence's changes: `status` has to name something.
     Ours,
+    /// Something of ringfence's loses its mark: from then on it may be somebody else's, and in the
+    /// way until it is removed.
+    Disowned {
+        /// How it goes.
+        undo: &'static str,
+    },
     /// What may change nothing, or nothing that is looked at.
     Silent,
     /// Something of other people's comes: it stays as it is, and may be named as what is in the way.
@@ -40,6 +46,10 @@ restart() { pkill -KILL -x ovs-vswitchd; until ovs-vswitchd unix:/run/openvswitc
 
 const fn ours(name: &'static str, script: &'static str) -> Deed {
     Deed { name, script, kind: Kind::Ours }
+}
+
+const fn disowned(name: &'static str, script: &'static str, undo: &'static str) -> Deed {
+    Deed { name, script, kind: Kind::Disowned { undo } }
 }
 
 const fn silent(name: &'static str, script: &'static str) -> Deed {
@@ -148,9 +158,11 @@ pub(super) const DEEDS: &[Deed] = &[
     ),
     ours("the frag mode", "ovs-ofctl set-frags br0 normal"),
     ours("a port is removed", "ovs-vsctl del-port br0 $(ovs-vsctl list-ports br0 | pick)"),
-    ours(
+    disowned(
         "a port loses its mark",
         "ovs-vsctl clear Port $(ovs-vsctl list-ports br0 | pick) external_ids",
+        "for p in $(ovs-vsctl list-ports br0); do ovs-vsctl get Port $p external_ids:ringfence \
+         2>/dev/null || ovs-vsctl del-port br0 $p; done",
     ),
     ours("a port gets a tag", "ovs-vsctl set Port $(ovs-vsctl list-ports br0 | pick) tag=7"),
     ours(
@@ -161,7 +173,11 @@ pub(super) const DEEDS: &[Deed] = &[
     ours("the bridge goes", "ovs-vsctl del-br br0"),
     ours("the bridge forwards by itself", "ovs-vsctl set-fail-mode br0 standalone"),
     ours("the bridge gets a controller", "ovs-vsctl set-controller br0 tcp:127.0.0.1:6653"),
-    ours("the bridge loses its mark", "ovs-vsctl clear Bridge br0 external_ids"),
+    disowned(
+        "the bridge loses its mark",
+        "ovs-vsctl clear Bridge br0 external_ids",
+        "ovs-vsctl --if-exists del-br br0",
+    ),
     ours("the bridge speaks other versions", "ovs-vsctl set Bridge br0 protocols=OpenFlow10"),
     ours(
         "queues are lost",
@@ -295,7 +311,7 @@ pub(super) const DEEDS: &[Deed] = &[
 ];
 
 /// How commands go wrong, by the words of the wrapper.
-const WAYS: [&str; 12] = [
+const WAYS: [&str; 11] = [
     "kill-before",
     "kill-after",
     "kill-within",
@@ -307,7 +323,6 @@ const WAYS: [&str; 12] = [
     "die",
     "half",
     "nothing",
-    "script",
 ];
 
 /// What happens to a run.
@@ -330,7 +345,7 @@ pub(super) enum Fault {
 impl Fault {
     /// One command of a teardown that goes wrong.
     pub(super) fn of_teardown(chance: &mut Chance) -> Self {
-        Self::Command(chance.below(25), *chance.pick(&WAYS[..11]))
+        Self::Command(chance.below(25), WAYS[chance.below(WAYS.len())])
     }
 
     pub(super) fn random(chance: &mut Chance) -> Self {
@@ -345,8 +360,8 @@ impl Fault {
                 };
                 Self::Limited(limit)
             }
-            2 => Self::State(*chance.pick(&["full", "read-only"])),
-            6 => Self::Unconfirmed(at, *chance.pick(&WAYS[..11])),
+            2 => Self::State(["full", "read-only"][chance.below(2)]),
+            6 => Self::Unconfirmed(at, WAYS[chance.below(WAYS.len())]),
             3..=5 => {
                 let ours: Vec<Deed> = DEEDS
                     .iter()
@@ -355,7 +370,7 @@ impl Fault {
                     .collect();
                 Self::Meanwhile(at, *chance.pick(&ours))
             }
-            _ => Self::Command(at, *chance.pick(&WAYS[..11])),
+            _ => Self::Command(at, WAYS[chance.below(WAYS.len())]),
         }
     }
 

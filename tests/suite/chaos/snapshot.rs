@@ -207,12 +207,8 @@ fn switch(content: &[&str]) -> Vec<String> {
 }
 
 fn contents(content: &[&str]) -> Vec<String> {
-    let volatile = |line: &str| {
-        line.ends_with("/pid")
-            || line.ends_with("/state.json")
-            || line.ends_with("/lock")
-            || line.ends_with(".pid")
-    };
+    let volatile =
+        |line: &str| ["/pid", "/state.json", "/lock"].iter().any(|name| line.ends_with(name));
     content.iter().filter(|line| !volatile(line)).map(|line| (*line).to_owned()).collect()
 }
 
@@ -240,10 +236,9 @@ fn processes(own: &str, content: &[&str]) -> Vec<String> {
         false
     };
     let shown = rows.iter().filter(|(pid, parent, state, words)| {
-        !state.starts_with('Z')
-            && !ours(pid)
-            // Who began this shell.
-            && !(*parent == "0" && *pid != "1" && words.contains("timeout"))
+        // Who began this shell.
+        let beginner = *parent == "0" && *pid != "1" && words.contains("timeout");
+        !state.starts_with('Z') && !ours(pid) && !beginner
     });
     shown.map(|(.., words)| words.clone()).collect()
 }
