@@ -40,6 +40,7 @@ mod sctp;
 mod signatures;
 mod snapshot;
 mod stability;
+mod successors;
 mod support;
 mod traffic;
 mod world;

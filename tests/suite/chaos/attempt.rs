@@ -226,6 +226,9 @@ fn meet(
     if chance.percent(10) {
         there_and_back(node, a, b, teller)?;
     }
+    if let Some(theirs) = foreign.take_if(|foreign| foreign.names == "-") {
+        node.shell(&format!("{FUNCTIONS}{}", theirs.undo));
+    }
     Ok(Met { kinds, outcome, foreign, after: take(node) })
 }
 
@@ -281,7 +284,6 @@ fn commit(
         }
         Kind::Theirs { undo, names } => {
             let lines = take(node).difference(&before).cloned().collect();
-            let lines = if names == "-" { Snapshot::new() } else { lines };
             *foreign = Some(Foreign { theirs: true, lines, undo, names });
         }
     }

@@ -28,7 +28,8 @@ pub(super) enum Kind {
     Theirs {
         /// How it goes again.
         undo: &'static str,
-        /// What an error that it causes has in it; empty where it is in nobody's way.
+        /// What an error that it causes has in it; empty where it is in nobody's way. With `-`, it
+        /// is part of something that may change or go, and is not looked at any more.
         names: &'static str,
     },
 }
