@@ -23,8 +23,7 @@ pub(super) fn given_up<'l>(wiring: &Wiring, links: &'l Links) -> BTreeSet<&'l st
         let inherited = outside.is_some_and(|link| {
             link.kind.as_deref() == Some("macvlan") && wanted.contains(link.mac.as_slice())
         });
-        let ours = links.is_ours(name) || links.half_made.contains(*name);
-        inherited && ours && !planned.contains(name.as_str())
+        inherited && links.is_ours(name) && !planned.contains(name.as_str())
     });
     namespaces.map(|(name, _)| name.as_str()).collect()
 }
