@@ -7,7 +7,8 @@
 //!
 //! `RINGFENCE_CHAOS_SECONDS` says how long it goes on (two minutes by default), `RINGFENCE_CHAOS_SEED`
 //! which attempts it makes, and `RINGFENCE_CHAOS_ONLY` repeats one of them, or several as in `17-19`:
-//! an attempt begins where the one before it has ended.
+//! an attempt begins where the one before it has ended. `RINGFENCE_CHAOS_PROGRAM` names another ringfence
+//! to be tried, and `RINGFENCE_CHAOS_KNOWN` words of lines that don't count, with `|` between them.
 
 mod attempt;
 mod chance;

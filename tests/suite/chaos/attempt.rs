@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::chance::Chance;
 use super::disturb::{DEEDS, Deed, FUNCTIONS, Fault, Kind};
-use super::node::{Node, STATE, text};
+use super::node::{Node, STATE, ringfence, text};
 use super::snapshot::{Snapshot, difference, take};
 use super::world::{LOCK, World};
-use crate::support::{Run, ringfence};
+use crate::support::Run;
 
 /// A promise that was not kept.
 #[derive(Debug)]

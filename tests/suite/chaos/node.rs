@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::{PROGRAM, Run, until};
+use crate::support::{NOW, PROGRAM, Run, until};
 use ringfence::lab::{Hold, Host, Role};
 
 /// Where the state is kept: below a file system that can be full or read-only.
@@ -97,6 +97,18 @@ done
 rm -rf /var/lib/ringfence-parent
 "#;
 
+/// The ringfence that is tried: the one that was built with the tests, or one that is named.
+pub(super) fn program() -> String {
+    std::env::var("RINGFENCE_CHAOS_PROGRAM").unwrap_or_else(|_| PROGRAM.to_owned())
+}
+
+/// Runs it on this machine, in a directory.
+pub(super) fn ringfence(directory: &Path, words: &[&str]) -> Run {
+    let command = duct::cmd(program(), words).dir(directory).env("SOURCE_DATE_EPOCH", NOW);
+    let output = command.stdin_null().stdout_capture().stderr_capture().unchecked().run();
+    output.unwrap().into()
+}
+
 /// A node.
 pub(super) struct Node {
     host: Host,
@@ -137,7 +149,8 @@ impl Node {
         // Nothing here takes long, but each command may hang for two minutes.
         let limit = ["timeout", "-k", "5", "400"];
         let mut all = if before.is_empty() { limit.to_vec() } else { before.to_vec() };
-        all.push(PROGRAM);
+        let program = program();
+        all.push(&program);
         all.extend(words);
         all.extend(["--state", STATE]);
         let output = self.host.output(None, &all).unwrap();
