@@ -48,14 +48,16 @@ case "$*" in *" -c "*|"-c "*) exit 0;; esac
 here=
 for word; do case $word in /run/*.cfg|/run/*.conf) here=$word;; esac; done
 directory=${here%/*}
-setsid /mnt/fake/waits "$here" </dev/null >/dev/null 2>&1 &
+setsid /mnt/fake/waits ${0##*/} "$here" </dev/null >/dev/null 2>&1 &
 echo $! >"$directory/pid"
 S
 cat >/mnt/fake/waits <<'S'
 #!/bin/sh
 trap '' HUP USR2
-exec tail -qf "$1"
+exec "/mnt/as/$1" -qf "$2"
 S
+mkdir /mnt/as
+for program in squid haproxy; do cp "$(readlink -f "$(command -v tail)")" /mnt/as/$program; done
 chmod +x /mnt/fake/*
 mount --bind /mnt/fake/arping "$(readlink -f "$(command -v arping)")"
 for program in squid haproxy; do mount --bind /mnt/fake/proxy "$(readlink -f "$(command -v $program)")"; done
