@@ -195,7 +195,8 @@ pub(super) const DEEDS: &[Deed] = &[
     ours("the generations are lost", "rm -r $state/generations"),
     ours(
         "a file of a generation is cut",
-        "f=$(ls $state/generations/*/node.json | pick) && truncate -s 10 $f",
+        "now=$(sed -n 's/.*\"current\": \"\\([0-9a-f]*\\)\".*/\\1/p' $state/state.json); [ -n \"$now\" ] && \
+         truncate -s 10 $state/generations/$now/node.json",
     ),
     ours("the state directory is lost", "rm -r $state"),
     ours(
