@@ -223,6 +223,10 @@ fn meet(
         _ => "new by the 3rd run",
     });
     settled(node, b, teller)?;
+    // A run without anything to do writes nothing, over nothing.
+    if a.generation != b.generation {
+        no_leftovers(node, teller)?;
+    }
     if chance.percent(10) {
         there_and_back(node, a, b, teller)?;
     }
@@ -230,6 +234,15 @@ fn meet(
         node.shell(&format!("{FUNCTIONS}{}", theirs.undo));
     }
     Ok(Met { kinds, outcome, foreign, after: take(node) })
+}
+
+/// Nothing is left of files that were being written.
+fn no_leftovers(node: &Node, teller: &mut Teller) -> Result<(), Failure> {
+    let left = node.shell(&format!("ls -A {STATE} {STATE}/generations")).0;
+    if left.contains(".new") {
+        return teller.fail("a temporary file is left in the state directory", vec![left]);
+    }
+    Ok(())
 }
 
 /// What the unit does at boot: the current generation once more, as far as that is known.
@@ -461,10 +474,6 @@ fn settled(node: &Node, files: &Files, teller: &mut Teller) -> Result<(), Failur
             "status is not content after a run that succeeded",
             vec![run.stdout, run.stderr],
         );
-    }
-    let left = node.shell(&format!("ls -A {STATE} {STATE}/generations")).0;
-    if left.contains(".new") {
-        return teller.fail("a temporary file is left in the state directory", vec![left]);
     }
     Ok(())
 }

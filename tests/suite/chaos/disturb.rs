@@ -276,8 +276,15 @@ pub(super) const DEEDS: &[Deed] = &[
     ),
     theirs(
         "a bridge with a port and queues",
-        "ovs-vsctl add-br br-more -- set bridge br-more datapath_type=netdev fail_mode=secure other_config:hwaddr=02:00:00:00:cc:02 -- add-port br-more more0 -- set interface more0 type=internal mac='\"02:00:00:00:cc:03\"' -- set port more0 qos=@q -- --id=@q create qos type=linux-htb queues:1=@k -- --id=@k create queue other_config:max-rate=1000000; ovs-ofctl add-flow br-more priority=3,actions=drop",
-        "ovs-vsctl -- --id=@p get port more0 -- del-br br-more; ovs-vsctl --all destroy qos | true; for q in $(ovs-vsctl --bare --columns=_uuid find qos external_ids:ringfence!=x 'external_ids={}'); do ovs-vsctl --if-exists destroy qos $q; done; for q in $(ovs-vsctl --bare --columns=_uuid find queue 'external_ids={}'); do ovs-vsctl --if-exists destroy queue $q; done",
+        "ovs-vsctl add-br br-more -- set bridge br-more datapath_type=netdev fail_mode=secure \
+         other_config:hwaddr=02:00:00:00:cc:02 -- add-port br-more more0 -- set interface more0 \
+         type=internal mac='\"02:00:00:00:cc:03\"' -- set port more0 qos=@q -- --id=@q create qos \
+         type=linux-htb queues:1=@k external_ids:theirs=x -- --id=@k create queue \
+         other_config:max-rate=1000000 external_ids:theirs=x; ovs-ofctl add-flow br-more \
+         priority=3,actions=drop",
+        "ovs-vsctl --if-exists del-br br-more; for table in qos queue; do for row in $(ovs-vsctl \
+         --bare --columns=_uuid find $table external_ids:theirs=x); do ovs-vsctl destroy $table \
+         $row; done; done",
         "",
     ),
     theirs(
