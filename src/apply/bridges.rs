@@ -6,9 +6,9 @@
 
 use super::change::{Action, Kind, Step};
 use super::gateway::UPLINK;
-use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
+use super::ovsdb::{ADOPTED, Bridge, Database, MARK, Port};
 use super::ports::TIMEOUT;
-use super::{flows, groups};
+use super::{flows, groups, qos};
 use crate::artifact::host;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::Network;
@@ -106,8 +106,9 @@ pub(super) fn unplug(bridge: &str, port: &str, adopted: bool) -> Vec<Vec<String>
 }
 
 /// For `teardown`: the bridge of pods goes, or stays without what is ringfence's.
-pub(super) fn remove(name: &str, bridge: &Bridge, node: &Network) -> Step {
+pub(super) fn remove(name: &str, bridge: &Bridge, database: &Database, node: &Network) -> Step {
     let mut step = Step::default();
+    step.commands.extend(qos::unlimit(database, own_ports(bridge)));
     let Some(detail) = reason_to_stay(name, bridge, node) else {
         step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");
         step.commands.push(delete(name, bridge, &[MARK]));
@@ -115,12 +116,10 @@ pub(super) fn remove(name: &str, bridge: &Bridge, node: &Network) -> Step {
     };
     step.change(Action::Change, Kind::Bridge, name, detail);
     let mut words = vec![TIMEOUT.to_owned()];
-    for (port, found) in &bridge.ports {
-        if found.external_ids.contains_key(MARK) {
-            for clause in unplug(name, port, found.external_ids.contains_key(ADOPTED)) {
-                words.push("--".to_owned());
-                words.extend(clause);
-            }
+    for (port, found) in own_ports(bridge) {
+        for clause in unplug(name, port, found.external_ids.contains_key(ADOPTED)) {
+            words.push("--".to_owned());
+            words.extend(clause);
         }
     }
     let mut leave = leave(name, bridge);
@@ -130,6 +129,11 @@ pub(super) fn remove(name: &str, bridge: &Bridge, node: &Network) -> Step {
     }
     step.commands.extend(leave);
     step
+}
+
+/// The ports of a bridge that are ringfence's.
+pub(super) fn own_ports(bridge: &Bridge) -> impl Iterator<Item = (&String, &Port)> {
+    bridge.ports.iter().filter(|(_, port)| port.external_ids.contains_key(MARK))
 }
 
 /// Whether a bridge of ringfence's stays for the sake of others when it is no longer wanted.

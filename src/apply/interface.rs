@@ -64,9 +64,32 @@ impl Interface<'_> {
         if !lost {
             self.remove_routes(removed, &mut details);
         }
+        if !lost {
+            self.add_own_route(lines, &mut details);
+        }
         self.add_routes(lost, lines, &mut details);
         details.dedup();
         details
+    }
+
+    /// The kernel makes the one to an address's own network only once.
+    fn add_own_route(&self, lines: &mut Vec<String>, details: &mut Vec<&'static str>) {
+        let own = self.address.trunc();
+        let direct = |(to, gateway): &(Ipv4Net, Option<Ipv4Addr>)| gateway.is_none() && *to == own;
+        let is_own = |route: &Route| {
+            route.plain && direct(&(route.destination, route.gateway)) && route.metric == 0
+        };
+        let foreign = || self.network.foreign_route(own, self.name).is_some();
+        if own.prefix_len() == 32
+            || self.routes.iter().any(direct)
+            || self.live().any(is_own)
+            || (self.yields && foreign())
+        {
+            return;
+        }
+        let (name, source) = (self.name, self.address.addr());
+        lines.push(format!("route replace {own} dev {name} proto kernel scope link src {source}"));
+        details.push("route");
     }
 
     fn add_routes(&self, lost: bool, lines: &mut Vec<String>, details: &mut Vec<&'static str>) {

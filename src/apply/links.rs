@@ -261,8 +261,9 @@ fn taken_addresses(wiring: &Wiring, links: &Links) -> Vec<NetnsName> {
     going
         .filter_map(|(name, network)| {
             let link = network.links.get(host::ROUTER_INTERFACE)?;
-            let mut routers = wiring.routers.iter();
-            let taken = routers.any(|router| link.mac == router.outside.mac.bytes());
+            let macvlans = wiring.routers.iter().map(|router| &router.outside);
+            let mut macvlans = macvlans.filter(|one| matches!(one.via, Via::Macvlan { .. }));
+            let taken = macvlans.any(|one| link.mac == one.mac.bytes());
             let macvlan = link.kind.as_deref() == Some("macvlan");
             NetnsName::parse(name).ok().filter(|_| macvlan && taken)
         })

@@ -95,6 +95,7 @@ pub(super) fn compare(
     let mut after: Vec<String> = Vec::new();
     let mut unplug: Vec<String> = Vec::new();
     give_way(have, &wanted, &mut ports.before);
+    let (mut unlimit, mut unlimit_after) = (Vec::new(), Vec::new());
     for (old, port) in have {
         if wanted.contains_key(old.as_str()) || !port.external_ids.contains_key(MARK) {
             continue;
@@ -102,11 +103,12 @@ pub(super) fn compare(
         let owner = port.external_ids.get(MARK).cloned().unwrap_or_default();
         // A number that is wanted again must be free first.
         let in_the_way = port.ofport.is_some_and(|number| numbers.contains(&number));
-        let (step, words) = if in_the_way {
-            (&mut ports.before, &mut unplug)
+        let (step, words, unlimit) = if in_the_way {
+            (&mut ports.before, &mut unplug, &mut unlimit)
         } else {
-            (&mut ports.after, &mut after)
+            (&mut ports.after, &mut after, &mut unlimit_after)
         };
+        unlimit.push((old, port));
         step.change(Action::Remove, Kind::Port, old, format!("of {owner}"));
         for clause in bridges::unplug(name, old, port.external_ids.contains_key(ADOPTED)) {
             extend(words, clause.into_iter());
@@ -140,12 +142,14 @@ pub(super) fn compare(
     // Within one transaction, Open vSwitch would keep the port as it is.
     let before = &mut ports.before;
     let with_timeout = |words| [TIMEOUT.to_owned()].into_iter().chain::<Vec<String>>(words);
+    before.commands.extend(qos::unlimit(database, unlimit));
     if !unplug.is_empty() {
         before.commands.push(Command::remove(Tool::OvsVsctl, with_timeout(unplug)));
     }
     if !words.is_empty() {
         before.commands.push(Command::change(Tool::OvsVsctl, with_timeout(words)));
     }
+    ports.after.commands.extend(qos::unlimit(database, unlimit_after));
     if !after.is_empty() {
         ports.after.commands.push(Command::remove(Tool::OvsVsctl, with_timeout(after)));
     }
@@ -171,19 +175,20 @@ fn other_bridges(
             continue;
         }
         ports.before.disturb(format!("bridge {other}"), "gives way to another: its flows are lost");
-        let step = bridges::remove(other, bridge, node);
+        let step = bridges::remove(other, bridge, database, node);
         if !bridges::stays(other, bridge, node) {
             ports.before.changes.extend(step.changes);
             ports.before.commands.extend(step.commands);
             continue;
         }
         let mut words: Vec<String> = Vec::new();
-        for (port, found) in bridge.ports.iter().filter(|(_, port)| port.is_ours()) {
+        for (port, found) in bridges::own_ports(bridge) {
             let adopted = found.external_ids.contains_key(ADOPTED);
             for clause in bridges::unplug(other, port, adopted && !wanted.contains_key(port)) {
                 extend(&mut words, clause.into_iter());
             }
         }
+        ports.before.commands.extend(qos::unlimit(database, bridges::own_ports(bridge)));
         if !words.is_empty() {
             let words = [TIMEOUT.to_owned()].into_iter().chain(words);
             ports.before.commands.push(Command::remove(Tool::OvsVsctl, words));
@@ -477,8 +482,7 @@ fn limit(
 ) -> bool {
     let Wanted { name, owner, ofport, ingress, .. } = wanted;
     let old = have.and_then(|port| port.qos.as_ref());
-    let ours = old.and_then(|row| database.qos.get(row));
-    let ours = ours.is_some_and(|qos| qos.external_ids.contains_key(MARK));
+    let ours = have.is_some_and(|port| qos::is_ours(database, port));
     match ingress {
         Some(rate) if !lost && have.is_some_and(|have| qos::is(database, have, owner, *rate)) => {
             true

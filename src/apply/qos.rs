@@ -32,6 +32,29 @@ pub(super) fn is_in_kernel(link: &Link) -> bool {
     link.traits.disciplines.iter().any(|found| found.at == "root" && found.kind == kind)
 }
 
+/// Whether the port has a discipline that ringfence gave it.
+pub(super) fn is_ours(database: &Database, port: &Port) -> bool {
+    let qos = port.qos.as_ref().and_then(|row| database.qos.get(row));
+    qos.is_some_and(|qos| qos.external_ids.contains_key(MARK))
+}
+
+/// Takes the disciplines of ringfence's from ports of its own that go: with its port, Open vSwitch
+/// would leave the discipline to the interface.
+pub(super) fn unlimit<'p>(
+    database: &Database,
+    ports: impl IntoIterator<Item = (&'p String, &'p Port)>,
+) -> Option<Command> {
+    let mut words = vec![TIMEOUT.to_owned()];
+    let limited = ports.into_iter().filter(|(_, port)| is_ours(database, port));
+    for (name, _) in limited {
+        // Fails where the port is no longer ours, and nothing is done.
+        let mark = format!("external_ids:{MARK}");
+        words.extend(["--", "get", "Port", name, &mark].map(str::to_owned));
+        words.extend(["--", "clear", "Port", name, "qos"].map(str::to_owned));
+    }
+    (words.len() > 1).then(|| Command::remove(Tool::OvsVsctl, words))
+}
+
 /// The clauses of `ovs-vsctl` that give a port its discipline; `number` makes names for its rows.
 pub(super) fn set(port: &str, owner: &str, rate: u64, number: i64) -> Vec<Vec<String>> {
     let clause = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();

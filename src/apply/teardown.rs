@@ -56,7 +56,7 @@ fn steps(state: &State, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
         if given != GivenBack::NotOurs {
             steps.push(step);
         } else if bridge.external_ids.contains_key(MARK) {
-            steps.push(bridges::remove(name, bridge, &links.node));
+            steps.push(bridges::remove(name, bridge, &database, &links.node));
         } else {
             gateway::unpatch(name, bridge, &mut step);
             steps.push(step);

@@ -5,6 +5,7 @@
 mod ansible;
 mod apply;
 mod bandwidth;
+mod chaos;
 mod clean_changes;
 mod confirm;
 mod connections;
@@ -45,6 +46,7 @@ mod signatures;
 mod snapshot;
 mod stability;
 mod stuck;
+mod successors;
 mod support;
 mod traffic;
 mod world;
