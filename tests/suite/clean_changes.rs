@@ -71,7 +71,10 @@ impl Worlds {
 
     /// Nodes on which both can be, with nothing applied.
     fn live(&self) -> Live {
-        let (model, sources) = load(self.before.path());
+        // A node that is to have a gateway bridge is made with a bare uplink.
+        let text = fs::read_to_string(self.after.path().join("network.yaml")).unwrap();
+        let first = if text.contains(", bridge: ") { &self.after } else { &self.before };
+        let (model, sources) = load(first.path());
         let mut live = Live::up(model, &sources);
         to(&mut live, self.after.path());
         to(&mut live, self.before.path());
