@@ -180,7 +180,12 @@ pub(super) fn plug<'a, 'l>(
     let mending = mend(pair, &Wanted { netns: Some(netns), mac: Some(mac), forwards, ..inside });
     lines.extend(mending.lines);
     steps.make.commands.extend(mending.commands);
-    details.extend(mending.details);
+    for detail in mending.details {
+        // The other end may differ in the same respect.
+        if !details.contains(&detail) {
+            details.push(detail);
+        }
+    }
     Ok(Some(pair))
 }
 
