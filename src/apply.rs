@@ -12,8 +12,10 @@
 //! does what is still to do.
 
 mod artifacts;
+mod bridges;
 mod brought;
 mod change;
+mod columns;
 mod confirm;
 mod connections;
 mod datapath;
@@ -23,22 +25,27 @@ mod findings;
 mod firewall;
 mod flows;
 mod foreign;
-mod fragments;
 mod gateway;
 mod generations;
 mod groups;
+mod handover;
+mod inherit;
+mod interface;
 mod links;
+mod marks;
 mod meters;
 mod ovsdb;
+mod owned;
 mod ports;
 mod proxies;
 mod qos;
 mod rulesets;
-mod settings;
 mod signature;
 mod snapshot;
 mod state;
 mod status;
+mod switch;
+mod sysctls;
 mod teardown;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,11 +59,12 @@ use serde::Serialize;
 use crate::artifact::node::Wiring;
 use crate::artifact::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::system::{Stage, System, Tool, both, missing};
+use crate::system::netlink::holdings::Holdings;
+use crate::system::{Command, Stage, System, Tool, both, missing};
 use crate::value::Datapath;
 use crate::value::{InterfaceName, StringValue as _};
 use artifacts::Artifacts;
-pub use change::{Action, Change, Kind, Step};
+pub use change::{Action, Change, Kind, Step, summary};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 use connections::Look;
 pub use disturbance::Disturbance;
@@ -64,6 +72,7 @@ pub use findings::Finding;
 pub use generations::{Generation, Generations, KEEP, generations};
 use links::{Links, Namespaces};
 use ovsdb::{Database, MARK};
+pub use owned::{Owned, owned};
 use rulesets::Place;
 pub use signature::SIGNERS;
 use signature::Signers;
@@ -195,8 +204,7 @@ pub fn apply(
         store.lock()?;
         confirm::nobody_waits(&store)?;
     }
-    // A check remembers nothing, so it can do without.
-    let state = if options.check { store.read().unwrap_or_default() } else { store.read()? };
+    let state = if options.check { store.read_for_check()? } else { store.read()? };
     bring(&artifacts, options.bridge.clone(), state, &store, options, system)
 }
 
@@ -255,11 +263,13 @@ fn bring(
     system.at(Stage::Reading);
     let observed = Observed::read(artifacts, None, &state.half_made, system)?;
     right_node(artifacts, &observed.links)?;
-    ports::check_tun(&observed.database, &observed.links.node)?;
-    foreign::check(&artifacts.wiring, &observed.links.node)?;
+    state.former = store.former_networks(&state, &observed.links);
+    ports::check_tun(&artifacts.wiring, &observed.database, &observed.links.node)?;
+    foreign::check(&artifacts.wiring, &observed.links.node, options.adopt)?;
     datapath::check(&artifacts.wiring, &observed.database, observed.opened, system)?;
     let difference = Difference::between(artifacts, &observed, &state, options.adopt, system)?;
     let mut findings = firewall::findings(&artifacts.wiring, &observed.chains, system)?;
+    findings.extend(difference.findings.iter().cloned());
     if !options.take_over
         && let Some(found) = duplicates::find(&artifacts.wiring, &observed.links, system)?
     {
@@ -312,6 +322,7 @@ fn bring(
         state.half_made.sort();
         state.half_made.dedup();
         state.waiting = confirm.map(|confirm| confirm.waiting(&kept, options.keep));
+        sysctls::remember(&artifacts.wiring, &mut state, system);
         store.write(&state)?;
         if let Some(confirm) = confirm {
             confirm.begin(&state, store, system)?;
@@ -333,6 +344,7 @@ fn bring(
         connections::end(artifacts, &observed.links.node, look, &state.reused, system)?;
     }
     state = state.settled(&kept, options.keep);
+    sysctls::forget(&artifacts.wiring, &mut state);
     state.draining = !artifacts.wiring.draining.is_empty();
     store.write(&state)?;
     store.prune(&state);
@@ -376,7 +388,8 @@ fn restore(
 ) -> Result<(), Diagnostic> {
     let artifacts = store.open(kept)?;
     let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
-    foreign::check(&artifacts.wiring, &observed.links.node)?;
+    foreign::check(&artifacts.wiring, &observed.links.node, false)?;
+    state.former = store.former_networks(state, &observed.links);
     let difference = Difference::between(&artifacts, &observed, state, false, system)?;
     if difference.changes().is_empty() {
         connections::end(&artifacts, &observed.links.node, Look::ALL, &state.reused, system)?;
@@ -385,6 +398,7 @@ fn restore(
     }
     (state.pending, state.failure, state.half_made) = (None, None, Vec::new());
     state.reused.clear();
+    sysctls::forget(&artifacts.wiring, state);
     state.draining = !artifacts.wiring.draining.is_empty();
     store.write(state)?;
     store.prune(state);
@@ -403,7 +417,10 @@ fn converge(
 ) -> Result<(), Diagnostic> {
     if !difference.astray.commands.is_empty() {
         for command in &difference.astray.commands {
-            system.succeed(command)?;
+            let ran = system.succeed(command);
+            if !command.removes {
+                ran?;
+            }
         }
         // What these processes held goes with them, a moment later. Nothing else was done, so
         // nothing is remembered, and the node is looked at anew.
@@ -413,11 +430,15 @@ fn converge(
     }
     let mut look = look;
     for _ in 0..ROUNDS {
-        let commands = || difference.steps.iter().flat_map(|step| &step.commands);
-        let of = commands().count();
-        for (number, command) in (1..).zip(commands()) {
-            system.at(Stage::Changing { number, of, command });
-            system.succeed(command)?;
+        if let Some((command, failure)) = run(&difference, system)? {
+            // What it was to remove may have gone, or have become somebody else's, meanwhile.
+            let observed = Observed::read(artifacts, None, &state.half_made, system)?;
+            state.rulesets = remember(artifacts, &observed);
+            difference = Difference::between(artifacts, &observed, state, adopt, system)?;
+            if difference.commands().any(|again| *again == command) {
+                return Err(failure);
+            }
+            continue;
         }
         system.at(Stage::ReadingBack);
         loop {
@@ -425,6 +446,8 @@ fn converge(
             state.rulesets = remember(artifacts, &observed);
             difference = Difference::between(artifacts, &observed, state, adopt, system)?;
             if !difference.changes().is_empty() {
+                // Somebody else's may have come where a command passed over it.
+                foreign::check(&artifacts.wiring, &observed.links.node, adopt)?;
                 break;
             }
             if look == Look::default() {
@@ -439,6 +462,24 @@ fn converge(
     let message = format!("the node still differs after {ROUNDS} attempts: {first}");
     Err(Diagnostic::new(Code::ReadBack, message)
         .help("something else changes it at the same time, or the kernel or Open vSwitch refuses"))
+}
+
+/// Runs the commands of a difference. Returns one that failed and only removes, and why: whether
+/// that matters can be seen.
+fn run(
+    difference: &Difference,
+    system: &dyn System,
+) -> Result<Option<(Command, Diagnostic)>, Diagnostic> {
+    let of = difference.commands().count();
+    for (number, command) in (1..).zip(difference.commands()) {
+        system.at(Stage::Changing { number, of, command });
+        match system.succeed(command) {
+            Ok(_) => {}
+            Err(failure) if command.removes => return Ok(Some((command.clone(), failure))),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(None)
 }
 
 /// What nft prints of rulesets that are loaded.
@@ -467,7 +508,9 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
         Proxy::Squid => [Tool::Squid, Tool::Install],
         Proxy::Haproxy => [Tool::Haproxy, Tool::Install],
     });
-    let needed = all.chain(ethtool).chain(arping).chain(proxies);
+    let namespaces = !artifacts.wiring.netns.is_empty();
+    let namespaces = namespaces.then_some([Tool::Sh, Tool::Unshare]).into_iter().flatten();
+    let needed = all.chain(ethtool).chain(arping).chain(proxies).chain(namespaces);
     match needed.into_iter().find(|tool| !system.has(*tool)) {
         Some(tool) => Err(missing(tool)),
         None => Ok(()),
@@ -502,6 +545,8 @@ fn right_node(artifacts: &Artifacts, links: &Links) -> Result<(), Diagnostic> {
 struct Observed {
     database: Database,
     links: Links,
+    /// All that hangs on interfaces; nothing where no gateway bridge is there or to be.
+    holdings: Holdings,
     /// What nft prints, by the names of the rulesets.
     listings: BTreeMap<String, Option<Vec<u8>>>,
     /// Where others have hooks of nft in the node's own namespace.
@@ -513,8 +558,8 @@ struct Observed {
     groups: groups::Groups,
     proxies: proxies::Proxies,
     meters: meters::Meters,
-    /// How the bridge treats fragments; `None` where there is none.
-    fragments: Option<String>,
+    /// The bridge as OpenFlow has it; `None` where there is none.
+    switch: Option<switch::Switch>,
 }
 
 impl Observed {
@@ -539,7 +584,12 @@ impl Observed {
                 both(nodes, || Links::read(system, half_made, untouched));
             let (links, (listing, chains)) = (links?, listing?);
             let listings = listings(artifacts, listing, &links, system)?;
-            Ok((database?, links, (listings, chains), proxies::Proxies::read(system)?))
+            let mut database = database?;
+            let gateway = artifacts.wiring.gateway().map(|(bridge, _)| bridge.as_str());
+            database.count_foreign_flows(gateway, system);
+            let concerned = gateway::concerns(Some(&artifacts.wiring), &database);
+            let holdings = if concerned { system.holdings()? } else { Holdings::default() };
+            Ok((database, (links, holdings), (listings, chains), proxies::Proxies::read(system)?))
         };
         let groups = || match changed {
             Some(difference) if !difference.has_groups => Ok(groups::Groups::new()),
@@ -549,9 +599,9 @@ impl Observed {
             Some(difference) if !difference.has_meters => Ok(meters::Meters::new()),
             _ => meters::read(system, bridge),
         };
-        let tables = || both(groups, || (meters(), fragments::read(system, bridge)));
-        let (rest, (flows, (groups, (meters, fragments)))) = both(rest, || both(flows, tables));
-        let (database, links, (listings, chains), proxies) = rest?;
+        let tables = || both(groups, || (meters(), switch::read(system, bridge)));
+        let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(flows, tables));
+        let (database, (links, holdings), (listings, chains), proxies) = rest?;
         let flows = flows?;
         let opened = flows.is_some() || !database.bridges.contains_key(bridge);
         // After a change, there is nothing more that could mend it.
@@ -560,10 +610,11 @@ impl Observed {
             return Err(Diagnostic::new(Code::OvsNotRunning, message)
                 .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
         }
-        let (groups, meters, fragments) = (groups?, meters?, fragments?);
+        let (groups, meters, switch) = (groups?, meters?, switch?);
         Ok(Self {
             database,
             links,
+            holdings,
             listings,
             chains,
             flows,
@@ -571,7 +622,7 @@ impl Observed {
             groups,
             proxies,
             meters,
-            fragments,
+            switch,
         })
     }
 }
@@ -601,6 +652,8 @@ struct Difference {
     /// Whether a service leads to fewer than before.
     loses_backends: bool,
     disturbs: BTreeSet<Disturbance>,
+    /// What of others stays, and matters.
+    findings: Vec<Finding>,
     /// The namespaces that stay as they are.
     untouched: Namespaces,
     /// Whether there are groups, or were before.
@@ -610,6 +663,10 @@ struct Difference {
 }
 
 impl Difference {
+    fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.steps.iter().flat_map(|step| &step.commands)
+    }
+
     fn changes(&self) -> Vec<Change> {
         self.steps.iter().flat_map(|step| step.changes.clone()).collect()
     }
@@ -622,10 +679,16 @@ impl Difference {
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
-        let gateway = gateway::compare(wiring, &observed.database, &observed.links.node)?;
-        let links = links::compare(wiring, &observed.links)?;
-        ports::check_tun(&observed.database, &observed.links.node)?;
-        let ports = ports::compare(wiring, &observed.database, &links, observed.opened, adopt)?;
+        let (database, node) = (&observed.database, &observed.links.node);
+        let gateway = gateway::compare(wiring, database, node, &observed.holdings, system)?;
+        let live = database.bridges.get(wiring.bridge.name.as_str());
+        let other_datapath = live.is_some_and(|live| !live.has_datapath(wiring.bridge.datapath));
+        let (former, going) = (&state.former, &gateway.going);
+        let before = links::Before { former, other_datapath, adopt, going };
+        let links = links::compare(wiring, &observed.links, &before)?;
+        let findings = links.findings.clone();
+        ports::check_tun(wiring, database, node)?;
+        let ports = ports::compare(wiring, database, (&links, node), observed.opened, adopt)?;
         let bridge = wiring.bridge.name.as_str();
         let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
         let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
@@ -634,8 +697,8 @@ impl Difference {
         // Another datapath begins without.
         let live = if ports.datapath_lost { &empty } else { &observed.meters };
         let meters = meters::compare(wiring, live);
-        let fragments = observed.fragments.as_deref().filter(|_| !ports.datapath_lost);
-        let fragments = fragments::step(bridge, fragments);
+        let switch = observed.switch.as_ref().filter(|_| !ports.datapath_lost);
+        let switch = switch::step(wiring, switch);
         let has_groups = !(observed.groups.is_empty() && flows.groups.is_empty());
         let has_meters = !(observed.meters.is_empty() && meters.before.changes.is_empty());
         let mut disturbs = if ports.flows_lost {
@@ -661,6 +724,7 @@ impl Difference {
             rulesets::step(place, file, listing, state.rulesets.get(name))
         };
         let proxies = proxies::compare(artifacts, &observed.proxies)?;
+        rulesets::check(observed.listings.get("").and_then(Option::as_deref))?;
         let mut own_ruleset = ruleset("", Place { object: "node", netns: None });
         let leaving = leaving(wiring, observed);
         let unguard = rulesets::guard_until_gone(&mut own_ruleset, &leaving);
@@ -668,12 +732,12 @@ impl Difference {
             links.astray,
             gateway.remove,
             gateway.make,
-            sysctls(artifacts, system),
+            sysctls::step(wiring, state, system),
             // Its guards are there before the first frame of a new pod is.
             own_ruleset,
             links.make,
             ports.before,
-            fragments,
+            switch,
             links.tun,
             meters.before,
             flows::step(bridge, &flows, || artifacts.objects()),
@@ -683,7 +747,12 @@ impl Difference {
         for router in &wiring.routers {
             let object = router.owner();
             let place = Place { object: &object, netns: Some(&router.netns) };
-            steps.push(ruleset(router.name.as_str(), place));
+            let mut step = ruleset(router.name.as_str(), place);
+            let commands = step.commands.into_iter();
+            let links = &observed.links;
+            step.commands =
+                commands.map(|command| marks::within(command, &router.netns, links)).collect();
+            steps.push(step);
         }
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
         steps.extend([proxies.remove, links.remove, unguard]);
@@ -699,6 +768,7 @@ impl Difference {
             flows,
             loses_backends,
             disturbs,
+            findings,
             untouched,
             has_groups,
             has_meters,
@@ -716,22 +786,9 @@ fn leaving(wiring: &Wiring, observed: &Observed) -> BTreeSet<InterfaceName> {
     let ports = bridge.into_iter().flat_map(|bridge| &bridge.ports);
     let ports =
         ports.filter(|(_, port)| port.kind.is_empty() && port.external_ids.contains_key(MARK));
-    let links = observed.links.node.links.iter().filter(|(_, link)| links::is_ours(link));
+    let links = observed.links.node.links.iter();
+    let links = links.filter(|(name, link)| links::is_ours(name, link));
     let names = ports.map(|(name, _)| name).chain(links.map(|(name, _)| name));
     let names = names.filter_map(|name| InterfaceName::parse(name).ok());
     names.filter(|name| !wiring.ports.iter().any(|port| port.interface == *name)).collect()
-}
-
-fn sysctls(artifacts: &Artifacts, system: &dyn System) -> Step {
-    let mut step = Step::default();
-    for (name, value) in &artifacts.wiring.sysctls {
-        let have = system.sysctl(name);
-        if have.as_ref() != Some(value) {
-            let have = have.unwrap_or_else(|| "nothing".to_owned());
-            step.change(Action::Change, Kind::Sysctl, name, format!("{have} to {value}"));
-            let setting = format!("{name}={value}");
-            step.commands.push(crate::system::Command::change(Tool::Sysctl, ["-qw", &setting]));
-        }
-    }
-    step
 }

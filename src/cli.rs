@@ -20,11 +20,14 @@ mod validate;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustix::process::Signal;
 
 use crate::diagnostic::Sources;
-use crate::diagnostic::{Report, github, human, json, sarif};
+use crate::diagnostic::{Code, Diagnostic, Report, github, human, json, sarif};
 use crate::driver::load::Loaded;
 
 /// How a run ended. Scripts rely on the numbers.
@@ -153,7 +156,15 @@ pub fn main() -> ExitCode {
             return exit.into();
         }
     };
-    match cli.command {
+    if let Err(diagnostic) = crate::system::threads::start() {
+        show(&diagnostic.into(), &Sources::default());
+        return Exit::Error.into();
+    }
+    let changes = changes_node(&cli.command);
+    if changes {
+        outlast_terminal();
+    }
+    let exit = match cli.command {
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Lock(arguments) => lock::run(&arguments),
         Command::Resolve(arguments) => resolve::run(&arguments),
@@ -176,13 +187,51 @@ pub fn main() -> ExitCode {
             print(&json::pretty(&crate::cli::schema::of(subject)));
             Exit::Done
         }
-    }
-    .into()
+    };
+    told(exit, changes).into()
 }
+
+/// Whether a command changes the node, or takes a change of it back.
+fn changes_node(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Apply(_)
+            | Command::Rollback(_)
+            | Command::Confirm(_)
+            | Command::Teardown(_)
+            | Command::Watch(_)
+    )
+}
+
+/// Has this process go on when its terminal is closed. A connection may end because of the very
+/// change.
+fn outlast_terminal() {
+    // Nobody asks whether it came. Programs that are run end by it as ever.
+    let heard = Arc::new(AtomicBool::new(false));
+    let _ = signal_hook::flag::register(Signal::HUP.as_raw(), heard);
+}
+
+/// Whether something could not be written to standard output, and somebody would have read it.
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// Writes to standard output. A reader that went away is no error.
 fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+    let mut stdout = io::stdout();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    if written.is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+        LOST.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The same end, unless what it printed got lost. What was changed stays changed, and says so by its
+/// status.
+fn told(exit: Exit, changes: bool) -> Exit {
+    if !LOST.load(Ordering::Relaxed) || changes || exit != Exit::Done {
+        return exit;
+    }
+    let lost = Diagnostic::new(Code::OutputUnwritable, "standard output cannot be written");
+    show(&lost.help("check the free space").into(), &Sources::default());
+    Exit::Error
 }
 
 /// Writes diagnostics for people to standard error, without the closing count where there are

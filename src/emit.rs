@@ -157,6 +157,7 @@ impl<'m> Renderer<'m> {
             context! {
                 node => wiring.node.as_str(),
                 pod_interface => host::POD_INTERFACE,
+                route_protocol => host::ROUTE_PROTOCOL,
                 mtu => wiring.mtu,
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
                 pod_networks => strings(&wiring.pod_networks),
@@ -196,6 +197,7 @@ impl<'m> Renderer<'m> {
                 vxlan_port => wiring.bridge.vxlan_port,
                 vxlan_ofport => OfPort::VXLAN.get(),
                 address => wiring.address.to_string(),
+                route_protocol => host::ROUTE_PROTOCOL,
                 tun => host::TUN,
                 tun_mac => wiring.tun.mac.to_string(),
                 tun_ofport => OfPort::TUN.get(),
@@ -231,6 +233,7 @@ impl<'m> Renderer<'m> {
             context! {
                 name => router.name.as_str(),
                 netns => router.netns.as_str(),
+                route_protocol => host::ROUTE_PROTOCOL,
                 interface => host::ROUTER_INTERFACE,
                 parent => match &router.outside.via {
                     Via::Macvlan { parent } => Some(parent.as_str()),

@@ -3,16 +3,23 @@
 //! `apply` and what serves it reach the node through the trait [`System`] alone, so that tests
 //! can record, refuse, delay or kill any command.
 
+pub mod guard;
 pub mod netlink;
+mod process;
+pub(crate) mod threads;
 
 use std::fmt;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::value::NetnsName;
+use guard::{Guard, Guards};
 use netlink::Network;
+use netlink::holdings::Holdings;
+pub(crate) use threads::both;
 
 /// Where executables are looked for; the caller's PATH has no say.
 pub(crate) const DIRECTORIES: [&str; 6] =
@@ -40,6 +47,8 @@ pub enum Tool {
     Conntrack,
     /// Of ethtool.
     Ethtool,
+    /// Of iproute2: queue disciplines.
+    Tc,
     /// Of procps.
     Sysctl,
     /// Of iputils.
@@ -54,6 +63,8 @@ pub enum Tool {
     Rm,
     /// Of a POSIX shell.
     Sh,
+    /// Of util-linux.
+    Unshare,
     /// Of squid.
     Squid,
     /// Of haproxy.
@@ -73,6 +84,7 @@ impl Tool {
             Self::OvsAppctl => "ovs-appctl",
             Self::Conntrack => "conntrack",
             Self::Ethtool => "ethtool",
+            Self::Tc => "tc",
             Self::Sysctl => "sysctl",
             Self::Arping => "arping",
             Self::SystemdRun => "systemd-run",
@@ -80,6 +92,7 @@ impl Tool {
             Self::Install => "install",
             Self::Rm => "rm",
             Self::Sh => "sh",
+            Self::Unshare => "unshare",
             Self::Squid => "squid",
             Self::Haproxy => "haproxy",
         }
@@ -89,7 +102,7 @@ impl Tool {
     #[must_use]
     pub fn package(self) -> &'static str {
         match self {
-            Self::Ip => "iproute2",
+            Self::Ip | Self::Tc => "iproute2",
             Self::Nft => "nftables",
             Self::OvsVsctl | Self::OvsOfctl => "openvswitch-switch",
             Self::OvsdbClient | Self::OvsAppctl => "openvswitch-common",
@@ -100,6 +113,7 @@ impl Tool {
             Self::SystemdRun | Self::Systemctl => "systemd",
             Self::Install | Self::Rm => "coreutils",
             Self::Sh => "dash",
+            Self::Unshare => "util-linux",
             Self::Squid => "squid",
             Self::Haproxy => "haproxy",
         }
@@ -119,6 +133,10 @@ pub struct Command {
     pub netns: Option<NetnsName>,
     /// Whether it may change anything.
     pub changes: bool,
+    /// Whether it only removes: if it fails, what it was to remove may be gone already.
+    pub removes: bool,
+    /// What must be so when it runs.
+    pub guards: Guards,
 }
 
 impl Command {
@@ -126,13 +144,41 @@ impl Command {
     #[must_use]
     pub fn read<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self { tool, arguments, stdin: Vec::new(), netns: None, changes: false }
+        Self {
+            tool,
+            arguments,
+            stdin: Vec::new(),
+            netns: None,
+            changes: false,
+            removes: false,
+            guards: Guards::default(),
+        }
     }
 
     /// A command that changes the node.
     #[must_use]
     pub fn change<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
         Self { changes: true, ..Self::read(tool, arguments) }
+    }
+
+    /// A command that only removes something.
+    #[must_use]
+    pub fn remove<S: Into<String>>(tool: Tool, arguments: impl IntoIterator<Item = S>) -> Self {
+        Self { removes: true, ..Self::change(tool, arguments) }
+    }
+
+    /// The same, if this is so when it runs.
+    #[must_use]
+    pub fn only_if(mut self, guards: impl IntoIterator<Item = Guard>) -> Self {
+        self.guards.all.extend(guards);
+        self
+    }
+
+    /// The same, with a line of what it reads only if this is so when it runs.
+    #[must_use]
+    pub fn guard_line(mut self, line: impl Into<String>, guard: Guard) -> Self {
+        self.guards.lines.insert(line.into(), guard);
+        self
     }
 
     /// The same with something to read.
@@ -219,7 +265,10 @@ pub trait System: Sync {
     /// Links, addresses and routes of the node.
     fn network(&self) -> Result<Network, Diagnostic>;
 
-    /// The same of named network namespaces; `None` for one that doesn't exist.
+    /// All that hangs on the interfaces of the node, with every attribute.
+    fn holdings(&self) -> Result<Holdings, Diagnostic>;
+
+    /// Links, addresses and routes of named network namespaces; `None` for one that doesn't exist.
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic>;
 
     /// A kernel setting of the node, or `None` where the kernel doesn't have it.
@@ -231,6 +280,11 @@ pub trait System: Sync {
     /// The names in a directory of the node, or `None` where there is none.
     fn directory(&self, path: &Path) -> Option<Vec<String>>;
 
+    /// Whether a file or directory of the node is not root's, or others may write it.
+    fn is_loose(&self, _path: &Path) -> bool {
+        false
+    }
+
     /// Runs a command and takes any exit status but 0 as a failure.
     fn succeed(&self, command: &Command) -> Result<Vec<u8>, Diagnostic> {
         let output = self.run(command)?;
@@ -239,18 +293,6 @@ pub trait System: Sync {
             _ => Err(failed(command, &output)),
         }
     }
-}
-
-/// Does two things at the same time that mostly wait for other processes.
-pub(crate) fn both<A, B: Send>(
-    one: impl FnOnce() -> A,
-    other: impl FnOnce() -> B + Send,
-) -> (A, B) {
-    std::thread::scope(|scope| {
-        let other = scope.spawn(other);
-        let one = one();
-        (one, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
 }
 
 /// A command that ended with the wrong status.
@@ -274,7 +316,7 @@ pub struct Machine;
 
 impl System for Machine {
     fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
-        let Command { tool, arguments, stdin, netns, .. } = command;
+        let Command { tool, arguments, netns, .. } = command;
         let (program, arguments) = match netns {
             None => (*tool, arguments.clone()),
             Some(netns) => {
@@ -284,27 +326,19 @@ impl System for Machine {
             }
         };
         let path = find(program.name()).ok_or_else(|| missing(program))?;
+        let Some(stdin) = guard::admit(command)? else {
+            return Ok(Output { status: Some(0), ..Output::default() });
+        };
         let broken = |error: std::io::Error| {
             Diagnostic::new(Code::CommandFailed, format!("`{command}` could not run: {error}"))
         };
         let environment = [("PATH", DIRECTORIES.join(":")), ("LC_ALL", "C".to_owned())];
-        let handle = duct::cmd(path, arguments)
-            .full_env(environment)
-            .dir("/")
-            .stdin_bytes(stdin.clone())
-            .stdout_capture()
-            .stderr_capture()
-            .unchecked()
-            .start()
-            .map_err(broken)?;
-        if handle.wait_timeout(TIMEOUT).map_err(broken)?.is_none() {
-            handle.kill().map_err(broken)?;
-            let message = format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
-            return Err(Diagnostic::new(Code::CommandFailed, message));
-        }
-        let std::process::Output { status, stdout, stderr } =
-            handle.into_output().map_err(broken)?;
-        Ok(Output { status: status.code(), stdout, stderr })
+        process::run(&path, &arguments, &environment, &stdin, TIMEOUT).map_err(broken)?.ok_or_else(
+            || {
+                let message = format!("`{command}` took longer than {} seconds", TIMEOUT.as_secs());
+                Diagnostic::new(Code::CommandFailed, message)
+            },
+        )
     }
 
     fn has(&self, tool: Tool) -> bool {
@@ -321,6 +355,10 @@ impl System for Machine {
 
     fn network(&self) -> Result<Network, Diagnostic> {
         netlink::network()
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        netlink::holdings::holdings()
     }
 
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
@@ -344,6 +382,12 @@ impl System for Machine {
         let mut bytes = Vec::new();
         std::fs::File::open(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
         Some(bytes)
+    }
+
+    fn is_loose(&self, path: &Path) -> bool {
+        const OTHERS_WRITE: u32 = 0o022;
+        let metadata = std::fs::symlink_metadata(path);
+        metadata.is_ok_and(|found| found.uid() != 0 || found.mode() & OTHERS_WRITE != 0)
     }
 
     fn directory(&self, path: &Path) -> Option<Vec<String>> {

@@ -1,5 +1,6 @@
 //! What `apply` would do or did, for people and for scripts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -83,6 +84,60 @@ impl fmt::Display for Change {
         };
         write!(f, "{sign} {kind} {}: {}", self.object, self.detail)
     }
+}
+
+/// The same changes with fewer lines: where there are many, those of the same kind whose objects
+/// have the same beginning, such as the rules of a project, are one.
+#[must_use]
+pub fn summary(changes: &[Change]) -> Vec<Change> {
+    /// So many are read by people, one by one.
+    const FEW: usize = 100;
+    /// Of the same kind.
+    const ALIKE: usize = 5;
+    if changes.len() <= FEW {
+        return changes.to_vec();
+    }
+    let key = |change: &Change| {
+        let head = change.object.split([':', '/']).next().unwrap_or_default();
+        // Names of interfaces say nothing of whose they are; their details do.
+        let named = change.object.len() > head.len();
+        let detail = format!(" {}", change.detail);
+        let owner = detail.rsplit_once(" of ").map_or("", |(_, owner)| owner);
+        let owner = owner.split([':', '/']).next().unwrap_or_default();
+        let head = if named || owner.is_empty() { head } else { owner };
+        (change.action, change.kind, head.to_owned())
+    };
+    let mut alike: BTreeMap<_, Vec<&Change>> = BTreeMap::new();
+    for change in changes {
+        alike.entry(key(change)).or_default().push(change);
+    }
+    let mut told = BTreeSet::new();
+    let mut short = Vec::new();
+    for change in changes {
+        let key = key(change);
+        let all = alike.get(&key).map_or(&[][..], Vec::as_slice);
+        if all.len() <= ALIKE {
+            short.push(change.clone());
+        } else if told.insert(key.clone()) {
+            let (action, kind, object) = key;
+            let flows = if kind == Kind::Flows { total(all) } else { String::new() };
+            let detail = format!("{} objects{flows}", all.len());
+            short.push(Change { action, kind, object, detail });
+        }
+    }
+    short
+}
+
+/// How many flows that are, in the words of each.
+fn total(changes: &[&Change]) -> String {
+    let mut totals: BTreeMap<&str, usize> = BTreeMap::new();
+    for part in changes.iter().flat_map(|change| change.detail.split(", ")) {
+        if let Some((number, what)) = part.split_once(' ') {
+            *totals.entry(what).or_default() += number.parse::<usize>().unwrap_or(0);
+        }
+    }
+    let parts = totals.iter().map(|(what, number)| format!(", {number} {what}"));
+    parts.collect::<Vec<_>>().concat()
 }
 
 /// Part of the way from what a node is to what it is to be: what changes, and the commands that

@@ -21,7 +21,7 @@ use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::system::{Command, DIRECTORIES, System, Tool, find, missing};
 
 /// The lock of the process that takes the change back.
-const WATCH: &str = "watch";
+pub(super) const WATCH: &str = "watch";
 /// How often the state is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long that process may take to start, or to get the node after its time.

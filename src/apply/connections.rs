@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 
 use super::artifacts::Artifacts;
 use super::flows::{self, TIMEOUT, VERSION, word};
-use super::links::ALIAS;
+use super::marks::ALIAS;
 use super::{Difference, Observed};
 use crate::artifact::host;
 use crate::artifact::host::EGRESS_IP_MAP;

@@ -19,9 +19,10 @@ struct Obstacle {
     help: String,
 }
 
-/// RF220: no network and no address of ringfence's is somebody else's on this node.
-pub(super) fn check(wiring: &Wiring, node: &Network) -> Result<(), Diagnostic> {
-    let obstacles = obstacles(wiring, node);
+/// RF220: no network and no address of ringfence's is somebody else's on this node. `adopt` takes
+/// egress IPs over that somebody else has put on `lo`.
+pub(super) fn check(wiring: &Wiring, node: &Network, adopt: bool) -> Result<(), Diagnostic> {
+    let obstacles = obstacles(wiring, node, adopt);
     let Some(Obstacle { message, help }) = obstacles.first() else { return Ok(()) };
     let more = match obstacles.len() - 1 {
         0 => String::new(),
@@ -34,10 +35,10 @@ pub(super) fn check(wiring: &Wiring, node: &Network) -> Result<(), Diagnostic> {
 /// The same as findings, all of them.
 pub(super) fn findings(wiring: &Wiring, node: &Network) -> Vec<Finding> {
     let finding = |obstacle: Obstacle| Finding::refused(Code::ForeignNetwork, obstacle.message);
-    obstacles(wiring, node).into_iter().map(finding).collect()
+    obstacles(wiring, node, false).into_iter().map(finding).collect()
 }
 
-fn obstacles(wiring: &Wiring, node: &Network) -> Vec<Obstacle> {
+fn obstacles(wiring: &Wiring, node: &Network, adopt: bool) -> Vec<Obstacle> {
     let pods = wiring.pod_networks.iter().map(|network| (*network, "pod", "podNetworks"));
     let services = wiring.tun.services.map(|network| (network, "service", "serviceNetwork"));
     let networks: Vec<_> = pods.chain(services).collect();
@@ -54,7 +55,7 @@ fn obstacles(wiring: &Wiring, node: &Network) -> Vec<Obstacle> {
                 ),
                 help: elsewhere(key),
             }));
-            found.extend(taken(wiring, node, name, *address));
+            found.extend(taken(wiring, node, name, *address, adopt));
         }
     }
     let tun = node.links.get(host::TUN).map(|link| link.index);
@@ -84,17 +85,32 @@ fn elsewhere(key: &str) -> String {
 }
 
 /// An address that this node is to have for a tenant, and has already for somebody else.
-fn taken(wiring: &Wiring, node: &Network, link: &str, address: Ipv4Net) -> Option<Obstacle> {
+fn taken(
+    wiring: &Wiring,
+    node: &Network,
+    link: &str,
+    address: Ipv4Net,
+    adopt: bool,
+) -> Option<Obstacle> {
     let ip = address.addr();
-    let ours = link == "lo" && node.labels.contains(&(host::EGRESS_LABEL.to_owned(), address));
+    // One that is ours may have been an egress IP until now, and a source from now on.
+    if link == "lo" && node.labels.contains(&(host::EGRESS_LABEL.to_owned(), address)) {
+        return None;
+    }
     let mut egress = wiring.egress_ips.iter();
-    let egress = !ours && egress.any(|egress| egress.address == ip);
+    let egress = egress.any(|egress| egress.address == ip);
+    if egress && adopt && link == "lo" {
+        return None;
+    }
+    let or_adopt = if egress && link == "lo" { ", or take it over with --adopt" } else { "" };
     let egress = egress.then(|| format!("the egress IP {ip}"));
     let router = wiring.routers.iter().find(|router| router.outside.source == ip);
     let router = router.map(|router| format!("the source {ip} of egress router `{}`", router.name));
     let what = egress.or(router)?;
     Some(Obstacle {
         message: format!("{what} is an address of `{link}`, and ringfence did not put it there"),
-        help: format!("remove it with `ip address del {address} dev {link}`, if nothing needs it"),
+        help: format!(
+            "remove it with `ip address del {address} dev {link}`, if nothing needs it{or_adopt}"
+        ),
     })
 }

@@ -3,22 +3,25 @@
 //! A generation is written in full before it gets its name, and before anything of the node is
 //! changed for it, so that whatever happens then there are whole generations to go back to.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use rustix::fs::{CWD, RenameFlags};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::artifacts::Artifacts;
+use super::artifacts::{Artifacts, is_digest};
+use super::links::Links;
 use super::may_run;
-use super::state::{Kept, State, Store, unusable};
+use super::state::{Kept, State, Store, remove_if_empty, unusable};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::System;
 
-const DIRECTORY: &str = "generations";
+pub(super) const DIRECTORY: &str = "generations";
 /// Where the next one is written.
 const NEW: &str = ".new";
 
@@ -143,13 +146,55 @@ impl Store {
         Ok(artifacts)
     }
 
+    /// Removes the files of all generations.
+    pub(super) fn remove_generations(&self) -> io::Result<()> {
+        let directory = self.directory().join(DIRECTORY);
+        let Ok(entries) = fs::read_dir(&directory) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| is_digest(name) || name == NEW) {
+                remove(&entry.path())?;
+            }
+        }
+        remove_if_empty(&directory)
+    }
+
+    /// The networks to which generations that are kept have routes by interfaces of ours. They matter
+    /// only where there are routes that bear no mark, as builds made them that gave none.
+    pub(super) fn former_networks(&self, state: &State, links: &Links) -> BTreeSet<Ipv4Net> {
+        if !links.have_unmarked_routes() {
+            return BTreeSet::new();
+        }
+        let pending = state.pending.iter();
+        let names = pending.chain(state.kept.iter().map(|kept| &kept.generation));
+        let plans = names.filter_map(|name| Artifacts::read(&self.path(name), None).ok());
+        plans.flat_map(|plan| plan.wiring.direct_networks()).collect()
+    }
+
+    /// The generations whose files are there, the newest first: all that is known of them where the
+    /// state is gone.
+    pub(super) fn kept_files(&self) -> Vec<Kept> {
+        let entries = fs::read_dir(self.directory().join(DIRECTORY)).into_iter().flatten();
+        let mut kept: Vec<Kept> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let generation = entry.file_name().into_string().ok().filter(|n| is_digest(n))?;
+                let applied = u64::try_from(entry.metadata().ok()?.mtime()).ok()?;
+                Some(Kept { generation, bridge: None, applied })
+            })
+            .collect();
+        kept.sort_by(|a, b| (b.applied, &b.generation).cmp(&(a.applied, &a.generation)));
+        kept
+    }
+
     /// Removes the files of all generations that the state doesn't name.
     pub(super) fn prune(&self, state: &State) {
         let Ok(entries) = fs::read_dir(self.directory().join(DIRECTORY)) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_str().unwrap_or_default();
-            if state.find(name).is_none() && state.pending.as_deref() != Some(name) {
+            let ours = is_digest(name) || name == NEW;
+            if ours && state.find(name).is_none() && state.pending.as_deref() != Some(name) {
                 // What stays now goes with the next run.
                 let _ = remove(&entry.path());
             }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::settings::{self, Setting};
+use super::columns::{self, Column, Row};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::{Command, System, Tool, failed};
 use crate::value::Datapath;
 
 /// The key of `external_ids` by which ringfence knows its own.
 pub(super) const MARK: &str = "ringfence";
-/// The key that marks a bridge which was there before ringfence.
+/// The key that marks a bridge or port which was there before ringfence.
 pub(super) const ADOPTED: &str = "ringfence-adopted";
 
 /// The part of the database that ringfence looks at.
@@ -32,14 +32,21 @@ pub(super) struct Bridge {
     pub(super) datapath: String,
     /// What it does without a controller.
     pub(super) fail_mode: String,
-    /// The OpenFlow versions that it speaks, sorted.
-    pub(super) protocols: Vec<String>,
     /// Marks of whoever made it.
     pub(super) external_ids: BTreeMap<String, String>,
     /// Its ports by name, each with its one interface.
     pub(super) ports: BTreeMap<String, Port>,
-    /// Its settings that are not as ringfence makes them.
-    pub(super) astray: Vec<Setting>,
+    /// Its columns of which ringfence owns something.
+    pub(super) row: Row,
+    /// How many flows others have on it, where that was asked for.
+    pub(super) foreign_flows: usize,
+}
+
+impl Port {
+    /// Whether ringfence made it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.external_ids.contains_key(MARK) && !self.external_ids.contains_key(ADOPTED)
+    }
 }
 
 impl Bridge {
@@ -53,6 +60,8 @@ impl Bridge {
 /// A port with its one interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Port {
+    /// Its row.
+    pub(super) uuid: String,
     /// Marks of whoever made it.
     pub(super) external_ids: BTreeMap<String, String>,
     /// The type of the interface; empty for an existing one of the system.
@@ -61,22 +70,16 @@ pub(super) struct Port {
     pub(super) options: BTreeMap<String, String>,
     /// The port number that it has; negative where it could not be opened.
     pub(super) ofport: Option<i64>,
-    /// The port number that it was to have.
-    pub(super) ofport_request: Option<i64>,
-    /// The Ethernet address that it was to have.
-    pub(super) mac: Option<String>,
-    /// The MTU that it was to have.
-    pub(super) mtu_request: Option<i64>,
     /// The row of its queue discipline.
     pub(super) qos: Option<String>,
     /// Its VLAN, if it is in one.
     pub(super) tag: Option<i64>,
     /// How many interfaces it has: several are a bond, of which this is about the first.
     pub(super) interfaces: usize,
-    /// Its settings that are not as ringfence makes them.
-    pub(super) astray: Vec<Setting>,
+    /// Its columns of which ringfence owns something.
+    pub(super) row: Row,
     /// The same of its interface.
-    pub(super) interface_astray: Vec<Setting>,
+    pub(super) interface: Row,
 }
 
 /// A queue discipline, or one of its queues.
@@ -92,26 +95,43 @@ pub(super) struct Qos {
     pub(super) queues: BTreeMap<i64, String>,
 }
 
+/// What the database says of a column that it doesn't have.
+const UNKNOWN: &[u8] = b"is not a valid column name";
+
 impl Database {
     /// Reads the database. Fails where Open vSwitch doesn't run.
     pub(super) fn read(system: &dyn System) -> Result<Self, Diagnostic> {
-        let select = |table: &str, columns: &[&str]| json!({"op": "select", "table": table, "where": [], "columns": columns});
-        let also = |columns: &[&'static str], settings: &[Setting]| -> Vec<&'static str> {
-            let settings = settings.iter().map(|setting| setting.column);
-            let settings = settings.filter(|column| !columns.contains(column));
-            columns.iter().copied().chain(settings).collect()
+        let answer = Self::ask(true, system)?;
+        let unknown = |bytes: &[u8]| bytes.windows(UNKNOWN.len()).any(|part| part == UNKNOWN);
+        // An older version lacks some columns, and has all the others.
+        let answer = if unknown(&answer) { Self::ask(false, system)? } else { answer };
+        Self::parse(&answer).ok_or_else(|| {
+            Diagnostic::new(
+                Code::CommandFailed,
+                "Open vSwitch's database answers in an unknown form",
+            )
+        })
+    }
+
+    /// Asks for the rows, with the columns that matter or all of them.
+    fn ask(some: bool, system: &dyn System) -> Result<Vec<u8>, Diagnostic> {
+        let select = |table: &str, more: &[&'static str], columns: &[Column]| {
+            let mut names = columns::names(more, columns);
+            names.sort_unstable();
+            names.dedup();
+            let mut operation = json!({"op": "select", "table": table, "where": []});
+            if some {
+                operation["columns"] = json!(names);
+            }
+            operation
         };
-        let bridge = ["name", "datapath_type", "fail_mode", "protocols", "external_ids", "ports"];
-        let port = ["_uuid", "name", "interfaces", "external_ids", "qos", "tag"];
-        let interface =
-            ["_uuid", "name", "type", "options", "ofport", "ofport_request", "mac", "mtu_request"];
         let transaction = json!([
             "Open_vSwitch",
-            select("Bridge", &also(&bridge, &settings::BRIDGE)),
-            select("Port", &also(&port, &settings::PORT)),
-            select("Interface", &also(&interface, &settings::INTERFACE)),
-            select("QoS", &["_uuid", "type", "external_ids", "other_config", "queues"]),
-            select("Queue", &["_uuid", "external_ids", "other_config"]),
+            select("Bridge", &["name", "ports"], &columns::BRIDGE),
+            select("Port", &["_uuid", "name", "interfaces", "qos"], &columns::PORT),
+            select("Interface", &["_uuid", "name", "ofport"], &columns::INTERFACE),
+            select("QoS", &["_uuid", "type", "external_ids", "other_config", "queues"], &[]),
+            select("Queue", &["_uuid", "external_ids", "other_config"], &[]),
         ]);
         let command = Command::read(
             Tool::OvsdbClient,
@@ -127,12 +147,7 @@ impl Database {
             )
             .help("start Open vSwitch: systemctl start openvswitch-switch"));
         }
-        Self::parse(&output.stdout).ok_or_else(|| {
-            Diagnostic::new(
-                Code::CommandFailed,
-                "Open vSwitch's database answers in an unknown form",
-            )
-        })
+        Ok(output.stdout)
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -145,14 +160,13 @@ impl Database {
         let mut bridges = BTreeMap::new();
         for row in rows(0)? {
             let mut bridge = Bridge {
-                datapath: text(row, "datapath_type").unwrap_or_default(),
-                fail_mode: text(row, "fail_mode").unwrap_or_default(),
-                protocols: set(row.get("protocols")?).iter().filter_map(atom).collect(),
+                datapath: word(row, "datapath_type").unwrap_or_default(),
+                fail_mode: word(row, "fail_mode").unwrap_or_default(),
                 external_ids: map(row.get("external_ids")?),
                 ports: BTreeMap::new(),
-                astray: settings::astray(row, &settings::BRIDGE),
+                row: columns::row(row, &columns::BRIDGE),
+                foreign_flows: 0,
             };
-            bridge.protocols.sort();
             for port in set(row.get("ports")?) {
                 let Some(port) = ports.get(port.get(1)?.as_str()?) else { continue };
                 let own = set(port.get("interfaces")?);
@@ -161,22 +175,20 @@ impl Database {
                 let of = |row: &Value, key| set(row.get(key)?).first().and_then(Value::as_i64);
                 let number = |key| of(interface, key);
                 let found = Port {
+                    uuid: self::uuid(port)?.to_owned(),
                     external_ids: map(port.get("external_ids")?),
-                    kind: text(interface, "type").unwrap_or_default(),
+                    kind: word(interface, "type").unwrap_or_default(),
                     options: map(interface.get("options")?),
                     ofport: number("ofport"),
-                    ofport_request: number("ofport_request"),
-                    mac: text(interface, "mac"),
-                    mtu_request: number("mtu_request"),
                     qos: set(port.get("qos")?).first().and_then(reference),
                     tag: of(port, "tag"),
                     interfaces: own.len(),
-                    astray: settings::astray(port, &settings::PORT),
-                    interface_astray: settings::astray(interface, &settings::INTERFACE),
+                    row: columns::row(port, &columns::PORT),
+                    interface: columns::row(interface, &columns::INTERFACE),
                 };
-                bridge.ports.insert(text(port, "name")?, found);
+                bridge.ports.insert(word(port, "name")?, found);
             }
-            bridges.insert(text(row, "name")?, bridge);
+            bridges.insert(word(row, "name")?, bridge);
         }
         let qos = rows(3)?.iter().map(disciplines).collect::<Option<_>>()?;
         let queues = rows(4)?.iter().map(disciplines).collect::<Option<_>>()?;
@@ -190,7 +202,7 @@ fn disciplines(found: &Value) -> Option<(String, Qos)> {
     let queues = queues.into_iter().flatten();
     let qos = Qos {
         external_ids: map(found.get("external_ids")?),
-        kind: text(found, "type").unwrap_or_default(),
+        kind: word(found, "type").unwrap_or_default(),
         config: map(found.get("other_config")?),
         queues: queues
             .filter_map(|pair| Some((pair.get(0)?.as_i64()?, reference(pair.get(1)?)?)))
@@ -226,6 +238,11 @@ fn atom(value: &Value) -> Option<String> {
 }
 
 /// A string, or the one string of a set.
-fn text(row: &Value, key: &str) -> Option<String> {
-    set(row.get(key)?).first().and_then(atom)
+pub(super) fn text(value: &Value) -> Option<String> {
+    set(value).first().and_then(atom)
+}
+
+/// The string in a column.
+fn word(row: &Value, column: &str) -> Option<String> {
+    text(row.get(column)?)
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Action, Kind, Step};
+use super::columns::{self, Difference, Effect, Goal, Goals, Row};
 use super::links::LinkSteps;
-use super::ovsdb::{ADOPTED, Database, MARK, Port};
-use super::{qos, settings};
+use super::ovsdb::{ADOPTED, Bridge, Database, MARK, Port};
+use super::{bridges, gateway, qos};
 use crate::artifact::host;
 use crate::artifact::host::PROTOCOLS;
 use crate::artifact::node::Wiring;
@@ -13,6 +14,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::OfPort;
 use crate::system::netlink::Network;
 use crate::system::{Command, Tool};
+use crate::value::Mac;
 
 /// How long ovs-vsctl waits for ovs-vswitchd, in seconds.
 pub(super) const TIMEOUT: &str = "--timeout=60";
@@ -27,6 +29,22 @@ struct Wanted {
     mac: Option<String>,
     mtu: Option<u32>,
     ingress: Option<u64>,
+}
+
+impl Wanted {
+    /// What is to be in the columns of the port, and in those of its interface.
+    fn goals(&self) -> [Goals; 2] {
+        let Self { owner, kind, options, ofport, mac, mtu, .. } = self;
+        let mac = mac.clone().map(|mac| ("mac", Goal::Text(mac)));
+        let mtu = mtu.map(|mtu| ("mtu_request", Goal::Number(mtu.into())));
+        let always = [
+            ("type", Goal::Text((*kind).to_owned())),
+            ("options", Goal::Pairs(options.clone())),
+            ("ofport_request", Goal::Number(ofport.get().into())),
+        ];
+        let port = Goals::from([("external_ids", Goal::Pair(MARK, owner.clone()))]);
+        [port, always.into_iter().chain(mac).chain(mtu).collect()]
+    }
 }
 
 /// What to do about the bridge and its ports.
@@ -47,7 +65,7 @@ pub(super) struct Ports {
 pub(super) fn compare(
     wiring: &Wiring,
     database: &Database,
-    links: &LinkSteps,
+    (links, node): (&LinkSteps, &Network),
     opened: bool,
     adopt: bool,
 ) -> Result<Ports, Diagnostic> {
@@ -61,6 +79,9 @@ pub(super) fn compare(
         return Err(Diagnostic::new(Code::NotOurs, message)
             .help("choose another with --bridge, or take it over, flows and all, with --adopt"));
     }
+    if let Some(live) = live.filter(|live| !live.has_datapath(wiring.bridge.datapath)) {
+        bridges::check_datapath(name, live)?;
+    }
     let lost = live.is_none() || !opened;
     let mut ports = Ports { flows_lost: lost, datapath_lost: lost, ..Ports::default() };
     let mut words: Vec<String> = Vec::new();
@@ -69,8 +90,12 @@ pub(super) fn compare(
     let empty = BTreeMap::new();
     let have = live.map_or(&empty, |live| &live.ports);
     foreign_ports(name, &wanted, database, adopt)?;
+    other_bridges(name, &wanted, database, node, &mut ports);
     let numbers: Vec<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
     let mut after: Vec<String> = Vec::new();
+    let mut unplug: Vec<String> = Vec::new();
+    give_way(have, &wanted, &mut ports.before);
+    let (mut unlimit, mut unlimit_after) = (Vec::new(), Vec::new());
     for (old, port) in have {
         if wanted.contains_key(old.as_str()) || !port.external_ids.contains_key(MARK) {
             continue;
@@ -78,15 +103,17 @@ pub(super) fn compare(
         let owner = port.external_ids.get(MARK).cloned().unwrap_or_default();
         // A number that is wanted again must be free first.
         let in_the_way = port.ofport.is_some_and(|number| numbers.contains(&number));
-        let (step, words) = if in_the_way {
-            (&mut ports.before, &mut words)
+        let (step, words, unlimit) = if in_the_way {
+            (&mut ports.before, &mut unplug, &mut unlimit)
         } else {
-            (&mut ports.after, &mut after)
+            (&mut ports.after, &mut after, &mut unlimit_after)
         };
+        unlimit.push((old, port));
         step.change(Action::Remove, Kind::Port, old, format!("of {owner}"));
-        clause(words, &["--if-exists", "del-port", name, old]);
+        for clause in bridges::unplug(name, old, port.external_ids.contains_key(ADOPTED)) {
+            extend(words, clause.into_iter());
+        }
     }
-    let mut unplug: Vec<String> = Vec::new();
     let mut limited: BTreeSet<&str> = BTreeSet::new();
     for port in wanted.values() {
         let have = have.get(&port.name);
@@ -102,22 +129,98 @@ pub(super) fn compare(
         let fresh = again.is_some();
         want(name, port, have, again, &mut ports.before, &mut words);
         let have = have.filter(|_| !fresh);
-        if limit(port, have, database, &mut ports.before, &mut words) {
+        let lost = links.unlimited.contains(&port.name);
+        if have.is_some_and(|have| have.qos.is_some()) && port.ingress.is_some() && lost {
+            // Open vSwitch takes what it has set for what there is.
+            clause(&mut unplug, &["clear", "Port", &port.name, "qos"]);
+        }
+        if limit(port, have, lost, database, &mut ports.before, &mut words) {
             limited.insert(port.name.as_str());
         }
     }
     ports.sweep = qos::sweep(database, Some(name), &limited);
     // Within one transaction, Open vSwitch would keep the port as it is.
     let before = &mut ports.before;
-    for words in [unplug, words].into_iter().filter(|words| !words.is_empty()) {
-        let arguments = [TIMEOUT.to_owned()].into_iter().chain(words);
-        before.commands.push(Command::change(Tool::OvsVsctl, arguments));
+    let with_timeout = |words| [TIMEOUT.to_owned()].into_iter().chain::<Vec<String>>(words);
+    before.commands.extend(qos::unlimit(database, unlimit));
+    if !unplug.is_empty() {
+        before.commands.push(Command::remove(Tool::OvsVsctl, with_timeout(unplug)));
     }
+    if !words.is_empty() {
+        before.commands.push(Command::change(Tool::OvsVsctl, with_timeout(words)));
+    }
+    ports.after.commands.extend(qos::unlimit(database, unlimit_after));
     if !after.is_empty() {
-        let arguments = [TIMEOUT.to_owned()].into_iter().chain(after);
-        ports.after.commands.push(Command::change(Tool::OvsVsctl, arguments));
+        ports.after.commands.push(Command::remove(Tool::OvsVsctl, with_timeout(after)));
     }
     Ok(ports)
+}
+
+/// Whether a bridge is ringfence's own, and no gateway bridge.
+fn is_own(bridge: &Bridge) -> bool {
+    bridge.external_ids.contains_key(MARK) && !bridge.external_ids.contains_key(gateway::UPLINK)
+}
+
+/// Bridges of ours under other names give their ports to this one, and go, unless something of others
+/// keeps them.
+fn other_bridges(
+    name: &str,
+    wanted: &BTreeMap<String, Wanted>,
+    database: &Database,
+    node: &Network,
+    ports: &mut Ports,
+) {
+    for (other, bridge) in &database.bridges {
+        if other == name || !is_own(bridge) {
+            continue;
+        }
+        ports.before.disturb(format!("bridge {other}"), "gives way to another: its flows are lost");
+        let step = bridges::remove(other, bridge, database, node);
+        if !bridges::stays(other, bridge, node) {
+            ports.before.changes.extend(step.changes);
+            ports.before.commands.extend(step.commands);
+            continue;
+        }
+        let mut words: Vec<String> = Vec::new();
+        for (port, found) in bridges::own_ports(bridge) {
+            let adopted = found.external_ids.contains_key(ADOPTED);
+            for clause in bridges::unplug(other, port, adopted && !wanted.contains_key(port)) {
+                extend(&mut words, clause.into_iter());
+            }
+        }
+        ports.before.commands.extend(qos::unlimit(database, bridges::own_ports(bridge)));
+        if !words.is_empty() {
+            let words = [TIMEOUT.to_owned()].into_iter().chain(words);
+            ports.before.commands.push(Command::remove(Tool::OvsVsctl, words));
+        }
+        // Its marks stay until all else is done, so that the way back finds them.
+        ports.after.changes.extend(step.changes);
+        ports.after.commands.extend(bridges::leave(other, bridge));
+    }
+}
+
+/// A port of others that has the number of one of ours gets another: the numbers of the bridge are in
+/// its flows, and those of ports that ringfence doesn't know lead nowhere.
+fn give_way(have: &BTreeMap<String, Port>, wanted: &BTreeMap<String, Wanted>, step: &mut Step) {
+    let numbers: BTreeSet<i64> = wanted.values().map(|port| port.ofport.get().into()).collect();
+    let mut taken: BTreeSet<i64> = have.values().filter_map(|port| port.ofport).collect();
+    let between = i64::from(OfPort::PATCH.get()) + 1..i64::from(OfPort::FIRST_POD);
+    let last = (i64::from(OfPort::FIRST_POD)..=i64::from(OfPort::LAST)).rev();
+    let mut free = between.chain(last);
+    for (name, port) in have {
+        let foreign = !wanted.contains_key(name) && !port.external_ids.contains_key(MARK);
+        let Some(number) = port.ofport.filter(|number| foreign && numbers.contains(number)) else {
+            continue;
+        };
+        let Some(other) = free.find(|n| !numbers.contains(n) && !taken.contains(n)) else { return };
+        taken.insert(other);
+        let detail = format!("number {number} to {other}: {number} is that of a port of ringfence");
+        step.change(Action::Change, Kind::Port, name, detail);
+        step.disturb(format!("port {name}"), "gets another number on the bridge");
+        let request = format!("ofport_request={other}");
+        let words = [TIMEOUT, "--if-exists", "set", "Interface", name, &request];
+        step.commands.push(Command::change(Tool::OvsVsctl, words));
+    }
 }
 
 fn bridge(
@@ -135,48 +238,30 @@ fn bridge(
     }
     let have = live.cloned().unwrap_or_default();
     let datapath = wiring.bridge.datapath.as_str();
-    let same_datapath = have.has_datapath(wiring.bridge.datapath);
-    let mut protocols: Vec<&str> = PROTOCOLS.split(',').collect();
-    protocols.sort_unstable();
     let mut differing: Vec<String> = Vec::new();
-    let mut settings = Vec::new();
-    if !same_datapath {
-        ports.flows_lost = true;
-        ports.datapath_lost = true;
-        differing.push("datapath".to_owned());
-        settings.push(format!("datapath_type={datapath}"));
-    } else if live.is_some() && !opened {
-        // Open vSwitch tries again with every change, and ovs-vsctl waits for it.
-        differing.push("not open".to_owned());
-        settings.push(format!("datapath_type={datapath}"));
-    }
-    if have.fail_mode != "secure" {
-        // Open vSwitch drops all flows when the mode changes.
-        ports.flows_lost = true;
-        differing.push("fail mode".to_owned());
-        settings.push("fail_mode=secure".to_owned());
-    }
-    if have.protocols != protocols {
-        differing.push("protocols".to_owned());
-        settings.push(format!("protocols={PROTOCOLS}"));
-    }
-    if have.external_ids.get(MARK).map(String::as_str) != Some(wiring.node.as_str()) {
-        differing.push("mark".to_owned());
-        settings.push(format!("external_ids:{MARK}=\"{}\"", wiring.node));
-        if live.is_some() && !have.external_ids.contains_key(MARK) {
+    let goals = Goals::from([
+        ("datapath_type", Goal::Text(datapath.to_owned())),
+        ("fail_mode", Goal::Text("secure".to_owned())),
+        ("protocols", Goal::Words(PROTOCOLS)),
+        ("external_ids", Goal::Pair(MARK, wiring.node.to_string())),
+    ]);
+    let mut differences = columns::differences(&have.row, &columns::BRIDGE, &goals);
+    for Difference { column, details, settings, .. } in &mut differences {
+        ports.datapath_lost |= column.effect == Effect::LosesDatapath;
+        ports.flows_lost |= matches!(column.effect, Effect::LosesDatapath | Effect::LosesFlows);
+        let adopts = live.is_some() && !have.external_ids.contains_key(MARK);
+        if column.name == "external_ids" && adopts {
             settings.push(format!("external_ids:{ADOPTED}=true"));
         }
+        differing.append(details);
     }
-    for setting in &have.astray {
-        // Open vSwitch drops all flows when the last controller goes.
-        ports.flows_lost |= *setting == settings::CONTROLLER;
-        differing.push(setting.words());
-        extend(words, setting.clause("Bridge", name).into_iter());
+    if live.is_some() && !opened && have.has_datapath(wiring.bridge.datapath) {
+        // Open vSwitch tries again with every change, and ovs-vsctl waits for it.
+        differing.insert(0, "not open".to_owned());
+        let setting = format!("datapath_type={datapath}");
+        extend(words, ["set", "Bridge", name, &setting].map(str::to_owned).into_iter());
     }
-    if !settings.is_empty() {
-        let head = ["set", "Bridge", name].map(str::to_owned);
-        extend(words, head.into_iter().chain(settings));
-    }
+    Difference::clauses(&differences, "Bridge", name, words);
     if !differing.is_empty() && live.is_some() {
         if ports.flows_lost && opened {
             let effect = "loses its flows: it forwards nothing until it has the new ones";
@@ -196,7 +281,10 @@ fn foreign_ports(
     for (other, live) in &database.bridges {
         for (name, port) in &live.ports {
             let Some(wanted) = wanted.get(name.as_str()) else { continue };
-            let message = if other != bridge {
+            let message = if other != bridge && is_own(live) && port.external_ids.contains_key(MARK)
+            {
+                continue; // it comes over from there
+            } else if other != bridge {
                 format!("the port `{name}` of {} is on the bridge `{other}`", wanted.owner)
             } else if !port.external_ids.contains_key(MARK) && !adopt {
                 format!("the port `{name}` of {} exists and is not ringfence's", wanted.owner)
@@ -217,12 +305,21 @@ pub(super) fn not_ours(message: String, bridge: &str, port: &str) -> Diagnostic 
 }
 
 /// RF206: an interface `tun0` that Open vSwitch did not make is somebody's tunnel.
-pub(super) fn check_tun(database: &Database, node: &Network) -> Result<(), Diagnostic> {
+/// One in userspace outlasts the rows of the database that it was made for, and is known by its
+/// Ethernet address, which follows from its IP address.
+pub(super) fn check_tun(
+    wiring: &Wiring,
+    database: &Database,
+    node: &Network,
+) -> Result<(), Diagnostic> {
     let name = host::TUN;
     let Some(link) = node.links.get(name) else { return Ok(()) };
     let mut ports = database.bridges.values().filter_map(|bridge| bridge.ports.get(name));
     let made = ports.any(|port| port.kind == "internal" && port.ofport.is_some_and(|n| n > 0));
-    if made || link.kind.as_deref() == Some("openvswitch") {
+    let addresses = node.addresses(link).iter().map(|address| Mac::of_ipv4(address.addr()));
+    let mut macs = addresses.chain([wiring.tun.mac]);
+    let left = link.kind.as_deref() == Some("tun") && macs.any(|mac| link.mac == mac.bytes());
+    if made || left || link.kind.as_deref() == Some("openvswitch") {
         return Ok(());
     }
     let message = format!("the interface `{name}` of the node exists and is not ringfence's");
@@ -318,86 +415,48 @@ fn want(
     step: &mut Step,
     words: &mut Vec<String>,
 ) {
-    let Wanted { name, owner, kind, options, ofport, mac, mtu, ingress: _ } = wanted;
+    let Wanted { name, owner, kind, options: _, ofport, mac: _, mtu: _, ingress: _ } = wanted;
     let number = i64::from(ofport.get());
     let fresh = have.is_none();
-    let have = have.filter(|_| again.is_none()).cloned();
-    let mut differing: Vec<String> = again.into_iter().collect();
+    let adopted = have.is_some_and(|have| !have.is_ours());
+    let have = have.filter(|_| again.is_none());
     if have.is_none() {
         clause(words, &["add-port", bridge, name]);
     }
-    let have = have.unwrap_or_default();
-    if have.external_ids.get(MARK) != Some(owner) {
-        clause(words, &["set", "Port", name, &format!("external_ids:{MARK}=\"{owner}\"")]);
-        if differing.is_empty() {
-            differing.push("owner".to_owned());
+    let [of_port, of_interface] = wanted.goals();
+    let new = Row::new();
+    let (port, interface) = have.map_or((&new, &new), |have| (&have.row, &have.interface));
+    if adopted && have.is_none_or(|have| have.external_ids.get(MARK) != Some(owner)) {
+        clause(words, &["set", "Port", name, &format!("external_ids:{ADOPTED}=true")]);
+    }
+    let mut differing: Vec<String> = again.into_iter().collect();
+    let anew = !differing.is_empty();
+    let tables = [
+        ("Port", port, &columns::PORT[..], of_port),
+        ("Interface", interface, &columns::INTERFACE, of_interface),
+    ];
+    for (table, row, columns, goals) in tables {
+        let mut differences = columns::differences(row, columns, &goals);
+        Difference::clauses(&differences, table, name, words);
+        if anew || fresh {
+            continue;
         }
-    }
-    let mut settings = Vec::new();
-    if have.kind != *kind {
-        settings.push(format!("type={kind}"));
-    }
-    let foreign = have.options.keys().filter(|key| !options.contains_key(*key));
-    let foreign: Vec<&String> = foreign.collect();
-    if !foreign.is_empty() {
-        // Those of ours come with the same transaction, so the interface only loses this.
-        clause(words, &["clear", "Interface", name, "options"]);
-    }
-    let has = |key: &String, value: &String| have.options.get(key) == Some(value);
-    let other = !foreign.is_empty() || options.iter().any(|(key, value)| !has(key, value));
-    if other && !options.is_empty() && !fresh && differing.is_empty() {
-        let (whose, effect) = if *kind == "patch" {
-            ("the patch to the uplink", "changes its peer: packets of egress routers are lost")
-        } else {
-            ("tunnels", "change their settings: packets to other nodes are lost meanwhile")
-        };
-        step.disturb(whose, effect);
-    }
-    for (key, value) in options {
-        if !has(key, value) {
-            differing.push(key.clone());
+        for Difference { column, details, .. } in &mut differences {
+            match column.effect {
+                Effect::Peer if *kind == "patch" => step.disturb(
+                    "the patch to the uplink",
+                    "changes its peer: packets of egress routers are lost",
+                ),
+                Effect::Peer if *kind == "vxlan" => step.disturb(
+                    "tunnels",
+                    "change their settings: packets to other nodes are lost meanwhile",
+                ),
+                Effect::Address if wanted.mac.is_some() => step
+                    .disturb(name, "its Ethernet address changes: pods have to ask for it again"),
+                _ => {}
+            }
+            differing.append(details);
         }
-        if !has(key, value) || !foreign.is_empty() {
-            settings.push(format!("options:{key}={value}"));
-        }
-    }
-    differing.extend(foreign.iter().map(|key| format!("option {key}")));
-    if have.ofport_request != Some(number) {
-        settings.push(format!("ofport_request={number}"));
-    }
-    if let Some(mac) = mac
-        && have.mac.as_ref() != Some(mac)
-    {
-        if !fresh && differing.is_empty() {
-            step.disturb(name, "its Ethernet address changes: pods have to ask for it again");
-        }
-        differing.push("Ethernet address".to_owned());
-        settings.push(format!("mac=\"{mac}\""));
-    }
-    if let Some(mtu) = mtu
-        && have.mtu_request != Some(i64::from(*mtu))
-    {
-        differing.push("MTU".to_owned());
-        settings.push(format!("mtu_request={mtu}"));
-    }
-    for (table, astray) in [("Port", &have.astray), ("Interface", &have.interface_astray)] {
-        for setting in astray {
-            differing.push(setting.words());
-            extend(words, setting.clause(table, name).into_iter());
-        }
-    }
-    for (asked, column) in [
-        (mac.is_none() && have.mac.is_some(), "mac"),
-        (mtu.is_none() && have.mtu_request.is_some(), "mtu_request"),
-    ] {
-        if asked {
-            differing.push(column.replace('_', " "));
-            clause(words, &["clear", "Interface", name, column]);
-        }
-    }
-    if !settings.is_empty() {
-        let head = ["set", "Interface", name].map(str::to_owned);
-        extend(words, head.into_iter().chain(settings));
     }
     if fresh {
         step.change(Action::Add, Kind::Port, name, format!("{number} of {owner}"));
@@ -416,16 +475,18 @@ fn want(
 fn limit(
     wanted: &Wanted,
     have: Option<&Port>,
+    lost: bool,
     database: &Database,
     step: &mut Step,
     words: &mut Vec<String>,
 ) -> bool {
     let Wanted { name, owner, ofport, ingress, .. } = wanted;
     let old = have.and_then(|port| port.qos.as_ref());
-    let ours = old.and_then(|row| database.qos.get(row));
-    let ours = ours.is_some_and(|qos| qos.external_ids.contains_key(MARK));
+    let ours = have.is_some_and(|port| qos::is_ours(database, port));
     match ingress {
-        Some(rate) if have.is_some_and(|have| qos::is(database, have, owner, *rate)) => true,
+        Some(rate) if !lost && have.is_some_and(|have| qos::is(database, have, owner, *rate)) => {
+            true
+        }
         Some(rate) => {
             for clause in qos::set(name, owner, *rate, ofport.get().into()) {
                 extend(words, clause.into_iter());
@@ -435,8 +496,12 @@ fn limit(
             false
         }
         None => {
-            if ours {
+            if old.is_some() {
                 clause(words, &["clear", "Port", name, "qos"]);
+                if !ours {
+                    // What is ours is told where its rows go.
+                    step.change(Action::Remove, Kind::Qos, owner, format!("of others, at {name}"));
+                }
             }
             false
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::change::{Action, Kind, Step};
 use super::ovsdb::{Database, MARK, Port, Qos};
 use super::ports::TIMEOUT;
+use crate::system::netlink::Link;
 use crate::system::{Command, Tool};
 
 /// The discipline that Open vSwitch sets on the interfaces of every datapath.
@@ -23,6 +24,35 @@ pub(super) fn is(database: &Database, port: &Port, owner: &str, rate: u64) -> bo
     let Some(qos) = port.qos.as_ref().and_then(|row| database.qos.get(row)) else { return false };
     let queue = |row: &String| database.queues.get(row).is_some_and(good);
     qos.kind == KIND && good(qos) && qos.queues.len() == 1 && qos.queues.get(&0).is_some_and(queue)
+}
+
+/// Whether the kernel has the discipline that Open vSwitch makes of that.
+pub(super) fn is_in_kernel(link: &Link) -> bool {
+    let kind = KIND.trim_start_matches("linux-");
+    link.traits.disciplines.iter().any(|found| found.at == "root" && found.kind == kind)
+}
+
+/// Whether the port has a discipline that ringfence gave it.
+pub(super) fn is_ours(database: &Database, port: &Port) -> bool {
+    let qos = port.qos.as_ref().and_then(|row| database.qos.get(row));
+    qos.is_some_and(|qos| qos.external_ids.contains_key(MARK))
+}
+
+/// Takes the disciplines of ringfence's from ports of its own that go: with its port, Open vSwitch
+/// would leave the discipline to the interface.
+pub(super) fn unlimit<'p>(
+    database: &Database,
+    ports: impl IntoIterator<Item = (&'p String, &'p Port)>,
+) -> Option<Command> {
+    let mut words = vec![TIMEOUT.to_owned()];
+    let limited = ports.into_iter().filter(|(_, port)| is_ours(database, port));
+    for (name, _) in limited {
+        // Fails where the port is no longer ours, and nothing is done.
+        let mark = format!("external_ids:{MARK}");
+        words.extend(["--", "get", "Port", name, &mark].map(str::to_owned));
+        words.extend(["--", "clear", "Port", name, "qos"].map(str::to_owned));
+    }
+    (words.len() > 1).then(|| Command::remove(Tool::OvsVsctl, words))
 }
 
 /// The clauses of `ovs-vsctl` that give a port its discipline; `number` makes names for its rows.

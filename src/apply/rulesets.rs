@@ -11,7 +11,7 @@ use super::firewall::{self, Chain};
 use super::state::Loaded;
 use crate::artifact::host::GUARDED_SET;
 use crate::dataplane::nft::{Family, TABLE};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Code, Diagnostic};
 use crate::system::{Command, System, Tool};
 use crate::value::{InterfaceName, NetnsName};
 
@@ -99,15 +99,42 @@ pub(super) fn guard_until_gone(load: &mut Step, leaving: &BTreeSet<InterfaceName
     after
 }
 
+/// The families whose table of our name has our mark, the generation, and those where it lacks it.
+fn families(listing: &[u8]) -> (Vec<Family>, Vec<Family>) {
+    let text = String::from_utf8_lossy(listing);
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begins = |family: &Family| {
+        let head = format!("{} {{", line(*family));
+        lines.iter().position(|line| *line == head)
+    };
+    let all = Family::ALL.into_iter().filter(|family| begins(family).is_some());
+    all.partition(|family| {
+        let next = begins(family).and_then(|at| lines.get(at + 1));
+        next.is_some_and(|line| line.starts_with("comment \"generation "))
+    })
+}
+
+/// RF206: a table of our name that lacks our mark is somebody else's.
+pub(super) fn check(listing: Option<&[u8]>) -> Result<(), Diagnostic> {
+    let (_, foreign) = listing.map(families).unwrap_or_default();
+    let Some(family) = foreign.first() else { return Ok(()) };
+    let table = line(*family);
+    let message = format!("the nft {table} exists and is not ringfence's");
+    Err(Diagnostic::new(Code::NotOurs, message)
+        .help(format!("remove it with `nft delete {table}`, if nothing else needs it")))
+}
+
 /// Removes the tables of ours, for `teardown`.
 pub(super) fn remove(listing: Option<&[u8]>) -> Step {
     let mut step = Step::default();
-    if listing.is_some() {
+    let (ours, _) = listing.map(families).unwrap_or_default();
+    if !ours.is_empty() {
         step.change(Action::Remove, Kind::Ruleset, "node", "all tables of ringfence");
-        let commands = Family::ALL
+        let commands = ours
+            .into_iter()
             .map(Family::as_str)
             .map(|family| format!("table {family} {TABLE}\ndelete table {family} {TABLE}\n"));
-        let commands = commands.concat();
+        let commands = commands.collect::<String>();
         step.commands.push(Command::change(Tool::Nft, ["-f", "-"]).stdin(commands));
     }
     step

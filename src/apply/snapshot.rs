@@ -9,8 +9,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::columns::{self, Column};
 use super::gateway::UPLINK;
-use super::links::{ALIAS, Links, Namespaces};
+use super::links::{Links, Namespaces};
+use super::marks::ALIAS;
 use super::ovsdb::{self, ADOPTED, MARK};
 use super::state::Store;
 use super::{generations, may_run, rulesets, status};
@@ -21,48 +23,32 @@ use crate::system::netlink::Network;
 use crate::system::{Command, System, Tool};
 use crate::value::{Moment, NetnsName, StringValue as _};
 
-/// The tables of Open vSwitch's database, each with its columns.
-const TABLES: [(&str, &[&str]); 6] = [
-    ("Open_vSwitch", &["ovs_version", "db_version", "datapath_types", "other_config"]),
-    (
-        "Bridge",
-        &[
-            "name",
-            "datapath_type",
-            "datapath_id",
-            "datapath_version",
-            "fail_mode",
-            "protocols",
-            "mcast_snooping_enable",
-            "external_ids",
-            "other_config",
-        ],
-    ),
-    ("Port", &["name", "tag", "trunks", "vlan_mode", "external_ids", "other_config"]),
+/// A table of Open vSwitch's database: its name, the columns that ringfence owns, and others that
+/// are harmless.
+type Table = (&'static str, &'static [Column], &'static [&'static str]);
+
+const TABLES: [Table; 6] = [
+    ("Open_vSwitch", &[], &["ovs_version", "db_version", "datapath_types", "other_config"]),
+    ("Bridge", &columns::BRIDGE, &["name", "datapath_id", "datapath_version"]),
+    ("Port", &columns::PORT, &["name"]),
     (
         "Interface",
+        &columns::INTERFACE,
         &[
             "name",
-            "type",
             "ofport",
-            "ofport_request",
             "admin_state",
             "link_state",
             "error",
-            "mac",
             "mac_in_use",
             "mtu",
-            "mtu_request",
-            "ingress_policing_rate",
-            "ingress_policing_burst",
-            "options",
             "external_ids",
             "other_config",
             "statistics",
         ],
     ),
-    ("QoS", &["type", "external_ids", "other_config"]),
-    ("Queue", &["external_ids", "other_config"]),
+    ("QoS", &[], &["type", "external_ids", "other_config"]),
+    ("Queue", &[], &["external_ids", "other_config"]),
 ];
 
 /// The keys of maps whose values are shown.
@@ -155,9 +141,7 @@ pub fn snapshot(state: &Path, now: Moment, system: &dyn System) -> Result<String
     };
     section("Open vSwitch", database.map(|tables| database_text(&tables)));
     for bridge in &bridges {
-        for (what, version) in
-            [("show", 14), ("get-frags", 14), ("dump-flows", 14), ("dump-groups", 15)]
-        {
+        for (what, version) in [("show", 14), ("dump-flows", 14), ("dump-groups", 15)] {
             let version = format!("OpenFlow{version}");
             let words = ["--timeout=60", "-O", &version, "--no-names", what, bridge];
             let command = Command::read(Tool::OvsOfctl, words);
@@ -236,22 +220,22 @@ fn settings(system: &dyn System) -> String {
     text
 }
 
-type Rows = Vec<(&'static str, &'static [&'static str], Vec<Value>)>;
+type Rows = Vec<(&'static str, Vec<&'static str>, Vec<Value>)>;
 
 /// The rows of the database, each table by name.
 fn rows(system: &dyn System) -> Result<Rows, Diagnostic> {
-    let select = |(table, columns): &(&str, &[&str])| json!({"op": "select", "table": table, "where": [], "columns": columns});
+    let select = |(table, owned, more): &Table| json!({"op": "select", "table": table, "where": [], "columns": columns::names(more, *owned)});
     let mut transaction = vec![json!("Open_vSwitch")];
     transaction.extend(TABLES.iter().map(select));
     let transaction = Value::from(transaction).to_string();
     let words = ["--timeout=20", "transact", &transaction];
     let answer = run(&Command::read(Tool::OvsdbClient, words), system)?;
     let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
-    let tables = TABLES.into_iter().enumerate().map(|(index, (table, columns))| {
+    let tables = TABLES.into_iter().enumerate().map(|(index, (table, owned, more))| {
         let rows = answer.get(index).and_then(|answer| answer.get("rows"));
         let mut rows = rows.and_then(Value::as_array).cloned().unwrap_or_default();
         rows.sort_by_key(|row| (name_of(row), row.to_string()));
-        (table, columns, rows)
+        (table, columns::names(more, owned), rows)
     });
     Ok(tables.collect())
 }

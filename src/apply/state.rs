@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use rustix::fs::OFlags;
 
 use serde::{Deserialize, Serialize};
@@ -38,8 +39,8 @@ pub(super) struct State {
     pub(super) waiting: Option<Waiting>,
     /// Why the current generation could not be brought back, if it could not.
     pub(super) failure: Option<String>,
-    /// The network namespaces and links that such a run was about to make: they may lack their
-    /// mark.
+    /// The network namespaces that such a run was about to make. A name of these that leads to no
+    /// namespace is what it left; a namespace is ringfence's by its mark alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) half_made: Vec<String>,
     /// The addresses that such a run has given, or was about to give, to another owner.
@@ -54,6 +55,24 @@ pub(super) struct State {
     /// The rulesets that were loaded: the node's under the empty name, egress routers' under
     /// theirs.
     pub(super) rulesets: BTreeMap<String, Loaded>,
+    /// Kernel settings that were changed, with what they are to be again when they are no longer
+    /// ringfence's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) sysctls: BTreeMap<String, Replaced>,
+    /// The networks to which the generations that are kept had routes, where the node has routes that
+    /// bear no mark: those of builds that gave none.
+    #[serde(skip)]
+    pub(super) former: BTreeSet<Ipv4Net>,
+}
+
+/// A kernel setting that was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Replaced {
+    /// What it was before.
+    pub(super) before: String,
+    /// What it was set to. Whoever has set it to something else since then is to have it so.
+    pub(super) set: String,
 }
 
 /// A generation whose files are kept.
@@ -206,23 +225,45 @@ impl Store {
             return Err(io::Error::other("it belongs to another user"));
         }
         if metadata.mode() & 0o7777 != 0o700 {
+            // One of somebody else's must not be closed to them.
+            if let Some(name) = self.foreign()? {
+                return Err(io::Error::other(format!("there is `{name}` of somebody else's")));
+            }
             fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))?;
         }
         Ok(())
     }
 
-    /// What was remembered; nothing where nothing is, or it is from another version.
+    /// What was remembered; the generations that are kept where nothing else is. What can't be read is
+    /// never taken for nothing: it would be overwritten, and what it names would be lost.
     pub(super) fn read(&self) -> Result<State, Diagnostic> {
         let path = self.directory.join(STATE);
+        let bytes = self.bytes().map_err(|error| unusable(&path, &error))?;
+        self.state_in(bytes)
+    }
+
+    /// The same for a check, which keeps nothing, and so can do where nothing can be kept.
+    pub(super) fn read_for_check(&self) -> Result<State, Diagnostic> {
+        self.bytes().map_or_else(|_| Ok(State::default()), |bytes| self.state_in(bytes))
+    }
+
+    fn state_in(&self, bytes: Option<Vec<u8>>) -> Result<State, Diagnostic> {
+        let Some(bytes) = bytes else {
+            return Ok(State { kept: self.kept_files(), ..State::default() });
+        };
+        parse(&bytes).map_err(|what| unreadable(&self.directory.join(STATE), &what))
+    }
+
+    /// The state file; `None` where there is none.
+    fn bytes(&self) -> io::Result<Option<Vec<u8>>> {
+        let path = self.directory.join(STATE);
         let mut bytes = Vec::new();
-        let open = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(&path);
+        let open = OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path);
         match open.and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-            Err(error) => return Err(unusable(&path, &error)),
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        let state: State = serde_json::from_slice(&bytes).unwrap_or_default();
-        Ok(if state.version == VERSION { state } else { State::default() })
     }
 
     /// Remembers.
@@ -233,17 +274,76 @@ impl Store {
             .map_err(|error| unusable(&path, &error))
     }
 
-    /// Forgets everything, and lets go of the lock.
-    pub(super) fn remove(self) -> Result<(), Diagnostic> {
-        match fs::remove_dir_all(&self.directory) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(unusable(&self.directory, &error)),
+    /// Something in the directory that ringfence did not put there.
+    fn foreign(&self) -> io::Result<Option<String>> {
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !FILES.contains(&name.as_str()) && name != super::generations::DIRECTORY {
+                return Ok(Some(name));
+            }
         }
+        Ok(None)
+    }
+
+    /// Forgets everything, and lets go of the lock. What others put there stays.
+    pub(super) fn remove(self) -> Result<(), Diagnostic> {
+        let wrong = |error: io::Error| unusable(&self.directory, &error);
+        self.remove_generations().map_err(wrong)?;
+        for name in FILES {
+            missing_is_fine(fs::remove_file(self.directory.join(name))).map_err(wrong)?;
+        }
+        remove_if_empty(&self.directory).map_err(wrong)
     }
 }
 
 const VERSION: u32 = 2;
+
+/// The files of the directory; the lock goes last.
+const FILES: [&str; 4] = [STATE, "state.new", super::confirm::WATCH, LOCK];
+
+fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes a directory that has nothing in it.
+pub(super) fn remove_if_empty(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        result => missing_is_fine(result),
+    }
+}
+
+/// The state in a file, or what is wrong with it.
+fn parse(bytes: &[u8]) -> Result<State, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    if bytes.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let other = |error: serde_json::Error| format!("it is not as ringfence writes it: {error}");
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(other)?;
+    if version != VERSION {
+        return Err(format!(
+            "it has version {version}, and this ringfence reads version {VERSION}"
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(other)
+}
+
+fn unreadable(path: &Path, what: &str) -> Diagnostic {
+    let message = format!("cannot use `{}`: {what}", path.display());
+    Diagnostic::new(Code::StateUnusable, message).help(format!(
+        "use the version of ringfence that wrote it, or put it aside with `mv {path} \
+         {path}.unreadable` and apply the node's directory again: the generations that are kept \
+         stay, and what is on the node is known by its marks",
+        path = path.display()
+    ))
+}
 
 /// For open(2): fails where the last part of the path is a symbolic link.
 const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();

@@ -67,16 +67,18 @@ impl Status {
 pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
     super::may_run(system)?;
     let store = Store::at(state);
-    let state = store.read()?;
-    let kept = state.current().ok_or_else(nothing_kept)?;
-    let artifacts = store.open(kept)?;
+    let mut state = store.read()?;
+    let kept = state.current().cloned().ok_or_else(nothing_kept)?;
+    let artifacts = store.open(&kept)?;
     preflight(&artifacts, system)?;
     let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
+    state.former = store.former_networks(&state, &observed.links);
     let difference = Difference::between(&artifacts, &observed, &state, false, system)?;
     let changes = difference.changes().into_iter();
     let drift = changes.map(|change| Drift { place: place(&change, &artifacts), change }).collect();
     let mut findings = foreign::findings(&artifacts.wiring, &observed.links.node);
     findings.extend(firewall::findings(&artifacts.wiring, &observed.chains, system)?);
+    findings.extend(difference.findings.iter().cloned());
     let confirmable = state.waiting.as_ref().filter(|waiting| waiting.applied);
     Ok(Status {
         node: artifacts.wiring.node.to_string(),

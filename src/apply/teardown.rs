@@ -3,34 +3,60 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::change::{Action, Change, Kind, Step};
+use super::change::{Change, Step};
+use super::gateway::GivenBack;
 use super::links::{self, Links, Namespaces};
-use super::ovsdb::{ADOPTED, Bridge, Database, MARK};
-use super::ports::TIMEOUT;
+use super::ovsdb::{Database, MARK};
 use super::proxies::{self, Proxies};
-use super::state::Store;
-use super::{flows, gateway, groups, may_run, qos, rulesets};
-use crate::diagnostic::Diagnostic;
-use crate::system::{Command, System, Tool};
+use super::state::{State, Store};
+use super::{ROUNDS, bridges, gateway, may_run, qos, rulesets, sysctls};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::system::System;
+use crate::system::netlink::holdings::Holdings;
 
 /// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
-/// `check`, only tells what there is.
-pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Change>, Diagnostic> {
+/// `check`, only tells what there is. A state that can't be read stays, and why is told beside the
+/// changes.
+pub fn teardown(
+    state: &Path,
+    check: bool,
+    system: &dyn System,
+) -> Result<(Vec<Change>, Option<Diagnostic>), Diagnostic> {
     may_run(system)?;
     let mut store = Store::at(state);
     if !check {
         store.lock()?;
     }
-    let database = Database::read(system)?;
-    let links = Links::read(system, &store.read()?.half_made, &Namespaces::new())?;
+    // What is on the node is known by its marks; the state adds what an interrupted run has begun.
+    let read = store.read();
+    let state = read.as_ref().cloned().unwrap_or_default();
+    let steps = steps(&state, system)?;
+    let changes = steps.iter().flat_map(|step| step.changes.clone()).collect();
+    if !check {
+        remove(steps, &state, system)?;
+        if read.is_ok() {
+            store.remove()?;
+        }
+    }
+    Ok((changes, read.err()))
+}
+
+/// What there is of ours, in the order in which it goes.
+fn steps(state: &State, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
+    let mut database = Database::read(system)?;
+    database.count_foreign_flows(None, system);
+    let links = Links::read(system, &state.half_made, &Namespaces::new())?;
+    let concerned = gateway::concerns(None, &database);
+    let holdings = if concerned { system.holdings()? } else { Holdings::default() };
     let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {
         let mut step = Step::default();
-        if gateway::give_back(name, bridge, &links.node, &mut step) {
+        let given = gateway::give_back(name, bridge, &links.node, &holdings, &mut step)?;
+        if given != GivenBack::NotOurs {
             steps.push(step);
         } else if bridge.external_ids.contains_key(MARK) {
-            steps.push(remove_bridge(name, bridge));
+            steps.push(bridges::remove(name, bridge, &database, &links.node));
         } else {
             gateway::unpatch(name, bridge, &mut step);
             steps.push(step);
@@ -40,41 +66,31 @@ pub fn teardown(state: &Path, check: bool, system: &dyn System) -> Result<Vec<Ch
     steps.push(qos::sweep(&database, None, &BTreeSet::new()));
     steps.push(links::remove(None, &links, &BTreeSet::new()));
     steps.push(rulesets::remove(listing.as_deref()));
-    if !check {
-        for command in steps.iter().flat_map(|step| &step.commands) {
-            system.succeed(command)?;
-        }
-        store.remove()?;
-    }
-    Ok(steps.into_iter().flat_map(|step| step.changes).collect())
+    let mut settings = Step::default();
+    sysctls::give_back(None, state, system, &mut settings);
+    steps.push(settings);
+    Ok(steps)
 }
 
-/// A bridge of ours goes; one that was adopted stays, without our ports, flows and marks.
-fn remove_bridge(name: &str, bridge: &Bridge) -> Step {
-    let mut step = Step::default();
-    if !bridge.external_ids.contains_key(ADOPTED) {
-        step.change(Action::Remove, Kind::Bridge, name, "with its ports and flows");
-        step.commands.push(Command::change(Tool::OvsVsctl, [TIMEOUT, "del-br", name]));
-        return step;
-    }
-    step.change(Action::Change, Kind::Bridge, name, "adopted: only ports and flows are removed");
-    for (version, verb) in [
-        (flows::VERSION, "del-flows"),
-        (groups::VERSION, "del-groups"),
-        (flows::VERSION, "del-meters"),
-    ] {
-        let words = version.into_iter().chain([verb, name]);
-        step.commands.push(Command::change(Tool::OvsOfctl, words));
-    }
-    let mut words = vec![TIMEOUT.to_owned()];
-    for (port, found) in &bridge.ports {
-        if found.external_ids.contains_key(MARK) {
-            words.extend(["--", "--if-exists", "del-port", name, port].map(str::to_owned));
+/// Removes it. A command may fail because what it was to remove has gone, or has become somebody
+/// else's, since it was seen; then it is no longer there to be done.
+fn remove(mut steps: Vec<Step>, state: &State, system: &dyn System) -> Result<(), Diagnostic> {
+    for _ in 0..ROUNDS {
+        let mut commands = steps.iter().flat_map(|step| &step.commands);
+        let failed = commands.find_map(|command| Some((command, system.succeed(command).err()?)));
+        let Some((command, failure)) = failed.map(|(command, why)| (command.clone(), why)) else {
+            return Ok(());
+        };
+        steps = self::steps(state, system)?;
+        let again = steps.iter().flat_map(|step| &step.commands).any(|other| *other == command);
+        if !command.removes || again {
+            return Err(failure);
         }
     }
-    for mark in [MARK, ADOPTED] {
-        words.extend(["--", "remove", "Bridge", name, "external_ids", mark].map(str::to_owned));
-    }
-    step.commands.push(Command::change(Tool::OvsVsctl, words));
-    step
+    let left = steps.iter().flat_map(|step| &step.changes).next();
+    left.map_or(Ok(()), |change| {
+        let message = format!("the node still has what is to go after {ROUNDS} attempts: {change}");
+        Err(Diagnostic::new(Code::ReadBack, message)
+            .help("something else changes it at the same time: run teardown again"))
+    })
 }

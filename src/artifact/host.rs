@@ -14,6 +14,9 @@ pub const UPLINK_PATCH: &str = "patch-br0";
 pub const POD_INTERFACE: &str = "eth0";
 /// The name of the outside interface that an egress router sees.
 pub const ROUTER_INTERFACE: &str = "net1";
+/// The protocol number of ringfence's routes, by which it knows its own. `/etc/iproute2/rt_protos`
+/// and the routing programs that are in use have other numbers.
+pub const ROUTE_PROTOCOL: u8 = 82;
 /// The label of egress IPs on `lo`, by which ringfence knows its own.
 pub const EGRESS_LABEL: &str = "lo:ringfence";
 /// Begins the names of the veths on the node's side.

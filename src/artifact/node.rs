@@ -1,6 +1,6 @@
 //! `node.json`: everything on a node that isn't a flow or a ruleset. Compiling writes it, `apply` reads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -127,6 +127,15 @@ impl Wiring {
     #[must_use]
     pub fn gateway(&self) -> Option<(&InterfaceName, &Uplink)> {
         self.uplink.as_ref().and_then(|uplink| Some((uplink.bridge.as_ref()?, uplink)))
+    }
+
+    /// The networks to which its interfaces have routes without a next hop.
+    #[must_use]
+    pub fn direct_networks(&self) -> BTreeSet<Ipv4Net> {
+        let gateways = self.routers.iter().filter_map(Router::to_gateway);
+        let segments = self.routers.iter().filter_map(|router| router.outside.segment);
+        let own = self.pod_networks.iter().chain(&self.tun.services).copied();
+        own.chain(gateways).chain(segments).collect()
     }
 
     /// All veths, those on the pod network first.

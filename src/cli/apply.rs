@@ -7,10 +7,11 @@ use clap::Args;
 use super::progress::Progress;
 use super::trial::Trial;
 use super::{Exit, print, show, tell};
-use crate::apply::{KEEP, Options, Outcome, STATE_DIRECTORY, apply, apply_current, short};
+use crate::apply::{KEEP, Options, Outcome, STATE_DIRECTORY, apply, apply_current, short, summary};
 use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, Report, counted, json};
 use crate::system::netlink::Network;
+use crate::system::netlink::holdings::Holdings;
 use crate::system::{Command, Machine, Output, Stage, System, Tool};
 use crate::value::{InterfaceName, NetnsName, StringValue as _};
 
@@ -51,7 +52,8 @@ pub(super) struct Shared {
     /// Print the outcome as one JSON document
     #[arg(long)]
     json: bool,
-    /// Show every command that changes something, before it runs
+    /// Show every command that changes something, before it runs, and every change by itself
+    /// however many there are
     #[arg(short, long)]
     verbose: bool,
     /// Exit with 2 instead of 0 where something was changed
@@ -102,8 +104,12 @@ impl Shared {
             Ok(outcome) => outcome,
             Err(diagnostic) => return fail_as(diagnostic, self.json),
         };
+        let number = outcome.changes.len();
+        if !self.verbose {
+            outcome.changes = summary(&outcome.changes);
+        }
         if !self.json {
-            Self::human(&outcome);
+            Self::human(&outcome, number);
         }
         if outcome.waiting
             && let Err(diagnostic) = trial.settle(&mut outcome, &options.state)
@@ -126,7 +132,7 @@ impl Shared {
         if outcome.changed && detailed { Exit::Differs } else { Exit::Done }
     }
 
-    fn human(outcome: &Outcome) {
+    fn human(outcome: &Outcome, number: usize) {
         // A run has said so before it changed anything.
         for disturbance in outcome.disturbs.iter().filter(|_| outcome.check) {
             print(&format!("{disturbance}\n"));
@@ -140,7 +146,7 @@ impl Shared {
         for line in &outcome.flow_diff {
             print(&format!("{line}\n"));
         }
-        let number = counted(outcome.changes.len(), "change");
+        let number = counted(number, "change");
         match (outcome.changed, outcome.check) {
             _ if outcome.rolled_back.is_some() => {}
             (false, _) => tell(&format!("{}: nothing to change", outcome.node)),
@@ -239,6 +245,10 @@ impl System for Shown {
         self.machine.network()
     }
 
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        self.machine.holdings()
+    }
+
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
         self.machine.networks(names)
     }
@@ -249,6 +259,10 @@ impl System for Shown {
 
     fn file(&self, path: &Path) -> Option<Vec<u8>> {
         self.machine.file(path)
+    }
+
+    fn is_loose(&self, path: &Path) -> bool {
+        self.machine.is_loose(path)
     }
 
     fn directory(&self, path: &Path) -> Option<Vec<String>> {

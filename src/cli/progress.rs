@@ -1,8 +1,11 @@
 //! How far long work is, on a terminal; nothing elsewhere.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::system::threads;
 
 const COUNTED: &str = "[{pos}/{len}] {wide_msg}";
 const BUSY: &str = "{spinner} {wide_msg}";
@@ -37,7 +40,10 @@ impl Progress {
         const TICK: Duration = Duration::from_millis(100);
         self.bar.set_style(style(BUSY));
         self.bar.set_message(what.to_owned());
-        self.bar.enable_steady_tick(TICK);
+        // That takes a thread.
+        if std::io::stderr().is_terminal() && !threads::alone() {
+            self.bar.enable_steady_tick(TICK);
+        }
     }
 
     /// Step `number` of `of` begins.

@@ -21,12 +21,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    let changes = match teardown(&arguments.state, arguments.check, &Machine) {
-        Ok(changes) => changes,
+    let (changes, unreadable) = match teardown(&arguments.state, arguments.check, &Machine) {
+        Ok(done) => done,
         Err(diagnostic) => return fail(diagnostic),
     };
     for change in &changes {
         print(&format!("{change}\n"));
+    }
+    if let Some(diagnostic) = unreadable {
+        return fail(diagnostic);
     }
     if changes.is_empty() {
         tell("nothing to remove");

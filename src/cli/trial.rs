@@ -112,7 +112,8 @@ impl Terminal {
             let (sender, receiver) = mpsc::channel();
             // What was typed before the change says nothing about it.
             let _ = rustix::termios::tcflush(io::stdin(), rustix::termios::QueueSelector::IFlush);
-            std::thread::spawn(move || {
+            // Without a thread nobody is heard here, and `ringfence confirm` remains.
+            let _ = std::thread::Builder::new().spawn(move || {
                 let mut line = String::new();
                 if io::stdin().lock().read_line(&mut line).is_ok_and(|read| read > 0) {
                     let _ = sender.send(());

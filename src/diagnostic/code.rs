@@ -237,6 +237,9 @@ codes! {
     ForeignNetwork = 220 Error,
     AddressAnswers = 221 Error,
     DatapathUnusable = 222 Error,
+    ForeignOnBridge = 223 Error,
+    NotMovable = 227 Error,
+    UplinkTaken = 228 Error,
     // The lab.
     LabSetup = 230 Error,
     LabDiffers = 231 Error,

@@ -108,7 +108,7 @@ const DRIFT: &[(&str, &[&str])] = &[
          ip link set tun0 up",
         &[
             "! tun0: its Ethernet address changes: pods have to ask for it again",
-            "~ link tun0: route",
+            "~ link tun0: Ethernet address, route",
             "~ port tun0: Ethernet address of node-1",
         ],
     ),
@@ -183,7 +183,7 @@ const USERSPACE_DRIFT: &[(&str, &[&str])] = &[
         // Open vSwitch takes the interface down to change it, and its routes go.
         &[
             "! tun0: its Ethernet address changes: pods have to ask for it again",
-            "~ link tun0: route",
+            "~ link tun0: Ethernet address, route",
             "~ port tun0: Ethernet address of node-1",
         ],
     ),

@@ -42,7 +42,7 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 32] = [
+const ELSEWHERE: [(Code, &str); 35] = [
     (Code::NotSigned, "signatures.rs"),
     (Code::SignersUnusable, "signatures.rs"),
     (Code::GatewayBridge, "gateway.rs"),
@@ -71,6 +71,9 @@ const ELSEWHERE: [(Code, &str); 32] = [
     (Code::ForeignNetwork, "others.rs"),
     (Code::AddressAnswers, "others.rs"),
     (Code::DatapathUnusable, "others.rs"),
+    (Code::ForeignOnBridge, "foreign_objects.rs"),
+    (Code::NotMovable, "gateway_uplink.rs"),
+    (Code::UplinkTaken, "gateway_uplink.rs"),
     (Code::LabSetup, "faults.rs"),
     (Code::LabDiffers, "faults.rs"),
     (Code::LabNotRunning, "lab.rs"),

@@ -16,6 +16,7 @@ use ringfence::artifact::node::Wiring;
 use ringfence::diagnostic::{Code, Diagnostic};
 use ringfence::lab;
 use ringfence::system::netlink::Network;
+use ringfence::system::netlink::holdings::Holdings;
 use ringfence::system::{Command, Output, System, Tool};
 use ringfence::value::NetnsName;
 
@@ -43,6 +44,10 @@ impl System for Untouchable {
     }
 
     fn network(&self) -> Result<Network, Diagnostic> {
+        panic!("the links were read")
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
         panic!("the links were read")
     }
 
@@ -677,6 +682,21 @@ const OBSTACLES: &[(&str, &str, &str, &str)] = &[
          origin\nremove it, or name another namespace for the pod",
     ),
     (
+        // A symbolic link to a container that has ended.
+        "mkdir -p /run/netns; ln -s /proc/4194303/ns/net /run/netns/shop.web-0",
+        "rm /run/netns/shop.web-0",
+        "node-1",
+        "RF206]: `/run/netns/shop.web-0` of pod shop/web-0 is no network namespace\n\
+         remove it, or name another namespace for the pod",
+    ),
+    (
+        "nft add table inet ringfence",
+        "nft delete table inet ringfence",
+        "node-1",
+        "RF206]: the nft table inet ringfence exists and is not ringfence's\n\
+         remove it with `nft delete table inet ringfence`, if nothing else needs it",
+    ),
+    (
         "mount --bind /dev/null /usr/bin/ovsdb-client",
         "umount /usr/bin/ovsdb-client",
         "node-1",
@@ -729,7 +749,7 @@ fn nothing_is_begun_where_the_state_cannot_be_kept() {
             "lock`: read-only file system",
         ),
         (
-            "mkdir /run/ringfence; mount -t tmpfs -o size=4k none /run/ringfence; \
+            "mkdir /run/ringfence; mount -t tmpfs -o size=4k,mode=0700 none /run/ringfence; \
              head -c 8k /dev/zero >/run/ringfence/big 2>/dev/null || true",
             "umount /run/ringfence; rmdir /run/ringfence",
             "generations`: no space left on device",
@@ -974,7 +994,7 @@ const SWALLOWED: &[(&str, &str, &str)] = &[
     (
         "ip",
         "case $* in '-n shop.web-0 -batch -') exit 0;; esac",
-        "~ link rf-0a277568ba88: mark, address, state, route of pod shop/web-0",
+        "~ link rf-0a277568ba88: address, state, route of pod shop/web-0",
     ),
     (
         "ip",
@@ -1017,7 +1037,7 @@ fn a_change_without_effect_is_found_out() {
     }
 }
 
-/// What stands in the state, and what apply says to that; none of it stops it.
+/// What is done to the state file. What can't be read stops every run, until it is put aside.
 const STATES: &[&str] = &[
     "head -c 100M /dev/zero | tr '\\0' '[' >state.json",
     "head -c 1M /dev/urandom >state.json",
@@ -1029,12 +1049,18 @@ const STATES: &[&str] = &[
 ];
 
 #[test]
-fn a_state_that_means_nothing_costs_a_reload_of_the_rulesets() {
+fn a_state_that_is_put_aside_costs_a_reload_of_the_rulesets() {
     let node = Node::new();
     assert_eq!(node.apply("node-1", &[]).1, 0);
     let good = node.state();
     for command in STATES {
         node.on(&format!("cd /run/ringfence; {command}"));
+        if !command.starts_with("rm ") {
+            let (said, status) = node.apply("node-1", &[]);
+            let refused = said.contains("RF210]: cannot use `/run/ringfence/state.json`: it ");
+            assert!(refused && status == 1, "{command}: {said}");
+            node.on("cd /run/ringfence; mv state.json /run/state.unreadable");
+        }
         let expected = ("node-1: 2 changes applied\n".to_owned(), 0);
         assert_eq!(node.apply("node-1", &[]), expected, "{command}");
         assert_eq!(node.state(), good);

@@ -17,6 +17,7 @@ use crate::support::root;
 use ringfence::apply::{Options, apply, status};
 use ringfence::diagnostic::{Code, Diagnostic};
 use ringfence::system::netlink::Network;
+use ringfence::system::netlink::holdings::Holdings;
 use ringfence::system::{Command, Machine, Output, System, Tool};
 use ringfence::value::NetnsName;
 
@@ -205,6 +206,10 @@ impl System for Faulty {
 
     fn network(&self) -> Result<Network, Diagnostic> {
         Machine.network()
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        Machine.holdings()
     }
 
     fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {

@@ -165,7 +165,8 @@ const DRIFT: &[(&str, &[&str])] = &[
     ("ip netns del router_browse", &["~ proxy router browse: namespace"]),
     // What belongs to nobody any more.
     (
-        "mkdir /run/ringfence-router-old && echo x >/run/ringfence-router-old/squid.conf",
+        "mkdir /run/ringfence-router-old && \
+         echo '# Made by ringfence: x' >/run/ringfence-router-old/squid.conf",
         &["- proxy router old: with its files"],
     ),
 ];

@@ -58,4 +58,4 @@ limit rf-0a55e16ecb39 8000000 'pod shop/backup-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.0.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

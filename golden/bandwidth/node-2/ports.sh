@@ -56,4 +56,4 @@ limit rf-0a0e56809f18 2500000 'pod shop/mirror-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.2.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

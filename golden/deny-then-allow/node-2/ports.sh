@@ -41,4 +41,4 @@ port rf-0a1e358804ee 467 'pod shop/web-1'
 
 ip link set dev tun0 up
 ip address replace 10.128.2.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

@@ -40,4 +40,4 @@ port rf-d0d18613657c 406 'pod bank/teller-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.0.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

@@ -41,4 +41,4 @@ port rf-d0c2c1c43406 377 'pod bank/teller-1'
 
 ip link set dev tun0 up
 ip address replace 10.128.2.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

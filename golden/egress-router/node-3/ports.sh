@@ -41,4 +41,4 @@ port rf-0b29aefc04fb 381 'router partners'
 
 ip link set dev tun0 up
 ip address replace 10.128.4.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

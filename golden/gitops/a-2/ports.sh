@@ -42,4 +42,4 @@ port rf-16e28ceeae0b 446 'pod models/train-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.2.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

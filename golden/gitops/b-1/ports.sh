@@ -42,4 +42,4 @@ port tap0 513 'pod models/vm-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.4.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

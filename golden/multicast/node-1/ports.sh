@@ -44,4 +44,4 @@ port rf-92c7a8e8cd02 410 'pod prices/feed-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.0.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

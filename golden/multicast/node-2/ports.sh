@@ -43,4 +43,4 @@ port rf-0e050e032064 474 'pod traders/desk-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.2.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

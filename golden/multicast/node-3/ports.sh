@@ -42,4 +42,4 @@ port rf-3dddcb569f84 514 'pod monitoring/prometheus-1'
 
 ip link set dev tun0 up
 ip address replace 10.128.4.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

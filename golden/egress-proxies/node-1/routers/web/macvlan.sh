@@ -9,7 +9,7 @@ if ! ip -n router_web link show dev net1 >/dev/null 2>&1; then
 fi
 ip -n router_web link set dev net1 address 0a:58:c0:a8:0c:63 up
 ip -n router_web address replace 192.168.12.99/24 dev net1
-ip -n router_web route replace default via 192.168.12.1 dev net1
+ip -n router_web route replace default via 192.168.12.1 dev net1 proto 82
 ip netns exec router_web sysctl -qw net.ipv4.ip_forward=1
 ip netns exec router_web nft -f "$(dirname "$0")/ruleset.nft"
 # Another node may have had the address: tell the segment where it is now.

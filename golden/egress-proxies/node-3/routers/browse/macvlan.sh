@@ -9,7 +9,7 @@ if ! ip -n router_browse link show dev net1 >/dev/null 2>&1; then
 fi
 ip -n router_browse link set dev net1 address 0a:58:c0:a8:0c:62 up
 ip -n router_browse address replace 192.168.12.98/24 dev net1
-ip -n router_browse route replace default via 192.168.12.1 dev net1
+ip -n router_browse route replace default via 192.168.12.1 dev net1 proto 82
 ip netns exec router_browse sysctl -qw net.ipv4.ip_forward=1
 ip netns exec router_browse nft -f "$(dirname "$0")/ruleset.nft"
 # Another node may have had the address: tell the segment where it is now.

@@ -9,10 +9,23 @@ here=$(dirname "$0")
 run=/run/ringfence-router-partners
 conf=$run/haproxy.cfg
 
+# Whether a process is this proxy: numbers come again, and others may read its configuration.
+is_proxy() {
+	[ "$(cat "/proc/$1/comm" 2>/dev/null)" = haproxy ] &&
+		tr '\0' '\n' <"/proc/$1/cmdline" 2>/dev/null | grep -qxF -e "$conf"
+}
+
 # The process of the pid file, where it is this proxy.
 ours() {
-	pid=$(cat "$run/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
-	tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -e " $conf"
+	pid=$(cat "$run/pid" 2>/dev/null) && [ -n "$pid" ] && is_proxy "$pid"
+}
+
+# A process of this proxy that no pid file names any more.
+stray() {
+	for pid in $(ip netns pids router_partners 2>/dev/null); do
+		! is_proxy "$pid" || return 0
+	done
+	return 1
 }
 
 # Whether it is in the router's namespace, which may have been made anew.
@@ -22,7 +35,7 @@ in_place() {
 
 stop() {
 	waited=0
-	while ours; do
+	while ours || stray; do
 		case $waited in
 			0) kill -TERM "$pid" ;;
 			100) kill -KILL "$pid" ;;
@@ -34,6 +47,8 @@ stop() {
 }
 
 start() {
+	# Where another process has the number, squid would take itself to run already.
+	rm -f "$run/pid"
 	ip netns exec router_partners \
 		haproxy -W -D -f "$conf" -p "$run/pid" </dev/null >/dev/null
 	waited=0

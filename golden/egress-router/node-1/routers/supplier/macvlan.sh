@@ -9,7 +9,7 @@ if ! ip -n router_supplier link show dev net1 >/dev/null 2>&1; then
 fi
 ip -n router_supplier link set dev net1 address 0a:58:c0:a8:0c:63 up
 ip -n router_supplier address replace 192.168.12.99/24 dev net1
-ip -n router_supplier route replace default via 192.168.12.1 dev net1
+ip -n router_supplier route replace default via 192.168.12.1 dev net1 proto 82
 ip netns exec router_supplier sysctl -qw net.ipv4.ip_forward=1
 ip netns exec router_supplier nft -f "$(dirname "$0")/ruleset.nft"
 # Another node may have had the address: tell the segment where it is now.
