@@ -165,7 +165,12 @@ const DRIFT: &[(&str, &[&str])] = &[
     ("ip -n router_supplier link del net1", &["+ link net1 of router supplier: macvlan on eth0"]),
     (
         "ip netns exec router_supplier sysctl -qw net.ipv4.ip_forward=0",
-        &["~ sysctl net.ipv4.ip_forward of router supplier: 0 to 1"],
+        &[
+            // The kernel sets all interfaces with it.
+            "~ link net1 of router supplier: forwarding",
+            "~ link rf-0aca381595cf: forwarding of router supplier",
+            "~ sysctl net.ipv4.ip_forward of router supplier: 0 to 1",
+        ],
     ),
     ("ip netns exec router_supplier nft flush ruleset", &["+ ruleset router supplier: not loaded"]),
     ("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward: 0 to 1"]),

@@ -448,7 +448,12 @@ const OTHERS: &[Hand] = &[
         "sysctl -qw net.ipv4.ip_forward=0",
         "~ sysctl net.ipv4.ip_forward: 0 to 1",
     ),
-    ("ruleset", "tables", "nft delete table inet ringfence", "+ ruleset node: not loaded"),
+    (
+        "ruleset",
+        "tables",
+        "nft delete table inet ringfence; nft delete table arp ringfence 2>/dev/null || true",
+        "+ ruleset node: not loaded",
+    ),
     (
         "ruleset",
         "elements of sets",
@@ -546,8 +551,11 @@ impl Node {
     }
 
     fn mend_all(&self, prefix: &str, hands: &[Hand]) {
-        let hands = hands.iter().filter(|hand| {
-            datapath() == Datapath::Netdev || !["checksums", "datapath_type"].contains(&hand.1)
+        // In userspace, Open vSwitch sets these of its own tap again by itself, or has none to set.
+        let taps = ["Ethernet address", "MTU", "checksums"];
+        let hands = hands.iter().filter(|hand| match datapath() {
+            Datapath::Netdev => hand.0 != "tun0" || !taps.contains(&hand.1),
+            Datapath::System => !["checksums", "datapath_type"].contains(&hand.1),
         });
         let wrong: Vec<String> = hands
             .filter_map(|(_, _, command, expected)| {

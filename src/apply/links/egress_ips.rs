@@ -21,12 +21,19 @@ pub(super) fn egress_ips(
     let mut announcements = Vec::new();
     for ip in &wiring.egress_ips {
         let address = Ipv4Net::from(ip.address);
-        if links.node.labels.contains(&(host::EGRESS_LABEL.to_owned(), address)) {
+        let label = host::EGRESS_LABEL;
+        let owner = format!("egress-ip {}", ip.address);
+        if links.node.labels.contains(&(label.to_owned(), address)) {
+            let mut lo = links.node.links.get("lo").into_iter();
+            if lo.any(|lo| links.node.special.contains(&(lo.index, address))) {
+                // Somebody has given it an end, a scope or a life of its own.
+                step.change(Action::Change, Kind::Link, "lo", format!("address of {owner}"));
+                lines.push(format!("address del {address} dev lo label {label}"));
+                lines.push(format!("address add {address} dev lo label {label}"));
+            }
             continue;
         }
-        let owner = format!("egress-ip {}", ip.address);
         step.change(Action::Add, Kind::Link, "lo", format!("address of {owner}"));
-        let label = host::EGRESS_LABEL;
         // What is there without the label was adopted; a label is for good.
         let lo = links.node.links.get("lo").map_or(&[][..], |lo| links.node.addresses(lo));
         let labelled = |old: &Ipv4Net| links.node.labels.contains(&(label.to_owned(), *old));
