@@ -263,6 +263,7 @@ impl<'m> Renderer<'m> {
                 title,
                 families,
                 table_name => nft::TABLE,
+                table_mark => host::TABLE_MARK,
                 tables,
             },
         )

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::change::{Action, Kind, Step};
 use super::firewall::{self, Chain};
 use super::state::Loaded;
-use crate::artifact::host::GUARDED_SET;
+use crate::artifact::host::{GUARDED_SET, TABLE_MARK};
 use crate::dataplane::nft::{Family, TABLE};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::{Command, System, Tool};
@@ -99,7 +99,8 @@ pub(super) fn guard_until_gone(load: &mut Step, leaving: &BTreeSet<InterfaceName
     after
 }
 
-/// The families whose table of our name has our mark, the generation, and those where it lacks it.
+/// The families whose table of our name has our mark, the generation or what stands in its place in
+/// the file, and those where it lacks it.
 fn families(listing: &[u8]) -> (Vec<Family>, Vec<Family>) {
     let text = String::from_utf8_lossy(listing);
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -110,7 +111,8 @@ fn families(listing: &[u8]) -> (Vec<Family>, Vec<Family>) {
     let all = Family::ALL.into_iter().filter(|family| begins(family).is_some());
     all.partition(|family| {
         let next = begins(family).and_then(|at| lines.get(at + 1));
-        next.is_some_and(|line| line.starts_with("comment \"generation "))
+        let by_hand = format!("comment \"{TABLE_MARK}\"");
+        next.is_some_and(|line| line.starts_with("comment \"generation ") || *line == by_hand)
     })
 }
 

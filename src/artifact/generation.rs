@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::host::TABLE_MARK;
 use crate::dataplane::openflow::{Action, Flow, Match};
 use crate::dataplane::origin::{Cookie, Subject};
 use crate::pipeline::Table;
@@ -30,12 +31,14 @@ pub fn with_note(flows: &str, generation: &blake3::Hash) -> String {
 /// The text of a node's ruleset with the generation in a comment of each table.
 #[must_use]
 pub fn with_generation(ruleset: &[u8], generation: &str) -> Vec<u8> {
+    let mark = format!("\tcomment \"{TABLE_MARK}\"\n").into_bytes();
+    let comment = format!("\tcomment \"generation {generation}\"\n").into_bytes();
     let mut all = Vec::with_capacity(ruleset.len() + 256);
+    let mut begins = false;
     for line in ruleset.split_inclusive(|byte| *byte == b'\n') {
-        all.extend_from_slice(line);
-        if line.starts_with(b"table ") && line.ends_with(b" {\n") {
-            all.extend_from_slice(format!("\tcomment \"generation {generation}\"\n").as_bytes());
-        }
+        let own = begins && line == mark;
+        all.extend_from_slice(if own { &comment } else { line });
+        begins = line.starts_with(b"table ") && line.ends_with(b" {\n");
     }
     all
 }
@@ -70,10 +73,11 @@ mod tests {
 
     #[test]
     fn each_table_of_a_ruleset_gets_the_generation_and_nothing_else_does() {
-        let text = "table inet ringfence\ndelete table inet ringfence\n\ntable inet ringfence {\n\n\
-                    \tset a {\n\t}\n}\n\ntable arp ringfence {\n}\n";
+        let text = "table inet ringfence\ndelete table inet ringfence\n\ntable inet ringfence {\n\
+                    \tcomment \"ringfence\"\n\n\tset a {\n\t\tcomment \"ringfence\"\n\t}\n}\n\n\
+                    table arp ringfence {\n\tcomment \"ringfence\"\n}\n";
         let expected = "table inet ringfence\ndelete table inet ringfence\n\ntable inet ringfence \
-                        {\n\tcomment \"generation 00ff\"\n\n\tset a {\n\t}\n}\n\ntable arp \
+                        {\n\tcomment \"generation 00ff\"\n\n\tset a {\n\t\tcomment \"ringfence\"\n\t}\n}\n\ntable arp \
                         ringfence {\n\tcomment \"generation 00ff\"\n}\n";
         assert_eq!(String::from_utf8(with_generation(text.as_bytes(), "00ff")).unwrap(), expected);
     }

@@ -88,6 +88,8 @@ pub fn is_host_bridge(name: &str) -> bool {
 
 /// The map of the egress IPs in the node's ruleset, by the pods that leave with them.
 pub const EGRESS_IP_MAP: &str = "rf_egress_ips";
+/// The comment of a table that was loaded by hand, from the file; `apply` puts the generation there.
+pub const TABLE_MARK: &str = "ringfence";
 /// The set of the guarded interfaces in the node's rulesets.
 pub const GUARDED_SET: &str = "rf_guarded";
 /// The OpenFlow versions of the bridge. Bundles need 1.4; ringfence speaks it throughout.

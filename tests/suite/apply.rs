@@ -173,7 +173,10 @@ const DRIFT: &[(&str, &[&str])] = &[
         ],
     ),
     ("ip netns exec router_supplier nft flush ruleset", &["+ ruleset router supplier: not loaded"]),
-    ("sysctl -qw net.ipv4.ip_forward=0", &["~ sysctl net.ipv4.ip_forward: 0 to 1"]),
+    (
+        "sysctl -qw net.ipv4.ip_forward=0",
+        &["~ link tun0: forwarding", "~ sysctl net.ipv4.ip_forward: 0 to 1"],
+    ),
     // As a restart of ovs-vswitchd leaves it.
     (
         "ovs-ofctl -O OpenFlow14 set-frags br0 normal",
