@@ -241,6 +241,10 @@ codes! {
     LabSetup = 230 Error,
     LabDiffers = 231 Error,
     LabNotRunning = 232 Error,
+    // The proof.
+    NotUnderstood = 300 Error,
+    Refuted = 301 Error,
+    NoMeaning = 302 Error,
 }
 
 const EXPLANATIONS: &str = include_str!("codes.md");
