@@ -15,7 +15,7 @@ use crate::world::{self, Size};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn size(nodes: usize) -> Size {
+pub fn size(nodes: usize) -> Size {
     Size { nodes, projects: nodes * 10, pods_per_node: 200, rules: 20 }
 }
 
@@ -108,7 +108,7 @@ pub fn one(nodes: usize, directory: &Path) {
 }
 
 /// The most memory that this process has had, in bytes.
-fn peak_memory() -> u64 {
+pub fn peak_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("proc(5)");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");

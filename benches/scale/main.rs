@@ -1,6 +1,6 @@
-//! How lock, compile and apply grow. Prints figures; decides nothing.
+//! How lock, compile, prove and apply grow. Prints figures; decides nothing.
 //!
-//! `cargo bench` runs all of it; `cargo bench -- compile` or `-- apply` one part. The part
+//! `cargo bench` runs all of it; `cargo bench -- compile`, `-- prove` or `-- apply` one part. The part
 //! `apply` needs root and what the lab needs.
 
 #![allow(
@@ -15,6 +15,7 @@
 
 mod apply;
 mod compile;
+mod prove;
 mod world;
 
 fn main() {
@@ -25,8 +26,19 @@ fn main() {
         compile::one(nodes.parse().expect("a number of nodes"), directory.as_ref());
         return;
     }
+    if let [what @ ("compiled" | "proven"), nodes, directory] =
+        words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        let nodes = nodes.parse().expect("a number of nodes");
+        let one = if what == "proven" { prove::proven } else { prove::compiled };
+        one(nodes, directory.as_ref());
+        return;
+    }
     if matches!(part, None | Some("compile")) {
         compile::run();
+    }
+    if matches!(part, None | Some("prove")) {
+        prove::run();
     }
     if matches!(part, None | Some("apply")) {
         apply::run();

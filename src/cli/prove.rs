@@ -172,9 +172,10 @@ fn fail(arguments: &Arguments, report: &Report, sources: &Sources) -> Exit {
 /// The texts of the desired state: all but the lock file, which is the last.
 fn desired(sources: &Sources) -> Sources {
     let all = sources.iter().count().saturating_sub(1);
-    let texts = sources.iter().take(all).map(|source| {
-        crate::diagnostic::Source::new("", source.name(), source.text().to_owned())
-    });
+    let texts = sources
+        .iter()
+        .take(all)
+        .map(|source| crate::diagnostic::Source::new("", source.name(), source.text().to_owned()));
     Sources::below(sources.root().to_owned(), texts.collect())
 }
 
@@ -237,7 +238,8 @@ fn printed(summary: &Summary, sources: &Sources) -> Proof {
 fn report(summary: &Summary, out: &Path) -> Report {
     let mut report = Report::new();
     for finding in &summary.findings {
-        let mut message = format!("{:?}, {}: {}", finding.lemma, finding.lemma.title(), finding.why);
+        let mut message =
+            format!("{:?}, {}: {}", finding.lemma, finding.lemma.title(), finding.why);
         if let Some(frame) = &finding.frame {
             message = format!(
                 "{message}; on node {}, {frame} is {}, and must be {}",

@@ -7,6 +7,7 @@ mod egress;
 mod host;
 mod isolation;
 mod routes;
+pub mod ruleset;
 mod senders;
 mod tunnels;
 pub mod wiring;
@@ -189,7 +190,9 @@ impl<'m> Contract<'m> {
         let node = &meaning.nodes[index];
         let mut by_port = vec![0; 0x1_0000];
         for (workload, number) in node.workloads.iter().zip(1..) {
-            if let Some(slot) = usize::try_from(workload.port).ok().and_then(|at| by_port.get_mut(at)) {
+            if let Some(slot) =
+                usize::try_from(workload.port).ok().and_then(|at| by_port.get_mut(at))
+            {
                 *slot = number;
             }
         }
@@ -412,7 +415,9 @@ fn outcome(leaf: &Leaf<'_>) -> Outcome {
             // A bridge never sends a frame back to where it came from.
             if own { Outcome::Drop } else { Outcome::Port(*port) }
         }
-        [End::Tunnel(_)] if leaf.cube.senders.is_none() && leaf.cube.get(Field::InPort) == (1, 1) => {
+        [End::Tunnel(_)]
+            if leaf.cube.senders.is_none() && leaf.cube.get(Field::InPort) == (1, 1) =>
+        {
             Outcome::Drop
         }
         [End::Tunnel(to)] if plain && memory.eth_dst.is_none() => Outcome::Tunnel(*to),

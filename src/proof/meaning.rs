@@ -42,6 +42,8 @@ pub struct Node {
     pub gateway: u64,
     /// Whether its datapath is the kernel's.
     pub kernel: bool,
+    /// Its interface to the outside.
+    pub uplink: Option<String>,
     /// Whether its uplink is a port of a gateway bridge.
     pub gateway_bridge: bool,
     /// Its pods and egress routers, by address.
@@ -206,7 +208,14 @@ impl Meaning {
 
     /// What a policy says about a packet to an address outside.
     #[must_use]
-    pub fn leaves(&self, policy: Option<usize>, dst: u64, proto: u64, later: bool, port: u64) -> Said {
+    pub fn leaves(
+        &self,
+        policy: Option<usize>,
+        dst: u64,
+        proto: u64,
+        later: bool,
+        port: u64,
+    ) -> Said {
         let Some(number) = policy else { return Said { allowed: true, rule: None } };
         for (index, rule) in self.policies[number].rules.iter().enumerate() {
             let there = rule.networks.iter().any(|(first, last)| (*first..=*last).contains(&dst));
@@ -226,10 +235,7 @@ impl Meaning {
     }
 
     /// Reads the typed documents and the text of the lock file.
-    pub fn read(
-        documents: &[crate::input::Documents],
-        lock: &str,
-    ) -> Result<Self, String> {
+    pub fn read(documents: &[crate::input::Documents], lock: &str) -> Result<Self, String> {
         let lock = Lock::read(lock)?;
         read::Reader::new(documents, &lock).read()
     }

@@ -12,7 +12,7 @@ use super::frame::{Field, Point, Range, ct, frag, kind, proto};
 use super::meaning::{Meaning, Node};
 use super::read::flows::Flows;
 use super::read::groups::{self, Groups};
-use super::read::{Unread, node, shell};
+use super::read::{Unread, nft, node, shell};
 
 /// What is proven of one node.
 #[derive(Debug, Default)]
@@ -52,6 +52,8 @@ pub struct Text {
     pub links: Vec<u8>,
     /// `sysctl.conf`.
     pub settings: Vec<u8>,
+    /// `ruleset.nft`.
+    pub ruleset: Vec<u8>,
 }
 
 impl Text {
@@ -70,6 +72,7 @@ impl Text {
             ports: read("ports.sh")?,
             links: read("links.sh")?,
             settings: read("sysctl.conf")?,
+            ruleset: read("ruleset.nft")?,
         })
     }
 }
@@ -105,6 +108,13 @@ fn attempt(
     };
     let mut contract = Contract::new(meaning, index);
     proven.unread = contract.wiring(name, &files);
+    if super::verdict::has_plain_ruleset(meaning) {
+        let file = file("ruleset.nft");
+        let ruleset = nft::read(&file, &text.ruleset)?;
+        let interfaces: Vec<&str> =
+            files.node.ports.iter().map(|port| port.interface.as_str()).collect();
+        proven.unread.extend(contract.ruleset(&file, &ruleset, &interfaces));
+    }
     let tables = Tables::new(&flows);
     let mut run = Run::new(&tables);
     let finished = run.walk(entries(&meaning.nodes[index]), &mut |leaf| contract.leaf(leaf));

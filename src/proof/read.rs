@@ -7,6 +7,7 @@
 pub mod cursor;
 pub mod flows;
 pub mod groups;
+pub mod nft;
 pub mod node;
 pub mod shell;
 

@@ -146,6 +146,13 @@ pub fn summary(meaning: &Meaning, nodes: Vec<Proven>) -> Summary {
     summary
 }
 
+/// Whether the rulesets of the nodes have only what their lemma speaks of.
+#[must_use]
+pub fn has_plain_ruleset(meaning: &Meaning) -> bool {
+    let features = meaning.features;
+    !(features.services || features.node_ports || features.egress_ips)
+}
+
 /// What no lemma speaks of yet, for this desired state.
 fn uncovered(meaning: &Meaning) -> Vec<(Lemma, String)> {
     let features = meaning.features;
@@ -160,7 +167,7 @@ fn uncovered(meaning: &Meaning) -> Vec<(Lemma, String)> {
     say(features.multicast, Lemma::L7, "multicast");
     say(features.node_ports, Lemma::L8, "node ports");
     say(features.egress_ips, Lemma::L9, "egress IPs");
-    say(true, Lemma::L10, "the rulesets of the nodes");
+    say(!has_plain_ruleset(meaning), Lemma::L10, "the rulesets of the nodes");
     say(features.routers, Lemma::L11, "what egress routers forward");
     say(features.gateway_bridges, Lemma::L11, "the patch to gateway bridges");
     not_proven
@@ -189,8 +196,8 @@ fn finding(
         }
         Outcome::Other => "goes on changed, or to several".to_owned(),
     };
-    let confirmed = fault.frame.is_none()
-        || trace.is_some_and(|trace| confirms(trace, fault.got, fault.want));
+    let confirmed =
+        fault.frame.is_none() || trace.is_some_and(|trace| confirms(trace, fault.got, fault.want));
     Finding {
         lemma: fault.lemma,
         node: node.name.clone(),
@@ -214,7 +221,8 @@ fn confirms(trace: &super::engine::point::Trace, got: Outcome, want: Outcome) ->
         [Exit::Tunnel(to, _)] => Outcome::Tunnel(to),
         _ => Outcome::Other,
     };
-    seen == got || got == Outcome::Other && (seen != want || trace.eth_dst.is_some())
+    seen == got
+        || got == Outcome::Other && (seen != want || trace.eth_dst.is_some())
         || got == Outcome::Other && matches!(seen, Outcome::Tunnel(_))
 }
 

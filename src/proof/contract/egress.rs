@@ -160,9 +160,7 @@ impl Contract<'_> {
                 let project = &self.meaning.projects[workload.project].name;
                 (format!("the policy of {project} says: {}", rule.text), Some(rule.place))
             }
-            None => {
-                ("no rule closes it".to_owned(), Some(workload.place))
-            }
+            None => ("no rule closes it".to_owned(), Some(workload.place)),
         }
     }
 }

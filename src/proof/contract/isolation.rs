@@ -5,7 +5,13 @@ use crate::proof::engine::run::Leaf;
 
 impl Contract<'_> {
     /// What workloads of this node send to another of it.
-    pub(super) fn own_delivery(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>, to: usize, got: Outcome) {
+    pub(super) fn own_delivery(
+        &mut self,
+        leaf: &Leaf<'_>,
+        cell: &Cell<'_>,
+        to: usize,
+        got: Outcome,
+    ) {
         let target = &self.node.workloads[to];
         let vnid = self.meaning.vnid(target.project);
         let got = self.received(leaf, to, got);
@@ -13,7 +19,8 @@ impl Contract<'_> {
         self.checked[Lemma::L3 as usize] += self.known.workloads.len() as u64;
         let wrong = self.known.workloads.iter().copied().find(|from| {
             // To itself, a bridge sends nothing back.
-            let meant = self.meaning.reaches(self.meaning.vnid(self.node.workloads[*from].project), vnid);
+            let meant =
+                self.meaning.reaches(self.meaning.vnid(self.node.workloads[*from].project), vnid);
             *from != to && (meant != arrived || got != Outcome::Drop && !arrived)
         });
         if let Some(from) = wrong {

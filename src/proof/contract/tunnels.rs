@@ -49,7 +49,8 @@ impl Contract<'_> {
             Class::Gateway => self.to_gateway(leaf, cell, None, got, Outcome::Port(2)),
             Class::Workload(to) => self.delivery(leaf, cell, to, vnids, got),
             Class::Multicast if features.multicast && cell.kind == kind::IP => {}
-            Class::Outside if features.egress_ips && cell.kind == kind::IP => {}
+            // Which pods send these by this node is said by the lemma of egress IPs.
+            Class::Outside | Class::Reserved if features.egress_ips && cell.kind == kind::IP => {}
             _ => {
                 let why = |_: &Self| ("what came by a tunnel ends on this node".to_owned(), None);
                 self.compare(Lemma::L4, leaf, cell, None, (got, Outcome::Drop), why);

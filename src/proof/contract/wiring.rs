@@ -74,9 +74,18 @@ impl Contract<'_> {
     /// Compares the files. What can't be understood is returned: then nothing is proven.
     pub fn wiring(&mut self, directory: &str, files: &Files) -> Vec<Unread> {
         self.node_file(&files.node);
-        let mut unread = self.script(&format!("{directory}/ports.sh"), &files.ports, PORTS, self.ports(files));
+        let mut unread =
+            self.script(&format!("{directory}/ports.sh"), &files.ports, PORTS, self.ports(files));
         // What wires egress routers and egress IPs is the business of their lemmas.
-        let others = &["outside ", "mtu=$(", "ip link add \"$host\" type veth peer name macvlan0", "[ ! -e /proc/sys/net/ipv6 ] || [ ", "ip link set dev \"$host\" mtu \"$mtu\"", "ip -n \"$netns\" link set dev macvlan0", "ip netns exec \"$netns\" ethtool -K macvlan0"];
+        let others = &[
+            "outside ",
+            "mtu=$(",
+            "ip link add \"$host\" type veth peer name macvlan0",
+            "[ ! -e /proc/sys/net/ipv6 ] || [ ",
+            "ip link set dev \"$host\" mtu \"$mtu\"",
+            "ip -n \"$netns\" link set dev macvlan0",
+            "ip netns exec \"$netns\" ethtool -K macvlan0",
+        ];
         let features = self.meaning.features;
         let links: Vec<Command> = files
             .links
@@ -90,7 +99,12 @@ impl Contract<'_> {
             })
             .cloned()
             .collect();
-        unread.extend(self.script(&format!("{directory}/links.sh"), &links, LINKS, self.links(files)));
+        unread.extend(self.script(
+            &format!("{directory}/links.sh"),
+            &links,
+            LINKS,
+            self.links(files),
+        ));
         let mut settings: BTreeSet<&str> =
             files.settings.iter().map(|command| command.text.as_str()).collect();
         self.agree(settings.remove("net.ipv4.ip_forward = 1"), || {
@@ -127,7 +141,8 @@ impl Contract<'_> {
     fn node_file(&mut self, file: &NodeFile) {
         let (meaning, node) = (self.meaning, self.node);
         let length = format!("{}/{}", address(node.gateway), node.prefix);
-        let networks: Vec<String> = meaning.pod_networks.iter().map(|range| shown(*range)).collect();
+        let networks: Vec<String> =
+            meaning.pod_networks.iter().map(|range| shown(*range)).collect();
         let mut own_networks = file.pod_networks.clone();
         own_networks.sort();
         let mut sorted = networks.clone();
@@ -159,7 +174,11 @@ impl Contract<'_> {
         let outside = file.ports.len() - node.workloads.len().min(file.ports.len());
         self.agree(ports.len() == file.ports.len(), || "two ports have one number".to_owned());
         self.agree(outside == 0 || node.gateway_bridge, || {
-            format!("node.json has {} ports, the node {} workloads", file.ports.len(), node.workloads.len())
+            format!(
+                "node.json has {} ports, the node {} workloads",
+                file.ports.len(),
+                node.workloads.len()
+            )
         });
         let veths = node.workloads.iter().filter(|w| matches!(w.attachment, Attachment::Netns(_)));
         self.agree(file.netns.len() == veths.count(), || {
@@ -182,7 +201,8 @@ impl Contract<'_> {
                         netns.name == *name
                             && netns.host == port.interface
                             && netns.mac == mac(workload.mac)
-                            && netns.address == format!("{}/{}", address(workload.address), node.prefix)
+                            && netns.address
+                                == format!("{}/{}", address(workload.address), node.prefix)
                             && netns.gateway == gateway(workload, node.gateway)
                     });
                     self.agree_at(found.is_some(), workload.place, || {

@@ -64,9 +64,7 @@ impl Walk<'_> {
     fn meets(&mut self, table: u8, frame: &Point) -> Option<usize> {
         let fits = |flow: &Flow| {
             let mut conditions = self.flows.conditions(flow).iter();
-            conditions.all(|(field, (first, last))| {
-                (*first..=*last).contains(&frame.get(*field))
-            })
+            conditions.all(|(field, (first, last))| (*first..=*last).contains(&frame.get(*field)))
         };
         let mut best: Option<usize> = None;
         for (index, flow) in self.flows.flows.iter().enumerate() {

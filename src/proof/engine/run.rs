@@ -229,7 +229,11 @@ fn weight(cube: &Cube) -> u64 {
     let sets = times(cube.dst.count(), cube.tunnel.count());
     let of = |sender: Sender| {
         let Sender { in_port, dl_src, sha, src, reg0 } = sender;
-        [in_port, dl_src, sha, src, reg0].map(size).into_iter().filter(|size| *size > 1).fold(1, times)
+        [in_port, dl_src, sha, src, reg0]
+            .map(size)
+            .into_iter()
+            .filter(|size| *size > 1)
+            .fold(1, times)
     };
     let senders = match &cube.senders {
         Some(list) => list.iter().map(|sender| of(*sender)).fold(0, |a, b| (a + b) % PRIME),
@@ -300,8 +304,10 @@ fn merge_sets(cubes: Vec<Cube>, tunnels: bool) -> Vec<Cube> {
     let merged = groups.into_iter().flat_map(|group| {
         let mut cube = cubes[group[0]].clone();
         if group.len() > 1 {
-            let of = |index: &usize| if tunnels { &cubes[*index].tunnel } else { &cubes[*index].dst };
-            let mut ranges: Vec<Range> = group.iter().flat_map(|index| of(index).ranges()).collect();
+            let of =
+                |index: &usize| if tunnels { &cubes[*index].tunnel } else { &cubes[*index].dst };
+            let mut ranges: Vec<Range> =
+                group.iter().flat_map(|index| of(index).ranges()).collect();
             ranges.sort_unstable();
             if ranges.windows(2).any(|pair| pair[0].1 >= pair[1].0) {
                 // Translated to the same: they stay apart, so that none is lost.

@@ -113,9 +113,8 @@ impl<'f> Tables<'f> {
         let active = match last {
             Some(last) => {
                 let priority = self.flow(active[last]).priority;
-                let equal = active[last..]
-                    .iter()
-                    .take_while(|flow| self.flow(**flow).priority == priority);
+                let equal =
+                    active[last..].iter().take_while(|flow| self.flow(**flow).priority == priority);
                 &active[..last + equal.count()]
             }
             None => active,

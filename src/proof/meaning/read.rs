@@ -127,6 +127,7 @@ impl<'d> Reader<'d> {
                 prefix: subnet.prefix_len(),
                 gateway: net(subnet).0 + 1,
                 kernel: node.datapath == Datapath::System,
+                uplink: node.uplink.as_ref().map(|uplink| uplink.interface.to_string()),
                 gateway_bridge: bridge,
                 workloads: Vec::new(),
                 place: at.place(),
@@ -173,7 +174,8 @@ impl<'d> Reader<'d> {
                 isolated.extend(self.members(&set.projects, set.selector.as_ref(), &nobody)?);
             }
         }
-        let mut global: BTreeSet<usize> = self.projects.get("default").copied().into_iter().collect();
+        let mut global: BTreeSet<usize> =
+            self.projects.get("default").copied().into_iter().collect();
         for (_, state) in &self.documents {
             if let Some(set) = &state.global {
                 global.extend(self.members(&set.projects, set.selector.as_ref(), &isolated)?);

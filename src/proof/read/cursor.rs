@@ -18,7 +18,11 @@ impl<'t> Cursor<'t> {
 
     /// Takes a word that must be next.
     pub fn need(&mut self, word: &str) -> Result<(), String> {
-        if self.eat(word) { Ok(()) } else { Err(format!("expected `{word}`, found {}", self.shown())) }
+        if self.eat(word) {
+            Ok(())
+        } else {
+            Err(format!("expected `{word}`, found {}", self.shown()))
+        }
     }
 
     /// The beginning of what is left, for a message.

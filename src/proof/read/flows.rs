@@ -133,9 +133,9 @@ impl Flows {
             }
             flows.line(line, number).map_err(|why| Unread::new(file, number, why))?;
         }
-        flows.flows.sort_by(|a, b| {
-            (a.table, b.priority, a.line).cmp(&(b.table, a.priority, b.line))
-        });
+        flows
+            .flows
+            .sort_by(|a, b| (a.table, b.priority, a.line).cmp(&(b.table, a.priority, b.line)));
         Ok(flows)
     }
 
@@ -193,7 +193,8 @@ impl Flows {
             Ok(())
         };
         let one = |number: u64| (number, number);
-        let word = at.take_while(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let word = at
+            .take_while(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         let l4 = match word {
             b"ip" => return add(Field::Kind, one(kind::IP)),
             b"arp" => return add(Field::Kind, one(kind::ARP)),
@@ -361,7 +362,8 @@ fn set_field(at: &mut Cursor<'_>) -> Result<Action, String> {
     at.take_while(|byte| byte != b'-');
     let mut value = Cursor(&value.0[..value.0.len() - at.0.len()]);
     at.need("->")?;
-    let field = at.take_while(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let field =
+        at.take_while(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     let load = |field| move |number| Action::Load(field, number);
     let action = match field {
         b"reg0" => value.hex(0xffff_ffff).map(load(Field::Reg0)),
