@@ -78,7 +78,7 @@ impl Contract<'_> {
             self.script(&format!("{directory}/ports.sh"), &files.ports, PORTS, self.ports(files));
         // What wires egress routers and egress IPs is the business of their lemmas.
         let others = &[
-            "outside ",
+            "outside",
             "mtu=$(",
             "ip link add \"$host\" type veth peer name macvlan0",
             "[ ! -e /proc/sys/net/ipv6 ] || [ ",

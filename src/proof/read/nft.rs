@@ -1,6 +1,6 @@
 //! `ruleset.nft`, in the grammar that is emitted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Unread;
 use super::cursor::Cursor;
@@ -13,13 +13,13 @@ pub type Ruleset = BTreeMap<String, Table>;
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     /// Its sets.
-    pub sets: BTreeMap<String, Vec<Element>>,
+    pub sets: BTreeMap<String, BTreeSet<Element>>,
     /// Its base chains, in the order of the file.
     pub chains: Vec<Chain>,
 }
 
 /// An element of a set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
     /// An address.
     Address(u64),
@@ -230,7 +230,7 @@ impl Reader {
             let address = cursor.address().ok().filter(|_| cursor.is_done())?;
             Element::Address(address)
         };
-        sets.entry(name.clone()).or_default().push(element);
+        sets.entry(name.clone()).or_default().insert(element);
         self.state = State::Set { name, kind, open };
         Some(())
     }
