@@ -28,7 +28,8 @@ use crate::intent::{
 use crate::lock::names;
 use crate::lock::{self, Entry, Lock, OutsidePort};
 use crate::pipeline::OfPort;
-use crate::resolve::outside_subnet;
+use crate::resolve::{node_port_source, outside_subnet};
+use crate::spec::Mode;
 use crate::value::{Mac, NodePort, Vnid};
 use networks::Networks;
 use retired::Retired;
@@ -422,7 +423,9 @@ impl Allocator<'_> {
         let mut endpoints = Vec::with_capacity(requests.len());
         let name = &self.intent[node].name;
         let (network, broadcast) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
-        let (first, last) = (network + 2, broadcast - 1);
+        // Where policies decide, the last address stands for the outside.
+        let reserved = u32::from(self.intent.cluster.mode == Mode::Networkpolicy);
+        let (first, last) = (network + 2, broadcast - 1 - reserved);
         let room = (last + 1).saturating_sub(first) as usize;
         if requests.len() > room {
             let message = format!(
@@ -441,7 +444,8 @@ impl Allocator<'_> {
         let mut ports: BTreeSet<u16> = BTreeSet::new();
         for (n, (_, request)) in requests.iter().enumerate() {
             let Some(Fixed { value, place }) = request.fixed_address else { continue };
-            if let Some(diagnostic) = outside_subnet(value, subnet, name.as_str()) {
+            let mode = self.intent.cluster.mode;
+            if let Some(diagnostic) = outside_subnet(value, subnet, name.as_str(), mode) {
                 report.push(diagnostic.at(place));
             }
             addresses.insert(value.into(), n);
@@ -450,6 +454,12 @@ impl Allocator<'_> {
         let mut kept: Vec<(Option<u32>, Option<u16>)> = Vec::with_capacity(requests.len());
         for (n, (_, request)) in requests.iter().enumerate() {
             let locked = request.locked.filter(|entry| entry.node == *name);
+            if let (None, Some(entry)) = (request.fixed_address, locked)
+                && reserved > 0
+                && u32::from(entry.address) == last + 1
+            {
+                report.push(self.keeps_source(request, entry.address, name.as_str()));
+            }
             let address = match (request.fixed_address, locked) {
                 (Some(fixed), _) => Some(fixed.value.into()),
                 (None, Some(entry)) if (first..=last).contains(&entry.address.into()) => self
@@ -509,6 +519,17 @@ impl Allocator<'_> {
             ports.extend(port);
         }
         (endpoints, report)
+    }
+
+    /// RF271: a pod has the address that stands for the outside.
+    fn keeps_source(&self, request: &Request<'_>, address: Ipv4Addr, node: &str) -> Diagnostic {
+        let (section, key) = (request.section, request.lock_key());
+        let diagnostic = node_port_source(&format!("the address {address} of `{key}`"), node).help(
+            "remove its line from the lock file and run `ringfence lock`: it gets another address, and \
+             its connections break",
+        );
+        let Some(source) = self.source else { return diagnostic };
+        diagnostic.at(lock::place_of(self.sources, source, section, key))
     }
 
     /// A new address: one that it had before, or one that nobody has or had.

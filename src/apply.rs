@@ -676,7 +676,7 @@ impl Difference {
             fragments,
             links.tun,
             meters.before,
-            flows::step(bridge, &flows, &artifacts.objects),
+            flows::step(bridge, &flows, || artifacts.objects()),
             meters.after,
             links.up,
         ];

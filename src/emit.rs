@@ -4,8 +4,8 @@
 //! them, without decisions of their own but for what a datapath or platform needs.
 
 pub mod output;
+mod places;
 mod proxies;
-mod sourcemap;
 
 use std::collections::BTreeMap;
 
@@ -19,24 +19,22 @@ use crate::artifact::manifest::Manifest;
 use crate::artifact::node::{Router, Via, Wiring};
 use crate::artifact::proxy::Proxy;
 use crate::dataplane::nft::{self, Ruleset};
-use crate::dataplane::openflow::Action;
-use crate::dataplane::origin::Subject;
 use crate::diagnostic::Sources;
 use crate::diagnostic::{Code, Diagnostic, json};
-use crate::intent::{Node, NodeId, RouterId};
+use crate::intent::{Direction, Node, NodeId, RouterId};
 use crate::lower::{Plan, proxy};
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Selection, Tenant};
 use crate::pipeline::{OfPort, Table};
-use crate::spec::Platform;
+use crate::spec::{Mode, Platform};
 use crate::value::Datapath;
-use sourcemap::Sourcemap;
+use places::NodePlaces;
 
 /// The files of one node, by their paths from the node's directory.
 #[derive(Debug)]
 pub struct NodeFiles {
-    /// The digest of everything that has an effect: what the node's bridge and ruleset name.
+    /// The digest of everything that has an effect: what the node's bridge and ruleset will name.
     pub generation: blake3::Hash,
-    /// The files, `manifest.json` among them.
+    /// The files, the manifest and the places among them.
     pub files: BTreeMap<String, Vec<u8>>,
     /// How many flows there are, without the note of the generation.
     pub flows: usize,
@@ -47,7 +45,7 @@ pub struct NodeFiles {
 pub struct Renderer<'m> {
     templates: Environment<'static>,
     model: &'m Model,
-    sourcemap: Sourcemap<'m>,
+    places: NodePlaces<'m>,
 }
 
 impl<'m> Renderer<'m> {
@@ -77,7 +75,7 @@ impl<'m> Renderer<'m> {
         ] {
             templates.add_template(name, text).map_err(|error| internal(&error))?;
         }
-        Ok(Self { templates, model, sourcemap: Sourcemap::new(model, sources) })
+        Ok(Self { templates, model, places: NodePlaces::new(model, sources) })
     }
 
     /// The files of one node.
@@ -96,38 +94,35 @@ impl<'m> Renderer<'m> {
             files.add(layout::METERS, self.meters(wiring)?);
         }
         files.add(layout::FLOWS, flows(plan));
-        files.add(layout::RULESET, self.ruleset(&plan.ruleset, &title, None)?);
+        files.add(layout::RULESET, self.ruleset(&plan.ruleset, &title)?);
         let routers = wiring.routers.iter().zip(&plan.router_rulesets);
         for ((router, ruleset), id) in routers.zip(self.model.routers(node)) {
             let title = format!("Egress router {}.", router.name);
             let directory = layout::router(router.name.as_str());
             files.add(format!("{directory}/{}", outside_script(router)), self.outside(router)?);
-            let rendered = self.ruleset(ruleset, &title, None)?;
-            files.add(format!("{directory}/ruleset.nft"), rendered);
+            files.add(format!("{directory}/{}", layout::RULESET), self.ruleset(ruleset, &title)?);
             if let Some((proxy, config)) = router.proxy.zip(proxy::config(self.model, *id)) {
                 for (name, bytes) in self.proxy(router, proxy, &config)? {
                     files.add(format!("{directory}/{name}"), bytes);
                 }
             }
         }
-        // The generation stands in two of the files whose digest it is, so it comes last.
+        // What follows has no effect on the node, so it is no part of the generation.
         let generation = files.digest();
-        files.append(layout::FLOWS, &note(generation, self.model.cluster_subject()));
-        files.add(layout::RULESET, self.ruleset(&plan.ruleset, &title, Some(generation))?);
-        // What follows has no effect on the node.
         if let Some(hosts) = self.avahi_hosts(node) {
-            files.add("avahi.hosts", hosts);
+            files.add(layout::AVAHI_HOSTS, hosts);
         }
-        files.add(layout::SOURCEMAP, self.sourcemap.render(node));
         files.add(layout::NOTES, self.notes(node, wiring)?);
-        let manifest = json::pretty(&Manifest {
+        let manifest = Manifest {
             version: Manifest::VERSION,
+            ringfence: env!("CARGO_PKG_VERSION").to_owned(),
             node: wiring.node.to_string(),
             generation: generation.to_hex().to_string(),
-            files: files.digests(),
-        });
-        files.add(layout::MANIFEST, manifest.into_bytes());
-        let files = files.files.into_iter().map(|(name, (bytes, _))| (name, bytes)).collect();
+            files: files.digests,
+        };
+        let mut files = files.files;
+        files.insert(layout::PLACES.to_owned(), self.places.render(node, &manifest));
+        files.insert(layout::MANIFEST.to_owned(), json::pretty(&manifest).into_bytes());
         Ok(NodeFiles { generation, files, flows: plan.flows.len() })
     }
 
@@ -256,12 +251,7 @@ impl<'m> Renderer<'m> {
         self.render("sysctl.conf", context! { node => wiring.node.as_str(), settings })
     }
 
-    fn ruleset(
-        &self,
-        ruleset: &Ruleset<'_>,
-        title: &str,
-        generation: Option<blake3::Hash>,
-    ) -> Result<Vec<u8>, Diagnostic> {
+    fn ruleset(&self, ruleset: &Ruleset<'_>, title: &str) -> Result<Vec<u8>, Diagnostic> {
         let tables: Vec<Value> = ruleset.tables.iter().map(nft_table).collect();
         let families: Vec<&str> = nft::Family::ALL.iter().map(|family| family.as_str()).collect();
         self.render(
@@ -271,7 +261,6 @@ impl<'m> Renderer<'m> {
                 families,
                 table_name => nft::TABLE,
                 tables,
-                generation => generation.map(|hash| hash.to_hex().to_string()),
             },
         )
     }
@@ -310,6 +299,20 @@ impl<'m> Renderer<'m> {
         let services =
             self.model.services().filter(|(id, _)| intent[*id].tenants.contains(&tenant));
         services.map(|(id, to)| format!("{to} (service {})", intent[id].name)).collect()
+    }
+
+    /// The names of the pods and egress routers of a node that network policies select.
+    fn selected(&self, node: NodeId) -> Vec<String> {
+        let tenants = self.model.tenants(node).filter(|tenant| self.model.is_selected(*tenant));
+        let names = tenants.map(|tenant| {
+            let name = &self.model.tenant_subject(tenant).name;
+            let directions = Direction::BOTH.into_iter().filter(|direction| {
+                self.model.selection(tenant, *direction) == Selection::Isolated
+            });
+            let directions: Vec<&str> = directions.map(Direction::as_str).collect();
+            format!("{name}: {}", directions.join(" and "))
+        });
+        names.collect()
     }
 
     fn notes(&self, node: NodeId, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
@@ -368,6 +371,9 @@ impl<'m> Renderer<'m> {
                 platform,
                 gateway => self.gateway(node, wiring),
                 meters => wiring.ports.iter().any(|port| port.meter.is_some()),
+                policies => self.selected(node),
+                network_policy_mode => self.model.mode() == Mode::Networkpolicy,
+                node_port_source => self.model.node_port_source(node).to_string(),
                 mdns => intent.mdns(node).map(|r| r.name.to_string()).collect::<Vec<_>>(),
                 userspace => wiring.bridge.datapath == Datapath::Netdev,
             },
@@ -453,7 +459,13 @@ fn flows(plan: &Plan<'_>) -> Vec<u8> {
         )
         .as_bytes(),
     );
-    plan.flows.write(&mut out, table_comment);
+    let policies = plan.flows.table(Table::PolicyCommit).next().is_some();
+    plan.flows.write(&mut out, |out, table| match table {
+        Table::Isolation if policies => {
+            comment(out, table, "What the network policies of the receiver let in.");
+        }
+        _ => table_comment(out, table),
+    });
     out
 }
 
@@ -467,8 +479,10 @@ fn outside_script(router: &Router) -> &'static str {
 
 /// The text of the groups.
 fn groups(plan: &Plan<'_>) -> Vec<u8> {
-    const LINE: usize = 300;
-    let mut out = Vec::with_capacity((plan.flows.groups().len() + 1) * LINE);
+    const HEAD: usize = 300;
+    let groups = plan.flows.groups();
+    let size: usize = groups.iter().map(|printed| printed.line.len()).sum();
+    let mut out = Vec::with_capacity(HEAD + size);
     let bridge = plan.wiring.bridge.name.as_str();
     out.extend_from_slice(
         format!(
@@ -478,68 +492,47 @@ fn groups(plan: &Plan<'_>) -> Vec<u8> {
         )
         .as_bytes(),
     );
-    plan.flows.groups().iter().for_each(|group| group.write_line(&mut out));
+    for printed in groups {
+        out.extend_from_slice(&printed.line);
+    }
     out
 }
 
 fn table_comment(out: &mut Vec<u8>, table: Table) {
+    comment(out, table, table.purpose());
+}
+
+fn comment(out: &mut Vec<u8>, table: Table, purpose: &str) {
     out.extend_from_slice(b"\n# table ");
     out.extend_from_slice(table.number().to_string().as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(table.purpose().as_bytes());
+    out.extend_from_slice(purpose.as_bytes());
     out.push(b'\n');
 }
 
-/// The flow that holds the generation, with the comment before it.
-fn note(generation: blake3::Hash, subject: &Subject) -> Vec<u8> {
-    let flow = crate::dataplane::openflow::Flow {
-        table: Table::Generation,
-        priority: 0,
-        matches: crate::dataplane::openflow::Match::default(),
-        actions: vec![Action::Note(*generation.as_bytes())],
-        subject,
-    };
-    let mut text = Vec::new();
-    table_comment(&mut text, Table::Generation);
-    flow.write(&mut text);
-    text.push(b'\n');
-    text
-}
-
-/// Files with their digests, each read once.
+/// Files with their digests.
 #[derive(Default)]
 struct Files {
-    files: BTreeMap<String, (Vec<u8>, blake3::Hasher)>,
+    files: BTreeMap<String, Vec<u8>>,
+    digests: BTreeMap<String, String>,
 }
 
 impl Files {
     fn add(&mut self, name: impl Into<String>, bytes: Vec<u8>) {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&bytes);
-        self.files.insert(name.into(), (bytes, hasher));
-    }
-
-    fn append(&mut self, name: &str, more: &[u8]) {
-        if let Some((bytes, hasher)) = self.files.get_mut(name) {
-            bytes.extend_from_slice(more);
-            hasher.update(more);
-        }
+        let name = name.into();
+        self.digests.insert(name.clone(), blake3::hash(&bytes).to_hex().to_string());
+        self.files.insert(name, bytes);
     }
 
     /// The digest of all files together, their names included.
     fn digest(&self) -> blake3::Hash {
         let mut all = blake3::Hasher::new();
-        for (name, (_, hasher)) in &self.files {
+        for (name, digest) in &self.digests {
             all.update(&(name.len() as u64).to_le_bytes());
             all.update(name.as_bytes());
-            all.update(hasher.finalize().as_bytes());
+            all.update(digest.as_bytes());
         }
         all.finalize()
-    }
-
-    fn digests(&self) -> BTreeMap<String, String> {
-        let digest = |hasher: &blake3::Hasher| hasher.finalize().to_hex().to_string();
-        self.files.iter().map(|(name, (_, hasher))| (name.clone(), digest(hasher))).collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod egress_ip;
 mod egress_policy;
 mod egress_router;
 mod mdns;
+mod network_policy;
 mod node;
 mod project;
 mod service;
@@ -19,9 +20,11 @@ pub use egress_router::{
     Destination, EgressRouter, ProxyPort, RouterMode, Site, SiteRule, Upstream,
 };
 pub use mdns::MdnsRecord;
+pub use network_policy::{Direction, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet};
+pub(crate) use network_policy::{is_empty, selector_name};
 pub use node::{BlockAt, Node, NodePortBlock, Uplink};
 pub use project::{Attachment, Membership, Pod, Project, Tenant};
-pub use service::{Service, ServiceAddress, ServicePort};
+pub use service::{NodeServices, Service, ServiceAddress, ServicePort};
 
 use std::collections::BTreeMap;
 
@@ -36,10 +39,12 @@ pub struct Intent {
     pub(crate) projects: Vec<Project>,
     pub(crate) pods: Vec<Pod>,
     pub(crate) policies: Vec<EgressPolicy>,
+    pub(crate) network_policies: Vec<NetworkPolicy>,
     pub(crate) routers: Vec<EgressRouter>,
     pub(crate) egress_ips: Vec<EgressIps>,
     pub(crate) services: Vec<Service>,
     pub(crate) mdns: Vec<MdnsRecord>,
+    pub(crate) node_services: Option<NodeServices>,
 }
 
 macro_rules! ids {
@@ -85,6 +90,12 @@ ids! {
 }
 
 impl Intent {
+    /// Whose services the nodes' own processes reach; all where it isn't said.
+    #[must_use]
+    pub fn node_services(&self) -> Option<&NodeServices> {
+        self.node_services.as_ref()
+    }
+
     /// What holds for the whole network.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
@@ -113,6 +124,12 @@ impl Intent {
     #[must_use]
     pub fn policies(&self) -> &[EgressPolicy] {
         &self.policies
+    }
+
+    /// The network policies by project and name.
+    #[must_use]
+    pub fn network_policies(&self) -> &[NetworkPolicy] {
+        &self.network_policies
     }
 
     /// The rules for names, by name, each name with all of its rules.

@@ -5,6 +5,7 @@
 //! addresses of names in it; nothing else does.
 
 pub mod dns;
+mod lines;
 pub mod names;
 
 use std::collections::BTreeMap;
@@ -277,6 +278,11 @@ impl Fault {
 
 /// The lock in a text, or what is wrong with it.
 pub fn parse(text: &str) -> Result<Lock, Fault> {
+    lines::parse(text).map_or_else(|| parse_yaml(text), Ok)
+}
+
+/// The same, by YAML: what `ringfence lock` has not written as it stands.
+pub fn parse_yaml(text: &str) -> Result<Lock, Fault> {
     let wire: Wire = serde_yaml::from_str(text).map_err(|error| {
         let narrow = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let at = error.location();

@@ -10,6 +10,7 @@ mod entry;
 mod guard;
 mod isolation;
 mod multicast;
+mod network_policy;
 mod node_access;
 mod node_port;
 mod patch;
@@ -61,8 +62,9 @@ impl<'m> Plan<'m> {
         egress::lower(&mut builder);
         egress_ip::lower(&mut builder);
         multicast::lower(&mut builder);
-        builder.flows.finish().map_err(|(flow, why)| refused(&flow, why))?;
-        let wiring = wiring::lower(model, node, common.services().draining())?;
+        builder.flows.finish().map_err(|error| refused(&error.0, error.1))?;
+        let draining = common.services().draining(model, node);
+        let wiring = wiring::lower(model, node, draining)?;
         let routers = model.routers(node).iter();
         Ok(Self {
             flows: builder.flows,
@@ -99,7 +101,7 @@ impl<'m> Builder<'m> {
         matches: Match,
         actions: Vec<crate::dataplane::openflow::Action>,
     ) {
-        self.flows.push(Flow { table, priority, matches, actions, subject });
+        self.flows.push(Flow { table, priority, matches, actions, subject, also: Vec::new() });
     }
 
     /// The flows of a table about all other nodes.

@@ -2,6 +2,10 @@
 //!
 //! A [`Model`] is an [`Intent`] and the [`Numbers`] of its objects, so it is always valid.
 
+mod network_policy;
+
+pub use network_policy::{Allowance, Peers, PortRanges, Selection};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -16,9 +20,10 @@ use crate::dataplane::origin::{Cookie, Subject, hash};
 use crate::diagnostic::Place;
 pub use crate::intent::Tenant;
 use crate::intent::{
-    Addresses, BlockAt, EgressIp, EgressPolicy, EgressRule, Intent, NodeId, Pod, PodId, ProjectId,
-    RouterId, ServiceId, ServicePort, Verdict,
+    Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NetworkPolicy,
+    NodeId, Pod, PodId, ProjectId, RouterId, Service, ServiceId, ServicePort, Verdict,
 };
+use crate::resolve::last_host;
 use crate::spec::Mode;
 use crate::value::{Bandwidth, InterfaceName, Port, StringValue, Vnid};
 use crate::value::{Datapath, Protocol};
@@ -44,8 +49,11 @@ pub struct Model {
     backs: BTreeSet<Tenant>,
     /// The ports at which nodes serve services, by protocol and port.
     node_ports: Vec<NodePort>,
+    /// Whether nodes don't reach a service, by the services' index; empty where they reach all.
+    beyond_nodes: Vec<bool>,
     /// The meter of each pod that may send but so much, by the pods' index.
     meters: Vec<Option<u32>>,
+    network_policies: network_policy::Policies,
     datapath: Option<Datapath>,
     underlay: Option<InterfaceName>,
 }
@@ -112,6 +120,7 @@ impl Model {
             })
             .collect();
         let meters = meters(&intent);
+        let network_policies = network_policy::Policies::new(&intent, &numbers);
         let without_multicast = BTreeMap::new();
         let egress_ips = leaving(&intent);
         let mut model = Self {
@@ -125,7 +134,9 @@ impl Model {
             service_ports,
             backs,
             node_ports,
+            beyond_nodes: Vec::new(),
             meters,
+            network_policies,
             datapath: None,
             underlay: None,
         };
@@ -134,6 +145,7 @@ impl Model {
                 model.without_multicast.entry(model.carried(id)).or_insert(id);
             }
         }
+        model.beyond_nodes = model.beyond_nodes();
         model
     }
 
@@ -170,10 +182,72 @@ impl Model {
         &self.intent
     }
 
-    /// Whether projects are kept apart by VNID.
+    /// How projects are kept apart.
     #[must_use]
-    pub fn isolates(&self) -> bool {
-        self.intent.cluster.mode == Mode::Multitenant
+    pub fn mode(&self) -> Mode {
+        self.intent.cluster.mode
+    }
+
+    /// The network that a project's services are for, beside the global one, where VNIDs keep
+    /// projects apart; `None` where everybody reaches them.
+    #[must_use]
+    pub fn service_network(&self, project: ProjectId) -> Option<u32> {
+        let vnid = Some(self.vnid(project).get()).filter(|vnid| *vnid != 0);
+        vnid.filter(|_| self.mode().compares_vnids())
+    }
+
+    /// What network policies have to do with a pod or egress router in a direction.
+    #[must_use]
+    pub fn selection(&self, tenant: Tenant, direction: Direction) -> Selection {
+        self.network_policies.selection(tenant, direction)
+    }
+
+    /// Whether any network policy selects a pod or egress router.
+    #[must_use]
+    pub fn is_selected(&self, tenant: Tenant) -> bool {
+        self.selection(tenant, Direction::Ingress) != Selection::None
+    }
+
+    /// What the network policies of a project allow.
+    #[must_use]
+    pub fn allowances(&self, project: ProjectId) -> &[Allowance] {
+        self.network_policies.allowances(project)
+    }
+
+    /// The network policies of a project as one subject, if it has any.
+    #[must_use]
+    pub fn policies_subject(&self, project: ProjectId) -> Option<&Subject> {
+        self.network_policies.of_project(project)
+    }
+
+    /// The network policies of a project, each as a subject.
+    pub fn network_policies(
+        &self,
+        project: ProjectId,
+    ) -> impl Iterator<Item = (&NetworkPolicy, &Subject)> {
+        let policies = self.intent.network_policies();
+        let first = policies.partition_point(|policy| policy.project < project);
+        let own = policies.iter().enumerate().skip(first);
+        own.take_while(move |(_, policy)| policy.project == project)
+            .filter_map(|(index, policy)| Some((policy, self.network_policies.policy(index)?)))
+    }
+
+    /// The address from which the outside reaches pods by a node port of a node, where network
+    /// policies have to tell it from the node's own processes: the last of its subnet, which nobody
+    /// has.
+    #[must_use]
+    pub fn node_port_source(&self, node: NodeId) -> Ipv4Addr {
+        match self.mode() {
+            Mode::Networkpolicy => last_host(self.subnet(node)),
+            Mode::Subnet | Mode::Multitenant => self.gateway(node),
+        }
+    }
+
+    /// The addresses of a node at which pods and the outside know it, sorted.
+    #[must_use]
+    pub fn own_addresses(&self, node: NodeId) -> BTreeSet<Ipv4Addr> {
+        let node = &self.intent[node];
+        node.node_port_addresses.iter().copied().chain([node.address]).collect()
     }
 
     /// The datapath of a node's bridge.
@@ -204,7 +278,7 @@ impl Model {
     /// The VNID that packets of a project carry: 0 for all where nothing is kept apart.
     #[must_use]
     pub fn carried(&self, project: ProjectId) -> u32 {
-        if self.isolates() { self.vnid(project).get() } else { 0 }
+        if self.mode().carries_vnids() { self.vnid(project).get() } else { 0 }
     }
 
     /// Which project keeps multicast off for all that share this one's VNID, if any does.
@@ -325,6 +399,56 @@ impl Model {
     pub fn services(&self) -> impl Iterator<Item = (ServiceId, Ipv4Addr)> {
         let services = self.intent.services().zip(&self.numbers.services);
         services.filter_map(|((id, _), address)| Some((id, (*address)?)))
+    }
+
+    /// Whether a node's own processes reach a service: where it isn't said whose they reach, where
+    /// its project is among those or global, and where nodes serve it to the outside. They share
+    /// what reaches every project with the global pods of their node.
+    #[must_use]
+    pub fn node_reaches(&self, node: NodeId, service: ServiceId) -> bool {
+        self.nodes_reach(service) || self.has_global_tenants(node)
+    }
+
+    /// Whether the processes of every node reach a service.
+    #[must_use]
+    pub fn nodes_reach(&self, service: ServiceId) -> bool {
+        self.beyond_nodes.get(service.index()).is_none_or(|beyond| !beyond)
+    }
+
+    /// Whether the processes of nodes that have no global pods don't reach a service, for each.
+    fn beyond_nodes(&self) -> Vec<bool> {
+        // Network policies keep nobody from a service as such.
+        if self.mode() == Mode::Networkpolicy {
+            return Vec::new();
+        }
+        let Some(declared) = self.intent.node_services() else { return Vec::new() };
+        let served: BTreeSet<ServiceId> = self.node_ports.iter().map(|port| port.service).collect();
+        let reached = |(id, service): (ServiceId, &Service)| {
+            let project = service.project;
+            declared.projects.contains(&project)
+                || self.carried(project) == 0
+                || served.contains(&id)
+        };
+        self.intent.services().map(|found| !reached(found)).collect()
+    }
+
+    /// Whether a node has pods or egress routers that reach every project.
+    #[must_use]
+    pub fn has_global_tenants(&self, node: NodeId) -> bool {
+        self.mode().compares_vnids()
+            && self.tenants(node).any(|who| self.carried(self.project(who)) == 0)
+    }
+
+    /// The services that a node needs: those that its own processes reach, or any of its pods.
+    #[must_use]
+    pub fn services_for(&self, node: NodeId) -> Vec<ServiceId> {
+        let networks: BTreeSet<u32> =
+            self.tenants(node).map(|tenant| self.carried(self.project(tenant))).collect();
+        let all = self.has_global_tenants(node);
+        let needed = |id: ServiceId| {
+            all || networks.contains(&self.carried(self.intent[id].project)) || self.nodes_reach(id)
+        };
+        self.services().map(|(id, _)| id).filter(|id| needed(*id)).collect()
     }
 
     /// The address of a service; `None` where it is headless.

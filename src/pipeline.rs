@@ -47,6 +47,16 @@
 //! kernel knows what is a reply. What comes back from there has passed the same ruleset, which marks it;
 //! where the bridge sees marks, table 25 takes nothing without, but for what the node itself sends.
 //!
+//! With network policies, nothing is compared in table 80. What a selected pod sends is tracked and held
+//! against its policies in table 27, when it is known to whom it goes, and table 28 routes it; what a
+//! selected pod gets passes tables 78 and 79 to those of the receiver in table 80, and 84 to 86 lead out.
+//! `lower/network_policy.rs` tells how:
+//!
+//! ```text
+//! 30, 55, 61 ─→ 27 let out? ─→ 28 ─→ 70, 90, 99
+//! 70 ─→ 78 track ─→ 79 reply? ─→ 80 let in? ─→ 84 remember ─→ 85 service? ─→ 86 output reg2
+//! ```
+//!
 //! The numbers are openshift-sdn's wherever the role is the same. Every table ends in an explicit
 //! drop at priority 0, so that what nobody wanted is counted and can be seen.
 
@@ -60,6 +70,10 @@ pub const MULTICAST_ZONE: u16 = 110;
 pub const PASSED_MARK: u32 = 0x7266_6e66;
 /// The conntrack zone of the connections to services.
 pub const SERVICE_ZONE: u16 = 60;
+
+/// The conntrack zone of the connections of pods that a network policy selects. Apart from that of the
+/// services, so that a connection has its real addresses here, whatever it was sent to.
+pub const POLICY_ZONE: u16 = 27;
 
 /// An OpenFlow port number of the bridge, fixed by `ofport_request`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,8 +136,10 @@ tables! {
     FromPod = 20,
     /// From the host by tun0: replies from outside and the node's own traffic, reg0 = 0.
     FromHost = 25,
-    /// What a pod's network policies let out (mode networkpolicy).
+    /// Mode networkpolicy: what the network policies of the sender let out.
     PolicyEgress = 27,
+    /// Mode networkpolicy: routes what they let out.
+    PolicyRoute = 28,
     /// Routes what enters the network on this node.
     Route = 30,
     /// Routes what comes from another node: only to this node's pods and to tun0.
@@ -146,8 +162,18 @@ tables! {
     ServiceReply = 65,
     /// IP to a pod of this node: loads its VNID into reg1 and its port into reg2.
     LocalPod = 70,
+    /// Mode networkpolicy: tracks what is for a pod that a policy selects, unless its own node sends it.
+    PolicyTrack = 78,
+    /// Mode networkpolicy: replies and errors pass, and so does what no policy isolates.
+    PolicyReply = 79,
     /// Isolation: the VNIDs of source and destination are equal, or one of them is 0.
     Isolation = 80,
+    /// Mode networkpolicy: remembers a connection that all checks of this node let through.
+    PolicyCommit = 84,
+    /// Mode networkpolicy: from a pod of a service, the address of the service again, if it was used.
+    PolicyServiceReply = 85,
+    /// Mode networkpolicy: out of the port of the pod.
+    PolicyOut = 86,
     /// IP to a pod of another node.
     RemotePod = 90,
     /// Leaves the cluster: what no egress policy can change.
@@ -187,6 +213,16 @@ pub enum Register {
     Part,
     /// reg3: the address of the service that the packet was sent to.
     Service,
+    /// reg4: what network policies have to do with the sender: 0 nothing, 1 its packets are tracked,
+    /// 3 and it may only send what a policy lets out.
+    Sender,
+    /// reg5: the same of the receiver, and of what policies let in.
+    Receiver,
+    /// reg6: 1 once the packet was tracked on this node for network policies.
+    Tracked,
+    /// reg7: 1 where the other end is a node's own address on the pod network, which no selector of
+    /// pods means.
+    NotPod,
 }
 
 impl Register {
@@ -199,6 +235,10 @@ impl Register {
             Self::Port => 2,
             // No packet is both.
             Self::Part | Self::Service => 3,
+            Self::Sender => 4,
+            Self::Receiver => 5,
+            Self::Tracked => 6,
+            Self::NotPod => 7,
         }
     }
 }

@@ -9,6 +9,7 @@ mod egress_ips;
 mod egress_policies;
 mod egress_routers;
 mod mdns;
+mod network_policies;
 mod node_access;
 mod node_ports;
 mod nodes;
@@ -22,8 +23,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde_json::Value;
 
-pub(crate) use addresses::outside_subnet;
+pub(crate) use addresses::{last_host, node_port_source, outside_subnet};
 pub(crate) use cluster::special_ranges;
+pub(crate) use network_policies::without;
 pub(crate) use outside::link_local;
 
 use crate::diagnostic::Place;
@@ -51,6 +53,8 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
     let egress_ips = egress_ips::resolve(&wire, &nodes, &projects, &routers, &mut context);
     let services =
         services::resolve(&wire, &nodes, &projects, &policies, &routers, &outside, &mut context);
+    let network_policies =
+        network_policies::resolve(&wire, &projects, &cluster, &routers, &services, &mut context);
     let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
     let intent = Intent {
@@ -58,7 +62,9 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         nodes: nodes.list,
         projects: projects.list,
         pods: projects.pods,
+        node_services: projects.node_services,
         policies,
+        network_policies,
         routers,
         egress_ips,
         services,
@@ -95,6 +101,9 @@ impl Context {
                 | Code::EgressIpUnavailable
                 | Code::UnknownService
                 | Code::MdnsNoNode
+                | Code::NetworkPolicyPeer
+                | Code::NamedPortMissing
+                | Code::PolicyServicePort
         );
         if self.complete || !about_absence {
             self.report.push(diagnostic);
@@ -224,6 +233,17 @@ impl<'a> Wire<'a> {
         self.documents.iter().filter_map(move |(at, _)| Some(at.find(key)?.key_place()))
     }
 
+    /// The same, each with what its document makes of it.
+    fn section_keys_with<T>(
+        &self,
+        key: &'static str,
+        what: impl Fn(&str, &DesiredState) -> T,
+    ) -> impl Iterator<Item = (Place, T)> {
+        self.documents
+            .iter()
+            .filter_map(move |&(at, state)| Some((at.find(key)?.key_place(), what(key, state))))
+    }
+
     fn check_version(&self, context: &mut Context) {
         let mut found = false;
         for (at, version) in self.values("version", |state| state.version.as_ref()) {
@@ -308,4 +328,6 @@ struct Projects<'a> {
     joins: BTreeMap<ProjectId, Place>,
     /// For each global project, where that is said.
     global: BTreeMap<ProjectId, Place>,
+    /// Whose services the nodes' own processes reach; all where it isn't said.
+    node_services: Option<intent::NodeServices>,
 }

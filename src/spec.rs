@@ -8,6 +8,7 @@ mod egress_ip;
 mod egress_policy;
 mod egress_router;
 mod mdns;
+mod network_policy;
 mod node;
 mod project;
 pub mod schema;
@@ -22,6 +23,10 @@ pub use egress_ip::EgressIps;
 pub use egress_policy::{EgressPolicy, EgressRule, EgressTarget, PortRange};
 pub use egress_router::{Destination, EgressRouter, ProxyRule, RouterMode};
 pub use mdns::Mdns;
+pub use network_policy::{
+    IpBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
+    NetworkPolicyPort, PolicyPort, PolicyType,
+};
 pub use node::{Node, NodePortBlock, RpFilter, Uplink};
 pub use project::{Join, Pod, PodBandwidth, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
@@ -58,9 +63,15 @@ pub struct DesiredState {
     pub isolate: Option<ProjectSet>,
     /// Projects that reach all others and are reached by them.
     pub global: Option<ProjectSet>,
+    /// Projects whose services the nodes' own processes reach, beside those of global projects and
+    /// those that nodes serve at node ports. Default: all, which gives every node all services.
+    pub node_services: Option<ProjectSet>,
     /// What the pods of a project may reach outside of the cluster.
     #[serde(default)]
     pub egress_policies: Vec<EgressPolicy>,
+    /// What the pods of a project take and send, as Kubernetes' network policies say it.
+    #[serde(default)]
+    pub network_policies: Vec<NetworkPolicy>,
     /// Fixed source addresses of a project's traffic to the outside.
     #[serde(default, rename = "egressIPs")]
     pub egress_ips: Vec<EgressIps>,

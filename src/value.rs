@@ -18,8 +18,10 @@ mod moment;
 mod name;
 mod name_server;
 mod number;
+mod port_name;
 mod protocol;
 mod span;
+mod subdomain;
 
 pub use address::{Address, Cidr, ipv4};
 pub use bandwidth::Bandwidth;
@@ -36,8 +38,10 @@ pub use name::Name;
 pub use name_server::NameServer;
 pub(crate) use number::check as check_number;
 pub use number::{NodePort, Port, Vnid};
+pub use port_name::PortName;
 pub use protocol::Protocol;
 pub use span::Span;
+pub use subdomain::SubdomainName;
 
 use crate::diagnostic::{Code, Diagnostic};
 
@@ -102,6 +106,8 @@ pub const FORMATS: &[(&str, Check)] = &[
     (Mac::FORMAT, |text| Mac::parse(text).map(drop)),
     (InterfaceName::FORMAT, |text| InterfaceName::parse(text).map(drop)),
     (NetnsName::FORMAT, |text| NetnsName::parse(text).map(drop)),
+    (PortName::FORMAT, |text| PortName::parse(text).map(drop)),
+    (SubdomainName::FORMAT, |text| SubdomainName::parse(text).map(drop)),
     (LabelKey::FORMAT, |text| LabelKey::parse(text).map(drop)),
     (LabelValue::FORMAT, |text| LabelValue::parse(text).map(drop)),
 ];

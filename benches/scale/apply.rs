@@ -13,10 +13,11 @@ use ringfence::lower::{Common, Plan};
 use ringfence::model::Model;
 use ringfence::value::Datapath;
 
-use crate::world::{self, Size};
+use crate::world::{self, Services, Size};
 
 /// A node with 20,000 flows: 200 pods of as many projects, of which each has a policy.
-const SIZE: Size = Size { nodes: 500, projects: 200, pods_per_node: 200, rules: 88 };
+const SIZE: Size =
+    Size { nodes: 500, projects: 200, pods_per_node: 200, rules: 88, services: Services::None };
 const NODE: &str = "node-0";
 const ROUNDS: usize = 7;
 

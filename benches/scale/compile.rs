@@ -10,13 +10,22 @@ use ringfence::driver::load::Loaded;
 use ringfence::emit::output::Output;
 use ringfence::intent::NodeId;
 
-use crate::world::{self, Size};
+use crate::world::{self, Services, Size};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-pub fn size(nodes: usize) -> Size {
-    Size { nodes, projects: nodes * 10, pods_per_node: 200, rules: 20 }
+pub fn size(nodes: usize, services: Services) -> Size {
+    Size { nodes, projects: nodes * 10, pods_per_node: 200, rules: 20, services }
+}
+
+/// The services that a word stands for.
+pub fn services(word: &str) -> Services {
+    match word {
+        "projects" => Services::OfProjects,
+        "nodes" => Services::OfProjectsAndNodes,
+        _ => Services::None,
+    }
 }
 
 /// Each size in three processes of its own; the best shows the program, the others the machine.
@@ -40,17 +49,19 @@ pub fn run() {
     );
     // Removed at the end: ext4 is slow to make files where others were just removed.
     let directory = tempfile::tempdir().expect("a directory");
-    for nodes in [10, 100, 500] {
+    let worlds = [(10, "none"), (100, "none"), (500, "none"), (100, "projects"), (500, "projects")];
+    for (nodes, services) in worlds {
         let program = std::env::current_exe().expect("this program");
         let mut lines: Vec<String> = (0..3)
             .map(|run| {
-                let at = directory.path().join(format!("{nodes}-{run}"));
-                let words = ["one", &nodes.to_string(), &at.to_string_lossy()].map(str::to_owned);
+                let at = directory.path().join(format!("{nodes}-{services}-{run}"));
+                let words = ["one", &nodes.to_string(), services, &at.to_string_lossy()];
+                let words = words.map(str::to_owned);
                 duct::cmd(&program, words).read().expect("a run")
             })
             .collect();
         lines.sort_by(|a, b| micros(a).total_cmp(&micros(b)));
-        println!("{}", lines[0]);
+        println!("{} services: {services}", lines[0]);
     }
 }
 
@@ -59,8 +70,8 @@ fn micros(line: &str) -> f64 {
 }
 
 /// Measures one size in this process and prints a line.
-pub fn one(nodes: usize, directory: &Path) {
-    let size = size(nodes);
+pub fn one(nodes: usize, services: Services, directory: &Path) {
+    let size = size(nodes, services);
     let state = directory.join("state");
     let out = directory.join("out");
     world::write(&state, size);
@@ -81,7 +92,7 @@ pub fn one(nodes: usize, directory: &Path) {
     let ids: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
     let output = Output::open(&out).expect("an output");
     compile(&model, &ids, &sources, &output, false, &|_| {}).expect("files");
-    let outcome = output.finish(&sources, None, false);
+    let outcome = output.finish(None, false);
     let compiled = begin.elapsed();
     assert!(outcome.report.is_empty());
 

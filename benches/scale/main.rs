@@ -1,6 +1,6 @@
 //! How lock, compile, prove and apply grow. Prints figures; decides nothing.
 //!
-//! `cargo bench` runs all of it; `cargo bench -- compile`, `-- prove` or `-- apply` one part. The part
+//! `cargo bench` runs all of it; `cargo bench -- compile`, `-- prove`, `-- policies` or `-- apply` one part. The part
 //! `apply` needs root and what the lab needs.
 
 #![allow(
@@ -15,6 +15,7 @@
 
 mod apply;
 mod compile;
+mod policies;
 mod prove;
 mod world;
 
@@ -22,8 +23,11 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let part = words.first().map(String::as_str);
     // Measures itself in a process of its own, for the memory.
-    if let ["one", nodes, directory] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        compile::one(nodes.parse().expect("a number of nodes"), directory.as_ref());
+    if let ["one", nodes, services, directory] =
+        words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        let nodes = nodes.parse().expect("a number of nodes");
+        compile::one(nodes, compile::services(services), directory.as_ref());
         return;
     }
     if let [what @ ("compiled" | "proven"), nodes, directory] =
@@ -33,6 +37,15 @@ fn main() {
         let one = if what == "proven" { prove::proven } else { prove::compiled };
         one(nodes, directory.as_ref());
         return;
+    }
+    if let ["policies-of", number, directory] =
+        words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        policies::one(number.parse().expect("a number"), directory.as_ref());
+        return;
+    }
+    if matches!(part, None | Some("policies")) {
+        policies::run();
     }
     if matches!(part, None | Some("compile")) {
         compile::run();

@@ -15,7 +15,7 @@ use ringfence::proof::meaning::Meaning;
 use ringfence::proof::verdict::prove;
 
 use crate::compile::{peak_memory, size};
-use crate::world;
+use crate::world::{self, Services};
 
 /// Each size in processes of its own: one compiles, one proves, for the memory.
 pub fn run() {
@@ -38,7 +38,7 @@ pub fn run() {
 /// Compiles one size.
 pub fn compiled(nodes: usize, directory: &Path) {
     let state = directory.join("state");
-    world::write(&state, size(nodes));
+    world::write(&state, size(nodes, Services::None));
     let mut loaded = Loaded::read(std::slice::from_ref(&state), None, &mut io::empty());
     let (_, lock) = loaded.allocate(false).expect("numbers");
     fs::write(&loaded.lock_path, lock.render()).expect("the lock file");

@@ -12,10 +12,27 @@ pub struct Size {
     pub pods_per_node: usize,
     /// Rules of each egress policy; every project has one.
     pub rules: usize,
+    /// Whether every project has a service of two ports, and who reaches it.
+    pub services: Services,
 }
 
+/// Which services there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Services {
+    /// None.
+    None,
+    /// One of two ports in each project, for the project's own pods.
+    OfProjects,
+    /// The same, for the nodes' own processes too.
+    OfProjectsAndNodes,
+}
+
+const SERVICE: &str = "    services:\n      - name: web\n        selector: {app: web}\n        ports: \
+                       [{name: http, port: 80, targetPort: 8080}, {name: https, port: 443, \
+                       targetPort: 8443}]\n";
+
 /// A number that follows from others and looks like chance (`SplitMix64`).
-fn mixed(mut seed: u64) -> u64 {
+pub fn mixed(mut seed: u64) -> u64 {
     seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     seed = (seed ^ (seed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -35,6 +52,9 @@ pub fn write(directory: &Path, size: Size) {
             "  - name: node-{node}\n    address: 192.168.{a}.{b}\n    \
              uplink: {{interface: eth0, subnet: 192.168.0.0/16, gateway: 192.168.255.254}}"
         );
+    }
+    if size.services == Services::OfProjects {
+        text.push_str("nodeServices: []\n");
     }
     fs::write(directory.join("nodes.yaml"), text).expect("nodes.yaml");
     let pods = size.nodes * size.pods_per_node;
@@ -63,6 +83,9 @@ pub fn write(directory: &Path, size: Size) {
             }
             if pods.is_empty() {
                 text.push_str("      []\n");
+            }
+            if size.services != Services::None {
+                text.push_str(SERVICE);
             }
             policy(&mut policies, project, size.rules);
         }

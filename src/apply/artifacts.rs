@@ -4,13 +4,18 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Component, Path};
+use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 
 use super::signature::Signers;
-use crate::artifact::layout::{self, FLOWS, GROUPS, MANIFEST, NODE, RULESET, SIGNATURE, SOURCEMAP};
+use crate::artifact::generation::{names, with_generation, with_note};
+use crate::artifact::layout::{
+    self, FLOWS, GROUPS, MANIFEST, NODE, PLACES, PLACES_SIGNATURE, RULESET, SIGNATURE,
+};
 use crate::artifact::manifest::Manifest;
 use crate::artifact::node::{Router, Wiring};
+use crate::artifact::places::Places;
 use crate::dataplane::origin::Cookie;
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
 
@@ -24,17 +29,20 @@ pub(super) struct Artifacts {
     pub(super) manifest: Manifest,
     /// `node.json`.
     pub(super) wiring: Wiring,
-    /// `flows.ofctl`.
+    /// `flows.ofctl`, and behind it the flow that tells the generation.
     pub(super) flows: String,
     /// `groups.ofctl`; empty where there are no services.
     pub(super) groups: String,
-    /// The rulesets: that of the node under the empty name, those of egress routers under theirs.
+    /// The rulesets: that of the node under the empty name, with the generation, and those of
+    /// egress routers under theirs.
     pub(super) rulesets: BTreeMap<String, Vec<u8>>,
-    /// The names of the objects by their cookies.
-    pub(super) objects: BTreeMap<Cookie, String>,
-    /// Where the objects are defined, by their names: `file:line:col`.
-    pub(super) places: BTreeMap<String, String>,
-    /// All other files as they were read, `manifest.json` and those that were parsed among them.
+    /// The names of the objects by their cookies, once somebody has asked for them.
+    objects: OnceLock<BTreeMap<Cookie, String>>,
+    /// Where the objects are defined, where that came along.
+    places: Option<Places>,
+    /// How much of the flows is their file.
+    flows_file: usize,
+    /// All files but the flows as they were read, those that were parsed among them.
     others: BTreeMap<String, Vec<u8>>,
 }
 
@@ -57,12 +65,13 @@ impl Artifacts {
         if manifest.version != Manifest::VERSION {
             return Err(version(MANIFEST, manifest.version));
         }
-        if !is_digest(&manifest.generation) {
+        let generation = blake3::Hash::from_hex(&manifest.generation);
+        let Some(generation) = generation.ok().filter(|_| is_digest(&manifest.generation)) else {
             let message =
                 format!("{} is not the digest of a generation", quoted(&manifest.generation));
             return Err(Diagnostic::new(Code::NotOutputDirectory, message)
                 .help("compile with the version of ringfence that applies"));
-        }
+        };
         let mut files = BTreeMap::from([(MANIFEST.to_owned(), bytes)]);
         for (path, digest) in &manifest.files {
             let bytes = read(directory, path)?;
@@ -79,18 +88,45 @@ impl Artifacts {
             return Err(version(NODE, wiring.version));
         }
         let flows = text(listed(files.remove(FLOWS), FLOWS)?, FLOWS)?;
+        let flows_file = flows.len();
+        let flows = with_note(&flows, &generation);
         let groups = text(files.get(GROUPS).cloned().unwrap_or_default(), GROUPS)?;
         let mut rulesets = BTreeMap::new();
         let names = wiring.routers.iter().map(|router| router.name.to_string());
         for name in [String::new()].into_iter().chain(names) {
             let path = ruleset_path(&name);
-            rulesets.insert(name, listed(files.remove(&path), &path)?);
+            let file = listed(files.get(&path), &path)?;
+            let loaded = match name.as_str() {
+                "" => with_generation(file, &manifest.generation),
+                _ => file.clone(),
+            };
+            rulesets.insert(name, loaded);
         }
-        let sources: BTreeMap<Cookie, (String, String)> =
-            json(listed(files.get(SOURCEMAP), SOURCEMAP)?, SOURCEMAP)?;
-        let places = sources.values().cloned().collect();
-        let objects = sources.into_iter().map(|(cookie, (object, _))| (cookie, object)).collect();
-        Ok(Self { manifest, wiring, flows, groups, rulesets, objects, places, others: files })
+        let places = places(directory, signers);
+        let known = places.as_deref().and_then(|file| Places::parse(file, &manifest.generation));
+        files.extend(places.filter(|_| known.is_some()).map(|file| (PLACES.to_owned(), file)));
+        Ok(Self {
+            manifest,
+            wiring,
+            flows,
+            groups,
+            rulesets,
+            objects: OnceLock::new(),
+            places: known,
+            flows_file,
+            others: files,
+        })
+    }
+
+    /// The names of the objects by their cookies.
+    pub(super) fn objects(&self) -> &BTreeMap<Cookie, String> {
+        let owned = |(cookie, name): (Cookie, &str)| (cookie, name.to_owned());
+        self.objects.get_or_init(|| names(&self.flows).into_iter().map(owned).collect())
+    }
+
+    /// Where an object is defined: `file:line:column`, if that came along.
+    pub(super) fn place(&self, object: &str) -> Option<&str> {
+        self.places.as_ref()?.get(object)
     }
 
     /// The generation.
@@ -105,17 +141,29 @@ impl Artifacts {
     }
 
     /// All files as they were read, by their paths.
-    pub(super) fn files(&self) -> impl Iterator<Item = (String, &[u8])> {
-        let flows = [(FLOWS.to_owned(), self.flows.as_bytes())];
-        let rulesets = self.rulesets.iter().map(|(name, bytes)| (ruleset_path(name), &bytes[..]));
-        let others = self.others.iter().map(|(path, bytes)| (path.clone(), &bytes[..]));
-        others.chain(flows).chain(rulesets)
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let flows = [(FLOWS, &self.flows.as_bytes()[..self.flows_file])];
+        self.others.iter().map(|(path, bytes)| (path.as_str(), &bytes[..])).chain(flows)
     }
 
-    /// Whether `directory` has the same files, as far as its manifest says.
+    /// Whether `directory` has the same files, as far as its manifest says, and the same places.
     pub(super) fn are_in(&self, directory: &Path) -> bool {
-        let own = self.others.get(MANIFEST);
-        read(directory, MANIFEST).is_ok_and(|manifest| Some(&manifest) == own)
+        let same = |name: &str| read(directory, name).ok().as_ref() == self.others.get(name);
+        same(MANIFEST) && (!self.others.contains_key(PLACES) || same(PLACES))
+    }
+}
+
+/// The file with the places, if there is one that may be believed: where files are signed, it has
+/// to be signed too.
+fn places(directory: &Path, signers: Option<&Signers>) -> Option<Vec<u8>> {
+    fs::symlink_metadata(directory.join(PLACES)).ok()?;
+    let file = read(directory, PLACES).ok()?;
+    match signers {
+        None => Some(file),
+        Some(signers) => {
+            let signature = read(directory, PLACES_SIGNATURE).ok()?;
+            signers.verify(&file, Some(&signature)).ok().map(|()| file)
+        }
     }
 }
 
@@ -163,8 +211,12 @@ fn read(directory: &Path, path: &str) -> Result<Vec<u8>, Diagnostic> {
         }
         let message = format!("cannot read `{}`: {}", full.display(), reason(&error));
         let code = if path == MANIFEST { Code::NotOutputDirectory } else { Code::Tampered };
-        Diagnostic::new(code, message)
-            .help("name the directory of one node in the output, such as out/node-1")
+        let help = if path == MANIFEST && full.with_file_name(NODE).exists() {
+            "manifests are not kept in Git: run `ringfence compile` where you copy the files from"
+        } else {
+            "name the directory of one node in the output, such as out/node-1"
+        };
+        Diagnostic::new(code, message).help(help)
     })
 }
 

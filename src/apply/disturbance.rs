@@ -4,6 +4,8 @@
 //! were translated stay so. These are the rest. What somebody asked to be removed is among them,
 //! since others may still talk to it.
 
+mod network_policies;
+
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -51,6 +53,7 @@ pub(super) fn of_flows(
     let known = LazyCell::new(|| live.groups());
     for (before, after) in difference.flows() {
         let Some(flow) = before.or(after) else { continue };
+        found.extend(network_policies::forbidden(artifacts, &known, before, after));
         if in_table(flow, Table::FromPod) {
             found.extend(moved(artifacts, before, after));
         } else if in_table(flow, Table::EgressPolicy) {
@@ -75,7 +78,7 @@ fn moved(artifacts: &Artifacts, before: Option<&str>, after: Option<&str>) -> Op
     if network(before) == network(after) {
         return None;
     }
-    let object = artifacts.objects.get(&flows::cookie(after)?)?;
+    let object = artifacts.objects().get(&flows::cookie(after)?)?;
     let effect = "moves to another network: its connections to pods that don't move with it break";
     Some(Disturbance::new(object, effect))
 }
@@ -100,7 +103,7 @@ fn forbidden(
     if !known.contains(&group) {
         return None; // it comes with this change
     }
-    let mut objects = artifacts.objects.iter();
+    let mut objects = artifacts.objects().iter();
     let (_, project) =
         objects.find(|(cookie, name)| cookie.group() == group && name.starts_with("project "))?;
     let effect = "its egress policy changes: what it no longer allows ends at once";
@@ -125,7 +128,7 @@ fn deserted(
     live: &groups::Groups,
 ) -> Vec<Disturbance> {
     let names: BTreeMap<u32, &String> =
-        artifacts.objects.iter().map(|(cookie, name)| (group_number(*cookie), name)).collect();
+        artifacts.objects().iter().map(|(cookie, name)| (group_number(*cookie), name)).collect();
     let gone = difference.delete.iter();
     difference
         .deserted(live)

@@ -75,7 +75,10 @@ impl Difference {
 /// Flows as Open vSwitch prints them, without comments. They are many: nothing is searched for
 /// where a look at the ends of a line will do.
 fn normalised(text: &str) -> Vec<Cow<'_, str>> {
-    let flows = text.lines().map(str::trim).filter(|line| line.starts_with("cookie="));
+    // Open vSwitch prints no cookie of 0, which somebody else's flows may have.
+    let begins =
+        |line: &&str| ["cookie=", "table=", "priority="].iter().any(|w| line.starts_with(w));
+    let flows = text.lines().map(str::trim).filter(begins);
     flows
         .map(|line| {
             let flow = line.rfind(" # ").map_or(line, |end| line[..end].trim_end());
@@ -267,15 +270,16 @@ fn parse(text: &str) -> Difference {
 }
 
 /// The changes of a difference object by object, and the bundle that makes them.
-pub(super) fn step(
+pub(super) fn step<'a>(
     bridge: &str,
     difference: &Difference,
-    objects: &BTreeMap<Cookie, String>,
+    objects: impl FnOnce() -> &'a BTreeMap<Cookie, String>,
 ) -> Step {
     let mut step = Step::default();
     if difference.is_empty() {
         return step;
     }
+    let objects = objects();
     let mut counts: BTreeMap<Option<Cookie>, [usize; 3]> = BTreeMap::new();
     let (mut deletions, mut additions) = (String::new(), String::new());
     for (key, flow) in &difference.delete {

@@ -113,7 +113,7 @@ fn place(change: &Change, artifacts: &Artifacts) -> Option<String> {
     // `net1 of router supplier`; what is nobody else's is the node's.
     let router = || object.split_once("router ").map(|(_, name)| format!("router {name}"));
     let owner = owner.or_else(router).unwrap_or_else(|| format!("node {}", wiring.node));
-    artifacts.places.get(&owner).filter(|place| place.contains(':')).cloned()
+    artifacts.place(&owner).filter(|place| place.contains(':')).map(str::to_owned)
 }
 
 /// The generation in the note of the bridge.

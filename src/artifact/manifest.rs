@@ -1,4 +1,4 @@
-//! `manifest.json` of a node: what `apply` checks the files against.
+//! `manifest.json` of a node: what `apply` checks the files against, and what is signed.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,17 @@ use serde::{Deserialize, Serialize};
 pub struct Manifest {
     /// The version of this format.
     pub version: u32,
+    /// The version of ringfence that wrote it.
+    pub ringfence: String,
     /// The node's name.
     pub node: String,
     /// The digest of everything that has an effect, as 64 hexadecimal digits.
     pub generation: String,
-    /// The BLAKE3 digest of every other file, by its path.
+    /// The BLAKE3 digest of every other file but the places, by its path.
     pub files: BTreeMap<String, String>,
 }
 
 impl Manifest {
     /// The version of the format that this ringfence writes and reads.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 }

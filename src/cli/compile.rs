@@ -1,5 +1,7 @@
 //! `ringfence compile`.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,7 +11,7 @@ use super::progress::Progress;
 use super::{Exit, Input, print, show, tell};
 use crate::diagnostic::{Code, Diagnostic, counted, nearest};
 use crate::driver::compile::compile;
-use crate::emit::output::{Output, unified_diff};
+use crate::emit::output::{Change, Count, Output};
 use crate::intent::NodeId;
 
 #[derive(Debug, Args)]
@@ -22,6 +24,9 @@ pub(super) struct Arguments {
     /// Write nothing; show how the directory differs and exit with 2 if it does
     #[arg(long)]
     check: bool,
+    /// With --check, show how many files, flows and lines of each node differ, instead of the lines
+    #[arg(long, requires = "check")]
+    stat: bool,
     /// Only this node
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
@@ -83,7 +88,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         show(&report, &sources);
         return Exit::Error;
     }
-    let mut outcome = output.finish(&sources, arguments.node.as_deref(), arguments.check);
+    let mut outcome = output.finish(arguments.node.as_deref(), arguments.check);
     if arguments.input.deny_warnings {
         outcome.report.deny_warnings();
     }
@@ -92,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         return Exit::Error;
     }
     if arguments.check && !outcome.changes.is_empty() {
-        print(&unified_diff(&arguments.out, &outcome.changes));
+        print(&if arguments.stat { table(&outcome.changes) } else { diff(&outcome.changes) });
         return Exit::Differs;
     }
     if let Some(ages) = ages {
@@ -109,4 +114,53 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         },
     ));
     Exit::Done
+}
+
+/// The changes as one unified diff.
+fn diff(changes: &BTreeMap<PathBuf, Change>) -> String {
+    let text = |change: &Change| match change {
+        Change::Pending(diff) => diff.text.clone(),
+        Change::Done => String::new(),
+    };
+    changes.values().map(text).collect()
+}
+
+/// The changes as a table with a line for each node.
+fn table(changes: &BTreeMap<PathBuf, Change>) -> String {
+    let mut nodes: BTreeMap<String, Row> = BTreeMap::new();
+    let mut total = Row::default();
+    for (path, change) in changes {
+        let Change::Pending(diff) = change else { continue };
+        let node = path.iter().next().unwrap_or_default().to_string_lossy().into_owned();
+        for row in [nodes.entry(node).or_default(), &mut total] {
+            row.files += 1;
+            row.flows += diff.flows;
+            row.lines += diff.lines;
+        }
+    }
+    let width = nodes.keys().map(String::len).chain(["total".len()]).max().unwrap_or_default();
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{:<width$} {:>6} {:>8} {:>8} {:>8} {:>8}",
+        "node", "files", "flows +", "flows -", "lines +", "lines -"
+    );
+    for (name, row) in
+        nodes.iter().map(|(name, row)| (name.as_str(), row)).chain([("total", &total)])
+    {
+        let _ = writeln!(
+            text,
+            "{name:<width$} {:>6} {:>8} {:>8} {:>8} {:>8}",
+            row.files, row.flows.added, row.flows.removed, row.lines.added, row.lines.removed
+        );
+    }
+    text
+}
+
+/// What differs of one node.
+#[derive(Default)]
+struct Row {
+    files: usize,
+    flows: Count,
+    lines: Count,
 }

@@ -204,6 +204,8 @@ pub enum Condition {
     PortIn(&'static str),
     /// It is to an address of this machine.
     ToLocal,
+    /// It is from an address of this machine.
+    FromLocal,
     /// It goes out by this interface.
     Oif(InterfaceName),
     /// It goes out by another interface.
@@ -297,6 +299,7 @@ impl fmt::Display for Condition {
             Self::DestinationNotIn(set) => write!(f, "ip daddr != @{set}"),
             Self::PortIn(set) => write!(f, "meta l4proto . th dport @{set}"),
             Self::ToLocal => f.write_str("fib daddr type local"),
+            Self::FromLocal => f.write_str("fib saddr type local"),
             Self::Oif(name) => write!(f, "oifname \"{name}\""),
             Self::NotOif(name) => write!(f, "oifname != \"{name}\""),
             Self::Source(network) => write!(f, "ip saddr {}", Network(*network)),

@@ -10,9 +10,10 @@ mod matches;
 
 pub use action::Action;
 pub(crate) use group::free_number;
-pub use group::{Bucket, Group, group_number};
+pub use group::{Bucket, Group, PrintedGroup, group_number};
 pub use matches::{
-    ArpMatch, CtState, Fragment, IpMatch, L4, MaskedPort, Match, Packet, port_masks,
+    AddressBits, ArpMatch, CtState, Fragment, IpMatch, L4, MaskedAddress, MaskedPort, Match,
+    Packet, PolicyState, port_masks,
 };
 
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct Flow<'m> {
     pub actions: Vec<Action>,
     /// The object that it stands for, which gives it its cookie.
     pub subject: &'m Subject,
+    /// What else it serves, for its comment: other objects may need it too.
+    pub also: Vec<&'m str>,
 }
 
 impl Flow<'_> {
@@ -65,6 +68,10 @@ impl Flow<'_> {
         self.write(out);
         out.extend_from_slice(b" # ");
         out.extend_from_slice(self.subject.name.as_bytes());
+        for (number, name) in self.also.iter().enumerate() {
+            out.extend_from_slice(if number == 0 { b" | " } else { b", " });
+            out.extend_from_slice(name.as_bytes());
+        }
         out.push(b'\n');
     }
 
@@ -83,7 +90,12 @@ impl Flow<'_> {
         if self.actions.iter().any(down) {
             return Err(Refused::GotoDown);
         }
-        let recirculates = |action: &Action| matches!(action, Action::Recirculate(..));
+        let recirculates = |action: &Action| {
+            matches!(
+                action,
+                Action::Recirculate(..) | Action::TrackForPolicies(_) | Action::CommitForPolicies
+            )
+        };
         if !matches!(self.matches.packet, Packet::Ip(_)) && self.actions.iter().any(recirculates) {
             return Err(Refused::NotIp);
         }
@@ -129,12 +141,12 @@ pub struct Slice<'m> {
 
 impl<'m> Section<'m> {
     /// Checks and prints flows of one table.
-    pub fn new(flows: Vec<Flow<'m>>) -> Result<Self, (Flow<'m>, Refused)> {
+    pub fn new(flows: Vec<Flow<'m>>) -> Result<Self, Box<(Flow<'m>, Refused)>> {
         let mut section = Self { flows, ..Self::default() };
         for flow in &section.flows {
-            flow.check().map_err(|refused| (flow.clone(), refused))?;
+            flow.check().map_err(|refused| Box::new((flow.clone(), refused)))?;
             if section.flows.first().is_some_and(|first| first.table != flow.table) {
-                return Err((flow.clone(), Refused::OtherTable));
+                return Err(Box::new((flow.clone(), Refused::OtherTable)));
             }
             section.keys.push(flow.key());
             flow.write_line(&mut section.text);
@@ -180,7 +192,7 @@ enum Run<'m> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowTable<'m> {
     tables: BTreeMap<Table, Vec<Run<'m>>>,
-    groups: &'m [Group<'m>],
+    groups: Vec<&'m PrintedGroup<'m>>,
 }
 
 impl<'m> FlowTable<'m> {
@@ -201,25 +213,25 @@ impl<'m> FlowTable<'m> {
     }
 
     /// Takes the groups that flows may name, by number.
-    pub fn set_groups(&mut self, groups: &'m [Group<'m>]) {
+    pub fn set_groups(&mut self, groups: Vec<&'m PrintedGroup<'m>>) {
         self.groups = groups;
     }
 
     /// The groups that flows may name, by number.
     #[must_use]
-    pub fn groups(&self) -> &'m [Group<'m>] {
-        self.groups
+    pub fn groups(&self) -> &[&'m PrintedGroup<'m>] {
+        &self.groups
     }
 
     /// Checks the flows, each by itself and all together.
-    pub fn finish(&mut self) -> Result<(), (Flow<'m>, Refused)> {
+    pub fn finish(&mut self) -> Result<(), Box<(Flow<'m>, Refused)>> {
         for runs in self.tables.values() {
             let mut keys = Vec::new();
             for run in runs {
                 match run {
                     Run::Own(flows) => {
                         for flow in flows {
-                            flow.check().map_err(|refused| (flow.clone(), refused))?;
+                            flow.check().map_err(|refused| Box::new((flow.clone(), refused)))?;
                             keys.push(flow.key());
                         }
                     }
@@ -231,7 +243,7 @@ impl<'m> FlowTable<'m> {
             if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
                 let flow = runs.iter().flat_map(Run::flows).find(|flow| flow.key() == twice[0]);
                 if let Some(flow) = flow {
-                    return Err((flow.clone(), Refused::Duplicate));
+                    return Err(Box::new((flow.clone(), Refused::Duplicate)));
                 }
             }
         }

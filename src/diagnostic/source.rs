@@ -1,5 +1,6 @@
 //! The texts of a run and the places in them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -90,6 +91,16 @@ impl Sources {
     /// The texts, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Source> {
         self.sources.iter()
+    }
+
+    /// The BLAKE3 digest of every text, by its path from the root.
+    #[must_use]
+    pub fn digests(&self) -> BTreeMap<String, String> {
+        let digest = |source: &Source| {
+            let digest = blake3::hash(source.text().as_bytes());
+            (source.name().to_owned(), digest.to_hex().to_string())
+        };
+        self.sources.iter().map(digest).collect()
     }
 
     /// Adds a text and returns its index.

@@ -1,7 +1,10 @@
 //! The output tree: written so that it is whole, or compared with what is there.
 //!
-//! A file is ours if the manifests of the last run list it. Ours are replaced atomically and only
-//! where they differ, those that are no longer made are removed, and all others are left alone.
+//! A file is ours if it stands in the directory of a node and has the name of one that ringfence
+//! writes: nothing lists them, so a merge has no list to break. Ours are replaced atomically and
+//! only where they differ, those that are no longer made are removed, and all others are left alone.
+
+mod diff;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,32 +12,32 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
+pub use diff::{Count, FileDiff};
 
-use crate::artifact::layout::{MANIFEST, SIGNATURE};
-use crate::artifact::manifest::Manifest;
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Code, Diagnostic, Report, json, reason};
+use crate::artifact::layout::{
+    MANIFEST, NODE, PLACES_SIGNATURE, SIGNATURE, is_of_a_node, is_reviewed,
+};
+use crate::diagnostic::{Code, Diagnostic, Report, reason};
 use crate::emit::NodeFiles;
 use crate::files::write_atomically;
 
-/// `manifest.json` of the whole tree.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TreeManifest {
-    /// The version of this format.
-    version: u32,
-    /// The version of ringfence that wrote the tree.
-    ringfence: String,
-    /// The digest of every input, by its path from the root of the desired state.
-    inputs: BTreeMap<String, String>,
-    /// The digest of every node's manifest.
-    nodes: BTreeMap<String, String>,
-}
+/// How the files at the top of the tree begin that are for Git.
+const FOR_GIT: &str = "# Written by ringfence.";
 
-impl TreeManifest {
-    const VERSION: u32 = 1;
-}
+/// The files at the top of the tree that are for Git.
+const GIT_FILES: [(&str, &str); 2] = [
+    (
+        ".gitattributes",
+        "# Written by ringfence. Reviews fold what says the same as the scripts, for machines.\n\
+         node.json linguist-generated gitlab-generated\n",
+    ),
+    (
+        ".gitignore",
+        "# Written by ringfence. These follow from the other files and from where the input says\n\
+         # what; `ringfence compile` makes them for the way to the nodes.\n\
+         /*/manifest.json\n/*/manifest.json.sig\n/*/places.json\n/*/places.json.sig\n",
+    ),
+];
 
 /// A tree that is being written or compared.
 #[derive(Debug)]
@@ -42,14 +45,11 @@ pub struct Output {
     root: PathBuf,
     /// Files that an earlier run wrote.
     ours: BTreeSet<PathBuf>,
-    /// Nodes that an earlier run wrote, with the digests of their manifests.
-    old_nodes: BTreeMap<String, String>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    nodes: BTreeMap<String, String>,
     made: BTreeSet<PathBuf>,
     changes: BTreeMap<PathBuf, Change>,
     report: Report,
@@ -70,10 +70,10 @@ pub struct Statistics {
 /// How a file differs from what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is there and shouldn't be.
-    Stale,
-    /// It is missing or differs; its new content.
-    New(Vec<u8>),
+    /// It was written or removed.
+    Done,
+    /// It is only to be checked.
+    Pending(FileDiff),
 }
 
 /// What a finished run did.
@@ -90,68 +90,51 @@ pub struct Outcome {
 impl Output {
     /// Looks at the tree at `root`, which may not exist yet.
     pub fn open(root: &Path) -> Result<Self, Diagnostic> {
-        let mut output = Self {
-            root: root.to_owned(),
-            ours: BTreeSet::new(),
-            old_nodes: BTreeMap::new(),
-            state: Mutex::default(),
-        };
-        let Some(tree) = output.read_manifest::<TreeManifest>(Path::new(MANIFEST))? else {
-            return Ok(output);
-        };
-        output.ours.insert(MANIFEST.into());
-        for node in tree.nodes.keys() {
-            let path = Path::new(node).join(MANIFEST);
-            if let Some(manifest) = output.read_manifest::<Manifest>(&path)? {
-                let files = manifest.files.keys().map(|file| Path::new(node).join(file));
-                output.ours.extend(files.filter(|file| is_plain(file)));
-                output.ours.insert(path);
-            }
+        if fs::metadata(root).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(unwritable(root, &io::ErrorKind::NotADirectory.into()));
         }
-        output.old_nodes = tree.nodes;
-        Ok(output)
-    }
-
-    fn read_manifest<T: for<'de> Deserialize<'de>>(
-        &self,
-        path: &Path,
-    ) -> Result<Option<T>, Diagnostic> {
-        let path = self.root.join(path);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unwritable(&path, &error)),
+        let mut found = Vec::new();
+        list(root, Path::new(""), &mut found);
+        let mut directories: BTreeMap<PathBuf, bool> = BTreeMap::new();
+        let mut ours = |path: &Path| {
+            let Some(directory) = path.iter().next().map(PathBuf::from) else { return false };
+            let Ok(below) = path.strip_prefix(&directory) else { return false };
+            let asked = directories.entry(directory.clone());
+            is_of_a_node(below) && *asked.or_insert_with(|| is_node(root, &directory))
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            let message = format!("`{}` is no manifest of ringfence: {error}", path.display());
-            Diagnostic::new(Code::OutputForeign, message)
-                .help("write to an empty directory, or remove the file if the tree may be lost")
-        })
+        let mut files: BTreeSet<PathBuf> = found.into_iter().filter(|path| ours(path)).collect();
+        if is_old_manifest(&root.join(MANIFEST)) {
+            files.insert(MANIFEST.into());
+        }
+        Ok(Self { root: root.to_owned(), ours: files, state: Mutex::default() })
     }
 
-    /// Takes the files of one node: writes what differs, or with `check` only remembers it.
+    /// Takes the files of one node: writes what differs, or with `check` only remembers how.
     pub fn node(&self, name: &str, node: NodeFiles, check: bool) {
         let directory = Path::new(name);
         let mut statistics = Statistics { flows: node.flows, ..Statistics::default() };
         let mut made = Vec::with_capacity(node.files.len());
         let mut changes = Vec::new();
         let mut report = Report::new();
-        let mut digest = String::new();
-        for (path, bytes) in node.files {
+        // The description makes the directory that of a node, so it comes first.
+        let mut files = node.files;
+        let description = files.remove_entry(NODE);
+        for (path, bytes) in description.into_iter().chain(files) {
+            let path = directory.join(path);
             statistics.files += 1;
             statistics.bytes += bytes.len();
-            let path = directory.join(path);
-            if path.ends_with(MANIFEST) {
-                digest = blake3::hash(&bytes).to_hex().to_string();
-            }
-            match self.put(&path, bytes, check) {
-                Ok(change) => changes.extend(change.map(|change| (path.clone(), change))),
-                Err(diagnostic) => report.push(diagnostic),
+            let reviewed = is_reviewed(&path);
+            // What is not reviewed follows from the rest, and is not there in a fresh clone.
+            if reviewed || !check {
+                match self.put(&path, &bytes, check) {
+                    Ok(change) => changes
+                        .extend(change.filter(|_| reviewed).map(|change| (path.clone(), change))),
+                    Err(diagnostic) => report.push(diagnostic),
+                }
             }
             made.push(path);
         }
         let Ok(mut state) = self.state.lock() else { return };
-        state.nodes.insert(name.to_owned(), digest);
         state.made.extend(made);
         state.changes.extend(changes);
         state.report.extend(report);
@@ -161,16 +144,18 @@ impl Output {
     }
 
     /// Puts one file into place and tells whether it differed.
-    fn put(&self, path: &Path, bytes: Vec<u8>, check: bool) -> Result<Option<Change>, Diagnostic> {
+    fn put(&self, path: &Path, bytes: &[u8], check: bool) -> Result<Option<Change>, Diagnostic> {
         let full = self.root.join(path);
         self.no_way_out(path)?;
+        let mut old = Vec::new();
         match fs::symlink_metadata(&full) {
             Ok(metadata) => {
-                if metadata.is_file()
-                    && metadata.len() == bytes.len() as u64
-                    && fs::read(&full).is_ok_and(|old| old == bytes)
-                {
-                    return Ok(None);
+                let same_length = metadata.len() == bytes.len() as u64;
+                if metadata.is_file() && (check || same_length) {
+                    old = fs::read(&full).map_err(|error| unwritable(&full, &error))?;
+                    if old == bytes {
+                        return Ok(None);
+                    }
                 }
                 if !self.ours.contains(path) {
                     let message = format!("`{}` is not a file of ringfence", full.display());
@@ -181,11 +166,12 @@ impl Output {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(unwritable(&full, &error)),
         }
-        if !check {
-            write_atomically(&full, &bytes).map_err(|error| unwritable(&full, &error))?;
+        if check {
+            let name = path.to_string_lossy();
+            return Ok(Some(Change::Pending(FileDiff::between(&name, &old, bytes))));
         }
-        // The new content is for a diff; what was written need not be kept.
-        Ok(Some(Change::New(if check { bytes } else { Vec::new() })))
+        write_atomically(&full, bytes).map_err(|error| unwritable(&full, &error))?;
+        Ok(Some(Change::Done))
     }
 
     /// RF217: no directory on the way to a file is a symbolic link. A file that is one is
@@ -202,45 +188,41 @@ impl Output {
         Ok(())
     }
 
-    /// Writes the manifest of the tree, removes stale files and looks for foreign ones. `only`
-    /// names the one node that was made, where not all were.
-    pub fn finish(self, sources: &Sources, only: Option<&str>, check: bool) -> Outcome {
+    /// Removes stale files and looks for foreign ones. `only` names the one node that was made,
+    /// where not all were.
+    pub fn finish(self, only: Option<&str>, check: bool) -> Outcome {
         let mut state = self.state.into_inner().unwrap_or_default();
-        let mut nodes = std::mem::take(&mut state.nodes);
-        if only.is_some() {
-            for (node, digest) in &self.old_nodes {
-                nodes.entry(node.clone()).or_insert_with(|| digest.clone());
-            }
-        }
-        let manifest = TreeManifest {
-            version: TreeManifest::VERSION,
-            ringfence: env!("CARGO_PKG_VERSION").to_owned(),
-            inputs: sources
-                .iter()
-                .map(|source| {
-                    let digest = blake3::hash(source.text().as_bytes());
-                    (source.name().to_owned(), digest.to_hex().to_string())
-                })
-                .collect(),
-            nodes,
-        };
         let this = Self { state: Mutex::default(), ..self };
         if !state.report.has_errors() {
-            let path = PathBuf::from(MANIFEST);
-            match this.put(&path, json::pretty(&manifest).into_bytes(), check) {
-                Ok(change) => state.changes.extend(change.map(|change| (path.clone(), change))),
-                Err(diagnostic) => state.report.push(diagnostic),
+            if !check {
+                this.write_git_files(&mut state.report);
             }
-            state.made.insert(path);
             this.sweep(only, check, &mut state);
         }
         Outcome { changes: state.changes, report: state.report, statistics: state.statistics }
+    }
+
+    /// Writes the files for Git where there are none, or those of an earlier version.
+    fn write_git_files(&self, report: &mut Report) {
+        for (name, text) in GIT_FILES {
+            let path = self.root.join(name);
+            let there = fs::symlink_metadata(&path).is_ok();
+            let ours = || fs::read_to_string(&path).is_ok_and(|old| old.starts_with(FOR_GIT));
+            if there && !ours() || fs::read_to_string(&path).is_ok_and(|old| old == text) {
+                continue;
+            }
+            if let Err(error) = write_atomically(&path, text.as_bytes()) {
+                report.push(unwritable(&path, &error));
+            }
+        }
     }
 
     /// Removes files of ours that are no longer made, and reports others.
     fn sweep(&self, only: Option<&str>, check: bool, state: &mut State) {
         let mut found = Vec::new();
         list(&self.root, Path::new(""), &mut found);
+        // As it made the directory that of a node, a description goes last.
+        found.sort_by_key(|path| path.ends_with(NODE));
         let mut foreign = Vec::new();
         for path in found {
             let elsewhere = only.is_some_and(|node| !path.starts_with(node));
@@ -252,17 +234,28 @@ impl Output {
                 continue;
             }
             let full = self.root.join(&path);
-            if !check {
+            let change = if check {
+                let old = fs::read(&full).unwrap_or_default();
+                Change::Pending(FileDiff::between(&path.to_string_lossy(), &old, b""))
+            } else {
                 if let Err(error) = fs::remove_file(&full) {
                     state.report.push(unwritable(&full, &error));
                     continue;
                 }
                 remove_empty_parents(&self.root, &path);
+                Change::Done
+            };
+            if is_reviewed(&path) {
+                state.changes.insert(path, change);
             }
-            state.changes.insert(path, Change::Stale);
         }
         // Signatures are made after compiling, and go to the nodes.
-        foreign.retain(|path| path.file_name().is_none_or(|name| name != SIGNATURE));
+        let signed = [SIGNATURE, PLACES_SIGNATURE];
+        foreign.retain(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let for_git = GIT_FILES.iter().any(|(name, _)| path == Path::new(name));
+            !for_git && !signed.contains(&name)
+        });
         for path in foreign {
             let message =
                 format!("`{}` is not a file of ringfence", self.root.join(path).display());
@@ -274,9 +267,20 @@ impl Output {
     }
 }
 
-/// Whether a path of a manifest stays below the directory that it is for.
-fn is_plain(path: &Path) -> bool {
-    path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+/// Whether a directory is that of a node: its description names it, whatever a merge has left
+/// around that line.
+fn is_node(root: &Path, directory: &Path) -> bool {
+    let Some(name) = directory.to_str() else { return false };
+    let line = format!("\"node\": \"{name}\",");
+    let text = fs::read(root.join(directory).join(NODE)).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().any(|other| other.trim_start() == line)
+}
+
+/// Whether a file is the manifest of a whole tree, which earlier versions wrote.
+fn is_old_manifest(path: &Path) -> bool {
+    let value: Option<serde_json::Value> =
+        fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    value.is_some_and(|value| value.get("ringfence").is_some() && value.get("nodes").is_some())
 }
 
 fn list(root: &Path, below: &Path, found: &mut Vec<PathBuf>) {
@@ -306,25 +310,4 @@ fn unwritable(path: &Path, error: &io::Error) -> Diagnostic {
     let message = format!("cannot use `{}`: {}", path.display(), reason(error));
     Diagnostic::new(Code::OutputUnwritable, message)
         .help("check the directory, its owner and the free space")
-}
-
-/// The changes as a unified diff against the tree at `root`.
-#[must_use]
-pub fn unified_diff(root: &Path, changes: &BTreeMap<PathBuf, Change>) -> String {
-    let mut out = String::new();
-    for (path, change) in changes {
-        let old = fs::read(root.join(path)).unwrap_or_default();
-        let new = match change {
-            Change::Stale => Vec::new(),
-            Change::New(bytes) => bytes.clone(),
-        };
-        let (old, new) = (String::from_utf8_lossy(&old), String::from_utf8_lossy(&new));
-        let name = path.display();
-        let diff = similar::TextDiff::from_lines(old.as_ref(), new.as_ref());
-        let header = (format!("a/{name}"), format!("b/{name}"));
-        out.push_str(
-            &diff.unified_diff().context_radius(3).header(&header.0, &header.1).to_string(),
-        );
-    }
-    out
 }

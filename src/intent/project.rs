@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::{Fixed, NodeId, PodId, ProjectId, RouterId};
 use crate::diagnostic::Place;
 use crate::spec::Labels;
-use crate::value::{Bandwidth, InterfaceName, Mac, Name, NetnsName, Vnid};
+use crate::value::{Bandwidth, InterfaceName, Mac, Name, NetnsName, Port, Protocol, Vnid};
 
 /// A tenant.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ pub struct Pod {
     pub ready: bool,
     /// For selectors.
     pub labels: Labels,
+    /// The ports to which it gives names, by name and protocol.
+    pub ports: Vec<(Name, Protocol, Port)>,
     /// Where it is defined.
     pub place: Place,
 }

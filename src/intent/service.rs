@@ -1,5 +1,6 @@
 //! Services.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::{Fixed, ProjectId, Tenant};
@@ -64,4 +65,13 @@ impl ServicePort {
     pub fn is_deserted(&self) -> bool {
         self.backends.is_empty() && self.endpoints.is_empty()
     }
+}
+
+/// Whose services the nodes' own processes reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeServices {
+    /// The projects, beside the global ones.
+    pub projects: BTreeSet<ProjectId>,
+    /// Where that is said.
+    pub place: Place,
 }

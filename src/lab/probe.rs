@@ -3,6 +3,7 @@
 mod bandwidth;
 mod egress;
 mod expect;
+mod network_policies;
 mod node_ports;
 mod projects;
 mod router;
@@ -47,11 +48,12 @@ const FLOOD_ATTEMPTS: usize = 8;
 
 /// The probes that show the desired state: every pair of projects on one node and across nodes,
 /// every egress rule, every egress router, multicast from every project with it and one without,
-/// every service, every node port, every limit of what pods send and receive.
+/// every service, every node port, every limit of what pods send and receive, and every network policy.
 #[must_use]
 pub fn plan(model: &Model) -> Vec<Probe> {
     let mut planner = Planner { model, probes: Vec::new(), associations: BTreeMap::new() };
     planner.projects();
+    planner.network_policies();
     planner.egress();
     for (id, _) in model.intent().routers() {
         planner.router(id);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use super::{egress, entry, multicast, node_port, refused, route, service};
+use super::{egress, entry, multicast, network_policy, node_port, refused, route, service};
 use crate::dataplane::openflow::{Flow, Section, Slice};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{NodeId, ProjectId};
@@ -28,6 +28,7 @@ pub struct Common<'m> {
     members: BTreeMap<u32, BTreeSet<NodeId>>,
     services: service::Shared<'m>,
     node_ports: node_port::Shared<'m>,
+    network_policies: network_policy::Shared<'m>,
 }
 
 /// A table with one flow for every other node.
@@ -43,7 +44,7 @@ impl<'m> Common<'m> {
     pub fn new(model: &'m Model) -> Result<Self, Diagnostic> {
         let intent = model.intent();
         let section =
-            |flows: Vec<Flow<'m>>| Section::new(flows).map_err(|(flow, why)| refused(&flow, why));
+            |flows: Vec<Flow<'m>>| Section::new(flows).map_err(|error| refused(&error.0, error.1));
         let nodes = || intent.nodes().map(|(id, _)| id);
         let nodes = [
             section(nodes().map(|id| entry::from_node(model, id)).collect())?,
@@ -57,8 +58,18 @@ impl<'m> Common<'m> {
         let policies = policies.collect::<Result<_, _>>()?;
         let services = service::Shared::new(model, section)?;
         let node_ports = node_port::Shared::new(model, section)?;
+        let network_policies = network_policy::Shared::new(model, section)?;
         let members = multicast::members(model);
-        Ok(Self { model, nodes, tunnels, policies, members, services, node_ports })
+        Ok(Self {
+            model,
+            nodes,
+            tunnels,
+            policies,
+            members,
+            services,
+            node_ports,
+            network_policies,
+        })
     }
 
     /// The model that the plans are made from.
@@ -90,6 +101,11 @@ impl<'m> Common<'m> {
     /// The flows of the node ports.
     pub(super) fn node_ports(&self) -> &node_port::Shared<'m> {
         &self.node_ports
+    }
+
+    /// The flows of the network policies.
+    pub(super) fn network_policies(&self) -> &network_policy::Shared<'m> {
+        &self.network_policies
     }
 
     /// The flows of a project's egress policy.

@@ -54,6 +54,7 @@ pub(super) fn to_tunnel(model: &Model, node: NodeId) -> Flow<'_> {
         matches: ip(IpMatch { dst, l4: L4::Udp(Some(vxlan)), ..IpMatch::default() }),
         actions: vec![],
         subject: model.node_subject(node),
+        also: Vec::new(),
     }
 }
 
@@ -89,6 +90,7 @@ pub(super) fn policy(model: &Model, project: ProjectId) -> Vec<Flow<'_>> {
                     Verdict::Deny => vec![],
                 },
                 subject,
+                also: Vec::new(),
             });
         }
     }

@@ -3,10 +3,11 @@
 use ipnet::Ipv4Net;
 
 use super::common::PerNode;
+use super::network_policy::policy_load;
 use super::{Builder, arp, host, ip, ip_to};
 use crate::dataplane::openflow::{Action, ArpMatch, Flow, IpMatch, Match, Packet};
 use crate::dataplane::origin::Subject;
-use crate::intent::NodeId;
+use crate::intent::{Direction, NodeId};
 use crate::model::Model;
 use crate::pipeline::{OfPort, PASSED_MARK, Register, Table};
 use crate::value::Datapath;
@@ -55,6 +56,7 @@ pub(super) fn from_node(model: &Model, node: NodeId) -> Flow<'_> {
         matches: Match { tunnel_source: Some(address), ..Match::default() },
         actions: vec![Action::LoadSourceFromTunnel, Action::Goto(Table::RouteFromVxlan)],
         subject: model.node_subject(node),
+        also: Vec::new(),
     }
 }
 
@@ -66,10 +68,11 @@ fn from_pods(builder: &mut Builder<'_>) {
         let subject = model.tenant_subject(tenant);
         let vnid = model.vnid(model.project(tenant)).get();
         let meter = model.meter(tenant);
-        let mut actions = Vec::with_capacity(2);
-        if vnid != 0 && model.isolates() {
+        let mut actions = Vec::with_capacity(3);
+        if vnid != 0 && model.mode().carries_vnids() {
             actions.push(Action::Load(Register::Source, vnid));
         }
+        actions.extend(policy_load(Register::Sender, model.selection(tenant, Direction::Egress)));
         actions.push(Action::Goto(Table::Route));
         let address = Some(host(endpoint.address));
         for matches in [
@@ -111,11 +114,21 @@ fn from_host(builder: &mut Builder<'_>) {
 
 /// Table 25: what the host's ruleset let pass to a network.
 pub(super) fn passed<'m>(builder: &mut Builder<'m>, subject: &'m Subject, network: Ipv4Net) {
+    passed_from(builder, subject, 100, ip_to(network));
+}
+
+/// Table 25: some of what the host's ruleset let pass.
+pub(super) fn passed_from<'m>(
+    builder: &mut Builder<'m>,
+    subject: &'m Subject,
+    priority: u16,
+    matches: Match,
+) {
     let system = builder.model.datapath(builder.node) == Datapath::System;
     let mark = system.then_some(PASSED_MARK);
-    let matches = Match { mark, ..ip_to(network) };
+    let matches = Match { mark, ..matches };
     let actions = routed(builder.model, builder.node);
-    builder.flow(subject, Table::FromHost, 100, matches, actions);
+    builder.flow(subject, Table::FromHost, priority, matches, actions);
 }
 
 fn routed(model: &Model, node: NodeId) -> Vec<Action> {

@@ -17,7 +17,7 @@ use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
 use crate::pipeline;
-use crate::spec::SessionAffinity;
+use crate::spec::{Mode, SessionAffinity};
 use crate::value::InterfaceName;
 use crate::value::{Datapath, Protocol};
 
@@ -89,7 +89,17 @@ fn inet_chains<'m>(
     let mut spoofed = Vec::new();
     let mut escaped = Vec::new();
     let mut masquerade = Vec::new();
-    masquerade.extend(onwards.clone().map(|onwards| rule(onwards, Statement::Masquerade)));
+    if let Some(onwards) = onwards.clone() {
+        if model.mode() == Mode::Networkpolicy {
+            // Policies tell what comes from outside from what the node itself sends.
+            let own = onwards.iter().cloned().chain([Condition::FromLocal]).collect();
+            masquerade.push(rule(own, Statement::Masquerade));
+            let source = Statement::Snat(model.node_port_source(node));
+            masquerade.push(rule(onwards, source));
+        } else {
+            masquerade.push(rule(onwards, Statement::Masquerade));
+        }
+    }
     if let Some(map) = egress_ips {
         let out = vec![Condition::NotOif(tun()?), Condition::NotOif(lo()?)];
         masquerade.push(rule(out, Statement::SnatByMap(map)));
@@ -134,7 +144,7 @@ fn inet_chains<'m>(
         // Before routing, which would send a packet from the node to itself nowhere.
         chains.push(Chain::new("rf_refused", "filter", "prerouting", "raw + 10", refused));
     }
-    let endpoints = node_to_endpoints(model);
+    let endpoints = node_to_endpoints(model, node);
     if !endpoints.is_empty() {
         chains.push(Chain::new("rf_endpoints", "nat", "output", "-100", endpoints));
     }
@@ -159,8 +169,9 @@ fn inet_chains<'m>(
 
 /// Services for hosts outside, as the node's own processes reach them. By the bridge, what they
 /// send would come back with an address of the node itself, which its kernel takes from nobody.
-fn node_to_endpoints(model: &Model) -> Vec<Rule<'_>> {
-    let ports = model.services().flat_map(|(id, address)| {
+fn node_to_endpoints(model: &Model, node: NodeId) -> Vec<Rule<'_>> {
+    let services = model.services().filter(|(id, _)| model.node_reaches(node, *id));
+    let ports = services.flat_map(|(id, address)| {
         model.service_ports(id).map(move |(port, subject, _)| (id, address, port, subject))
     });
     let served = ports.filter(|(_, _, port, _)| !port.endpoints.is_empty());

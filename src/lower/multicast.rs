@@ -70,7 +70,7 @@ fn networks<'m>(builder: &Builder<'m>) -> BTreeMap<u32, Network<'m>> {
             continue;
         }
         let subject = match model.intent()[project].membership {
-            Membership::Own if model.isolates() => model.project_subject(project),
+            Membership::Own if model.mode().carries_vnids() => model.project_subject(project),
             Membership::Joined(root) => model.project_subject(root),
             Membership::Own | Membership::Global => model.cluster_subject(),
         };

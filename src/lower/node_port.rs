@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::guard::REFUSALS;
-use super::service::network;
 use super::wiring::interface;
 use super::{Builder, host, ip, ip_to};
 use crate::artifact::host;
@@ -22,6 +21,7 @@ use crate::diagnostic::Diagnostic;
 use crate::intent::{BlockAt, NodeId};
 use crate::model::{Model, NodePort};
 use crate::pipeline::{Register, Table};
+use crate::spec::Mode;
 use crate::value::Protocol;
 use crate::value::{InterfaceName, Port};
 
@@ -63,6 +63,7 @@ impl<'m> Shared<'m> {
                         matches: ip_to(host(*address)),
                         actions: vec![Action::Goto(Table::NodePort)],
                         subject: model.node_subject(id),
+                        also: Vec::new(),
                     });
                     let blocked = model.blocked_at(id, *address);
                     all.extend(blocked.map(|port| blocked_at(model, *address, port)));
@@ -71,15 +72,15 @@ impl<'m> Shared<'m> {
         }
         for port in model.node_ports() {
             all.extend(to_service(model, port));
-            let everybody = network(model, model.intent()[port.service].project).is_none();
+            let everybody = model.service_network(model.intent()[port.service].project).is_none();
             let open = everybody && !is_sctp_to_another(model, port);
             all.extend((!open).then(|| not_chosen(model, port)));
         }
         for port in model.node_ports().iter().filter(|port| !is_sctp_to_another(model, port)) {
             let project = model.intent()[port.service].project;
-            let network = network(model, project);
+            let network = model.service_network(project);
             // A service that everybody reaches has one flow for all.
-            let from = network.map(|_| 0).filter(|_| model.isolates());
+            let from = network.map(|_| 0).filter(|_| model.mode().compares_vnids());
             all.push(chosen(model, port, from));
             if network.is_some() {
                 own[project.index()].push(chosen(model, port, network));
@@ -141,7 +142,8 @@ fn is_sctp_to_another(model: &Model, port: &NodePort) -> bool {
     port.protocol == Protocol::Sctp && model.behind(port).0.port != port.port
 }
 
-/// What the desired state keeps from a port goes on to the node, which drops it.
+/// What the desired state keeps from a port goes on to the node, which drops it. Where network
+/// policies decide what may go there, it is dropped at once.
 fn blocked_at<'m>(model: &'m Model, address: Ipv4Addr, port: &NodePort) -> Flow<'m> {
     let dst = Some(host(address));
     let matches = ip(IpMatch { dst, l4: l4(port), ..IpMatch::default() });
@@ -149,8 +151,12 @@ fn blocked_at<'m>(model: &'m Model, address: Ipv4Addr, port: &NodePort) -> Flow<
         table: Table::NodePort,
         priority: 400,
         matches: Match { ct: Some(CtState::Untracked), ..matches },
-        actions: vec![Action::Goto(Table::Leave)],
+        actions: match model.mode() {
+            Mode::Networkpolicy => vec![],
+            Mode::Subnet | Mode::Multitenant => vec![Action::Goto(Table::Leave)],
+        },
         subject: model.behind(port).1,
+        also: Vec::new(),
     }
 }
 
@@ -170,6 +176,7 @@ fn to_service<'m>(model: &'m Model, port: &NodePort) -> Option<Flow<'m>> {
         matches: Match { ct: Some(CtState::Untracked), ..matches },
         actions,
         subject: model.behind(port).1,
+        also: Vec::new(),
     })
 }
 
@@ -187,6 +194,7 @@ fn chosen<'m>(model: &'m Model, port: &NodePort, from: Option<u32>) -> Flow<'m> 
             Action::Group(group)
         }],
         subject,
+        also: Vec::new(),
     }
 }
 
@@ -199,6 +207,7 @@ fn not_chosen<'m>(model: &'m Model, port: &NodePort) -> Flow<'m> {
         matches: Match { ct: Some(CtState::New), ..matches },
         actions: vec![],
         subject: model.behind(port).1,
+        also: Vec::new(),
     }
 }
 

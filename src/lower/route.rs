@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::common::PerNode;
+use super::network_policy::policy_load;
 use super::{Builder, arp_to, host, ip, ip_to};
 use crate::dataplane::openflow::{Action, Flow, Fragment, IpMatch, L4, MaskedPort};
-use crate::intent::NodeId;
+use crate::intent::{Direction, NodeId};
 use crate::model::Model;
 use crate::pipeline::{OfPort, Register, Table};
+use crate::spec::Mode;
 use crate::value::Protocol;
 
 /// RFC 1112.
@@ -40,7 +42,9 @@ fn to_this_node(builder: &mut Builder<'_>, table: Table) {
     // What comes from the pods of services meets conntrack first.
     let replies = model.has_services().then_some(Table::ServiceReply);
     let to_gateway = replies.map_or_else(tun, |table| vec![Action::Goto(table)]);
-    let to_pod = vec![Action::Goto(replies.unwrap_or(Table::LocalPod))];
+    // With network policies, what is for pods does so behind them.
+    let before = replies.filter(|_| model.mode() != Mode::Networkpolicy);
+    let to_pod = vec![Action::Goto(before.unwrap_or(Table::LocalPod))];
     // Whoever puts its fragments together finds ports that nothing here has seen.
     for protocol in Protocol::ALL {
         let fragment = Some(Fragment::Portless);
@@ -93,16 +97,25 @@ fn local_pods(builder: &mut Builder<'_>) {
         for tenant in model.tenants(builder.node) {
             let endpoint = model.endpoint(tenant);
             let vnid = model.vnid(model.project(tenant)).get();
-            let mut actions = Vec::with_capacity(4);
+            let mut actions = Vec::with_capacity(5);
             if table == Table::LocalPod && model.backs_service(tenant) {
                 // It may have been sent to a service.
                 actions.push(Action::EthernetTo(endpoint.mac));
             }
-            if vnid != 0 && model.isolates() {
+            if vnid != 0 && model.mode().carries_vnids() {
                 actions.push(Action::Load(Register::Destination, vnid));
             }
             actions.push(Action::Load(Register::Port, endpoint.port.get().into()));
-            actions.push(Action::Goto(Table::Isolation));
+            actions.extend(match (table, model.mode()) {
+                (Table::LocalPod, Mode::Networkpolicy) => {
+                    let selection = model.selection(tenant, Direction::Ingress);
+                    let load = policy_load(Register::Receiver, selection);
+                    let next =
+                        if load.is_some() { Table::PolicyTrack } else { Table::PolicyCommit };
+                    load.into_iter().chain([Action::Goto(next)]).collect::<Vec<_>>()
+                }
+                _ => vec![Action::Goto(Table::Isolation)],
+            });
             let subject = model.tenant_subject(tenant);
             builder.flow(subject, table, 100, to(host(endpoint.address)), actions);
         }
@@ -132,5 +145,6 @@ pub(super) fn to_node(model: &Model, node: NodeId, table: Table) -> Flow<'_> {
             Action::Output(OfPort::VXLAN),
         ],
         subject: model.node_subject(node),
+        also: Vec::new(),
     }
 }

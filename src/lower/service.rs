@@ -1,8 +1,9 @@
 //! Tables 60 to 65: services, translated where the client is.
 //!
 //! The pods of a node reach services through flows that name their network, so a node has those
-//! of the networks of its pods alone. Global pods and the node's own processes reach all
-//! services: those flows and the groups are the same on every node, and are made once.
+//! of the networks of its pods alone. Global pods reach all services, and so do the nodes' own
+//! processes, unless `nodeServices` says whose: those flows are the same on every node that has
+//! them, and are made once. A group is on the nodes that have a flow to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -11,14 +12,14 @@ use super::{Builder, arp, host, ip, ip_to};
 use crate::dataplane::openflow::free_number;
 use crate::dataplane::openflow::{
     Action, ArpMatch, Bucket, CtState, Flow, Fragment, Group, IpMatch, L4, MaskedPort, Match,
-    Packet, Section,
+    Packet, PrintedGroup, Section,
 };
 use crate::dataplane::origin::hash;
 use crate::diagnostic::Diagnostic;
-use crate::intent::{ProjectId, Service, ServiceId, ServicePort};
+use crate::intent::{NodeId, ProjectId, Service, ServiceId, ServicePort};
 use crate::model::{Model, Tenant};
 use crate::pipeline::{OfPort, Register, Table};
-use crate::spec::SessionAffinity;
+use crate::spec::{Mode, SessionAffinity};
 use crate::value::{Datapath, Protocol};
 use crate::value::{Mac, Port};
 
@@ -29,17 +30,20 @@ const ICMP_ERRORS: [u8; 4] = [3, 4, 11, 12];
 /// What many nodes have alike.
 #[derive(Debug)]
 pub(super) struct Shared<'m> {
-    /// Table 60 for whoever reaches every project.
-    all: Section<'m>,
-    /// The same for fragments that have no ports, on nodes whose conntrack leaves them as they are.
-    all_later: Section<'m>,
+    /// Table 60 for whoever reaches every project: the services that all nodes' processes reach, and
+    /// the same for fragments that have no ports, on nodes whose conntrack leaves them as they are.
+    nodes: [Section<'m>; 2],
+    /// The same for the other services, which only nodes with global pods have.
+    others: [Section<'m>; 2],
     /// Of each project: table 60 for its own network, the same for such fragments, and what replies
     /// come back through.
     projects: Vec<[Section<'m>; 3]>,
     /// Tables 60, 61 and 65 for the hosts outside that services are for.
     outside: [Section<'m>; 3],
-    groups: Vec<Group<'m>>,
-    draining: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    /// The groups by number, each with its service.
+    groups: Vec<(ServiceId, PrintedGroup<'m>)>,
+    /// By service, its address and its pods that are not ready.
+    draining: BTreeMap<ServiceId, (Ipv4Addr, Vec<Ipv4Addr>)>,
 }
 
 impl<'m> Shared<'m> {
@@ -47,7 +51,8 @@ impl<'m> Shared<'m> {
         model: &'m Model,
         section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
     ) -> Result<Self, Diagnostic> {
-        let (mut all, mut all_later) = (Vec::new(), Vec::new());
+        // Of the services that nodes reach, and of the others.
+        let mut all: [[Vec<Flow<'m>>; 2]; 2] = Default::default();
         let projects = model.intent().projects().len();
         let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
         let mut own_later: Vec<Vec<Flow<'m>>> = vec![Vec::new(); projects];
@@ -57,7 +62,8 @@ impl<'m> Shared<'m> {
         for (id, _) in model.services() {
             let service = &model.intent()[id];
             let project = service.project.index();
-            let network = network(model, service.project);
+            let network = model.service_network(service.project);
+            let [all, all_later] = &mut all[usize::from(!model.nodes_reach(id))];
             for (port, subject, group) in model.service_ports(id) {
                 if port.is_deserted() {
                     continue;
@@ -66,7 +72,7 @@ impl<'m> Shared<'m> {
                     outside.entry(*address).or_insert(id);
                 }
                 // A service that everybody reaches has one flow for all.
-                let from = network.map(|_| 0).filter(|_| model.isolates());
+                let from = network.map(|_| 0).filter(|_| model.mode().compares_vnids());
                 let whole = to_port(model, id, (port, group), from, subject);
                 let later = later(&whole, service, port.protocol);
                 if network.is_some() {
@@ -79,12 +85,13 @@ impl<'m> Shared<'m> {
                 }
                 all.push(whole);
                 all_later.extend(later);
-                groups.push(Group {
+                let group = Group {
                     id: group,
                     by_source: service.affinity == SessionAffinity::ClientIp,
                     buckets: buckets(model, port),
                     subject,
-                });
+                };
+                groups.push((id, group.into()));
             }
             let flow = refused(model, id, network);
             if network.is_some() {
@@ -100,7 +107,7 @@ impl<'m> Shared<'m> {
                 }
             }
         }
-        groups.sort_by_key(|group| group.id);
+        groups.sort_by_key(|(_, printed): &(_, PrintedGroup<'_>)| printed.group.id);
         let mut projects = Vec::with_capacity(own.len());
         for ((own, later), replies) in own.into_iter().zip(own_later).zip(replies) {
             projects.push([section(own)?, section(later)?, section(replies)?]);
@@ -113,24 +120,42 @@ impl<'m> Shared<'m> {
         }
         let [first, second, third] = tables;
         let outside = [section(first)?, section(second)?, section(third)?];
-        let (all, all_later) = (section(all)?, section(all_later)?);
+        let [[reached, reached_later], [other, other_later]] = all;
+        let nodes = [section(reached)?, section(reached_later)?];
+        let others = [section(other)?, section(other_later)?];
         let draining = draining(model);
-        Ok(Self { all, all_later, projects, outside, groups, draining })
+        Ok(Self { nodes, others, projects, outside, groups, draining })
     }
 
-    pub(super) fn groups(&self) -> &[Group<'m>] {
-        &self.groups
+    /// The groups of some services, by number.
+    fn groups_of(&self, services: &[ServiceId]) -> Vec<&PrintedGroup<'m>> {
+        let mut needed = vec![false; services.iter().map(|id| id.index() + 1).max().unwrap_or(0)];
+        for id in services {
+            needed[id.index()] = true;
+        }
+        let needed = |id: ServiceId| needed.get(id.index()).is_some_and(|needed| *needed);
+        let groups = self.groups.iter().filter(|(service, _)| needed(*service));
+        groups.map(|(_, printed)| printed).collect()
     }
 
-    /// By the addresses of services, those of pods that are not ready.
-    pub(super) fn draining(&self) -> &BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
-        &self.draining
+    /// By the addresses of the services that a node needs, those of pods that are not ready.
+    pub(super) fn draining(
+        &self,
+        model: &Model,
+        node: NodeId,
+    ) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
+        if self.draining.is_empty() {
+            return BTreeMap::new();
+        }
+        let services = model.services_for(node);
+        let draining = self.draining.iter().filter(|(id, _)| services.binary_search(id).is_ok());
+        draining.map(|(_, (address, pods))| (*address, pods.clone())).collect()
     }
 }
 
 /// The pods of services that are not ready and keep their connections. Those of an unavailable node
 /// have none that would be worth it.
-fn draining(model: &Model) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
+fn draining(model: &Model) -> BTreeMap<ServiceId, (Ipv4Addr, Vec<Ipv4Addr>)> {
     let intent = model.intent();
     let pods = |id: ServiceId| {
         let pods = intent[id].tenants.iter().filter(|tenant| match tenant {
@@ -144,13 +169,8 @@ fn draining(model: &Model) -> BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> {
         pods.sort_unstable();
         pods
     };
-    let services = model.services().map(|(id, address)| (address, pods(id)));
-    services.filter(|(_, pods)| !pods.is_empty()).collect()
-}
-
-/// The VNID that a project's services are for, beside the global one; `None` for all.
-pub(super) fn network(model: &Model, project: ProjectId) -> Option<u32> {
-    Some(model.vnid(project).get()).filter(|vnid| *vnid != 0 && model.isolates())
+    let services = model.services().map(|(id, address)| (id, (address, pods(id))));
+    services.filter(|(_, (_, pods))| !pods.is_empty()).collect()
 }
 
 pub(super) fn lower(builder: &mut Builder<'_>) {
@@ -158,7 +178,8 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
         builder.default(Table::Service, vec![]);
         return;
     }
-    builder.flows.set_groups(builder.common.services().groups());
+    let services = builder.model.services_for(builder.node);
+    builder.flows.set_groups(builder.common.services().groups_of(&services));
     to_services(builder);
     to_pods(builder);
     loops(builder);
@@ -173,7 +194,8 @@ pub(super) fn arp_from_host(builder: &mut Builder<'_>) {
     }
     let network = model.intent().cluster().service_network;
     let gateway = Some(host(model.gateway(builder.node)));
-    let matches = arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, sha: None });
+    let matches =
+        arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, ..ArpMatch::default() });
     let actions = vec![Action::AnswerArp(Mac::of_ipv4(network.network()))];
     builder.flow(model.node_subject(builder.node), Table::FromHost, 310, matches, actions);
 }
@@ -190,9 +212,12 @@ fn to_services(builder: &mut Builder<'_>) {
     }
     let shared = builder.common.services();
     let userspace = model.datapath(builder.node) == Datapath::Netdev;
-    builder.flows.push_shared(shared.all.all());
-    if userspace {
-        builder.flows.push_shared(shared.all_later.all());
+    let all = model.has_global_tenants(builder.node);
+    for [whole, later] in [&shared.nodes].into_iter().chain(all.then_some(&shared.others)) {
+        builder.flows.push_shared(whole.all());
+        if userspace {
+            builder.flows.push_shared(later.all());
+        }
     }
     for outside in &shared.outside {
         builder.flows.push_shared(outside.all());
@@ -221,7 +246,7 @@ fn to_services(builder: &mut Builder<'_>) {
         builder.flow(model.service_subject(service), table, 60, matches, back);
     }
     // Whoever reaches everything may know what isn't there.
-    let from = model.isolates().then_some(0);
+    let from = model.mode().compares_vnids().then_some(0);
     let new = Some(CtState::New);
     let matches = Match { ct: new, source: from, ..ip(IpMatch::default()) };
     builder.flow(cluster, table, 10, matches, vec![Action::Goto(Table::ServiceRefusal)]);
@@ -262,6 +287,7 @@ fn to_port<'m>(
         matches: Match { ct: Some(CtState::New), source: from, ..matches },
         actions: vec![Action::Group(group)],
         subject,
+        also: Vec::new(),
     }
 }
 
@@ -292,6 +318,7 @@ fn refused(model: &Model, service: ServiceId, from: Option<u32>) -> Flow<'_> {
         },
         actions: vec![Action::Goto(Table::ServiceRefusal)],
         subject: model.service_subject(service),
+        also: Vec::new(),
     }
 }
 
@@ -329,17 +356,24 @@ fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>
     let to = ip_to(host(address));
     let from = ip(IpMatch { src: Some(host(address)), ..IpMatch::default() });
     let leave = Action::Goto(Table::Leave);
+    // Network policies see to whom it goes before it leaves.
+    let onwards = match model.mode() {
+        Mode::Networkpolicy => Action::Goto(Table::ServicePod),
+        Mode::Subnet | Mode::Multitenant => leave.clone(),
+    };
+    let (table, out) = reply_tables(model);
     let flow = |table, priority, matches, action| Flow {
         table,
         priority,
         matches,
         actions: vec![action],
         subject,
+        also: Vec::new(),
     };
     [
-        flow(Table::Service, 200, to.clone(), leave.clone()),
+        flow(Table::Service, 200, to.clone(), onwards),
         flow(Table::ServicePod, 150, to, leave),
-        flow(Table::ServiceReply, 100, from, Action::Track(Table::LocalPod)),
+        flow(table, 100, from, Action::Track(out)),
     ]
 }
 
@@ -347,12 +381,14 @@ fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>
 /// so it is all that comes from there.
 fn reply(model: &Model, service: ServiceId, tenant: Tenant) -> Flow<'_> {
     let src = Some(host(model.endpoint(tenant).address));
+    let (table, out) = reply_tables(model);
     Flow {
-        table: Table::ServiceReply,
+        table,
         priority: 100,
         matches: ip(IpMatch { src, ..IpMatch::default() }),
-        actions: vec![Action::Track(Table::LocalPod)],
+        actions: vec![Action::Track(out)],
         subject: model.service_subject(service),
+        also: Vec::new(),
     }
 }
 
@@ -400,7 +436,16 @@ fn loops(builder: &mut Builder<'_>) {
     builder.default(table, vec![]);
 }
 
-/// Table 65.
+/// Where a reply gets the address of its service again, and where it goes on: network policies have to
+/// see who really sent it, so behind them in their mode.
+fn reply_tables(model: &Model) -> (Table, Table) {
+    match model.mode() {
+        Mode::Networkpolicy => (Table::PolicyServiceReply, Table::PolicyOut),
+        Mode::Subnet | Mode::Multitenant => (Table::ServiceReply, Table::LocalPod),
+    }
+}
+
+/// Table 65, and what replies have of table 85.
 fn replies(builder: &mut Builder<'_>) {
     let model = builder.model;
     let own = model.node_subject(builder.node);
@@ -410,7 +455,7 @@ fn replies(builder: &mut Builder<'_>) {
         model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         let vnid = model.vnid(id).get();
-        let all = !model.isolates() || vnid == 0 || networks.contains(&0);
+        let all = !model.mode().compares_vnids() || vnid == 0 || networks.contains(&0);
         if !networks.is_empty() && (all || networks.contains(&vnid)) {
             builder.flows.push_shared(shared.projects[id.index()][2].all());
         }
@@ -424,7 +469,8 @@ fn replies(builder: &mut Builder<'_>) {
         for kind in ICMP_ERRORS {
             let error = ip(IpMatch { l4: L4::Icmp(kind), ..IpMatch::default() });
             let from_outside = Match { source: Some(0), ..error };
-            let actions = vec![Action::Track(Table::LocalPod)];
+            let (table, out) = reply_tables(model);
+            let actions = vec![Action::Track(out)];
             builder.flow(model.cluster_subject(), table, 90, from_outside, actions);
         }
     }

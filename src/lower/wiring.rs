@@ -13,7 +13,7 @@ use crate::value::{Bandwidth, InterfaceName, Mac, NetnsName, StringValue as _};
 pub(super) fn lower(
     model: &Model,
     node: NodeId,
-    draining: &BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    draining: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
 ) -> Result<Wiring, Diagnostic> {
     let intent = model.intent();
     let cluster = intent.cluster();
@@ -96,7 +96,7 @@ pub(super) fn lower(
         netns,
         routers: super::router::wiring(model, node)?,
         egress_ips,
-        draining: draining.clone(),
+        draining,
         uplink: uplink.filter(|uplink| uplink.bridge.is_some() || uplink.mtu.is_some()).map(
             |uplink| Uplink {
                 interface: uplink.interface.clone(),

@@ -10,6 +10,7 @@ use super::{Context, Nodes, Projects};
 use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{Cluster, Fixed, Pod};
+use crate::spec::Mode;
 
 pub(super) fn check(
     cluster: &Cluster,
@@ -61,7 +62,9 @@ fn pod_outside_subnet(cluster: &Cluster, nodes: &Nodes<'_>, pods: &[Pod], contex
         let Some(Fixed { value: address, place }) = pod.fixed_address else { continue };
         let node = &nodes.list[pod.node.index()];
         if let Some(subnet) = node.fixed_subnet {
-            if let Some(diagnostic) = outside_subnet(address, subnet.value, node.name.as_str()) {
+            let name = node.name.as_str();
+            let outside = outside_subnet(address, subnet.value, name, cluster.mode);
+            if let Some(diagnostic) = outside {
                 context.push(diagnostic.at(place));
             }
         } else if !cluster.pod_networks.iter().any(|network| network.cidr.contains(&address)) {
@@ -80,7 +83,12 @@ pub(super) fn networks(cluster: &Cluster) -> Vec<String> {
 }
 
 /// What is wrong with a pod's address on a node with this subnet, if anything.
-pub(crate) fn outside_subnet(address: Ipv4Addr, subnet: Ipv4Net, node: &str) -> Option<Diagnostic> {
+pub(crate) fn outside_subnet(
+    address: Ipv4Addr,
+    subnet: Ipv4Net,
+    node: &str,
+    mode: Mode,
+) -> Option<Diagnostic> {
     if !subnet.contains(&address) {
         return Some(
             Diagnostic::new(
@@ -96,6 +104,8 @@ pub(crate) fn outside_subnet(address: Ipv4Addr, subnet: Ipv4Net, node: &str) -> 
         "broadcast address"
     } else if Some(address) == subnet.hosts().next() {
         "gateway"
+    } else if mode == Mode::Networkpolicy && address == last_host(subnet) {
+        return Some(node_port_source(&format!("the pod address {address}"), node));
     } else {
         return None;
     };
@@ -106,6 +116,21 @@ pub(crate) fn outside_subnet(address: Ipv4Addr, subnet: Ipv4Net, node: &str) -> 
         )
         .help("choose another address of the subnet"),
     )
+}
+
+/// The last address of a subnet that a host can have.
+pub(crate) fn last_host(subnet: Ipv4Net) -> Ipv4Addr {
+    subnet.hosts().next_back().unwrap_or(subnet.broadcast())
+}
+
+/// RF271: the last address of a subnet stands for the outside where policies have to tell it from the
+/// node.
+pub(crate) fn node_port_source(what: &str, node: &str) -> Diagnostic {
+    Diagnostic::new(
+        Code::NodePortSource,
+        format!("{what} is the one from which the outside comes by node ports of `{node}`"),
+    )
+    .help("choose another address of the subnet")
 }
 
 /// RF048 and RF050: what the desired state fixes for pods, it fixes for one pod.

@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 
-use super::{Context, Wire, node_access};
+use super::{Context, Wire, network_policies, node_access};
 use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::input::At;
@@ -64,16 +64,45 @@ pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
     }
 }
 
-/// RF034: a flat network has nothing to join, to isolate or to make global, and no policies.
+/// RF034: a flat network has nothing to join, to isolate or to make global, and no policies. Network
+/// policies are for a mode of their own, which has nothing else to keep projects apart.
 fn mode_cannot(wire: &Wire<'_>, mode: Option<(Place, &Mode)>, context: &mut Context) {
+    if mode.is_none_or(|(_, mode)| *mode != Mode::Networkpolicy) {
+        let name = mode.map_or_else(Mode::default, |(_, mode)| *mode).as_str();
+        for section in wire.section_keys("networkPolicies") {
+            let diagnostic = Diagnostic::new(
+                Code::ModeCannot,
+                format!("the mode `{name}` has no `networkPolicies`"),
+            );
+            let diagnostic = diagnostic.at(section).help(
+                "set `cluster: {mode: networkpolicy}`; pods that no policy selects then take and send \
+                 everything, also between projects",
+            );
+            context.push(match mode {
+                Some((place, _)) => diagnostic.related(place, "the mode"),
+                None => diagnostic,
+            });
+        }
+    }
     match mode {
-        Some((place, Mode::Networkpolicy)) => context.push(
-            Diagnostic::new(Code::ModeCannot, "the mode `networkpolicy` does not work yet")
-                .at(place)
-                .help("choose `multitenant` or `subnet`"),
-        ),
+        Some((place, Mode::Networkpolicy)) => {
+            for key in ["joins", "isolate", "global"] {
+                for (section, help) in wire.section_keys_with(key, network_policies::instead_of) {
+                    context.push(
+                        Diagnostic::new(
+                            Code::ModeCannot,
+                            format!("the mode `networkpolicy` has no `{key}`"),
+                        )
+                        .at(section)
+                        .related(place, "the mode")
+                        .help(help),
+                    );
+                }
+            }
+        }
         Some((place, Mode::Subnet)) => {
-            for key in ["joins", "isolate", "global", "egressPolicies", "egressIPs"] {
+            for key in ["joins", "isolate", "global", "nodeServices", "egressPolicies", "egressIPs"]
+            {
                 for section in wire.section_keys(key) {
                     context.push(
                         Diagnostic::new(

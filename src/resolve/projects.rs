@@ -7,7 +7,9 @@ use crate::artifact::host;
 use crate::diagnostic::Place;
 use crate::diagnostic::{Code, Diagnostic, listed};
 use crate::input::At;
-use crate::intent::{Attachment, BlockAt, Fixed, Membership, Pod, Project, ProjectId};
+use crate::intent::{
+    Attachment, BlockAt, Fixed, Membership, NodeServices, Pod, Project, ProjectId,
+};
 use crate::spec::{self, Mode, Selector};
 use crate::value::{Name, NetnsName, StringValue, ipv4};
 
@@ -30,6 +32,7 @@ pub(super) fn resolve<'a>(
         wire_pods: Vec::new(),
         joins: BTreeMap::new(),
         global: BTreeMap::new(),
+        node_services: None,
     };
     for (at, wire) in &items {
         let spec::Project { name, labels, vnid, multicast, pods, services: _ } = wire;
@@ -49,6 +52,9 @@ pub(super) fn resolve<'a>(
     taken_twice(&projects.pods, &projects.list, nodes, context);
     interface_reserved(&projects.pods, nodes, context);
     Memberships::resolve(wire, &mut projects, context);
+    if mode == Mode::Networkpolicy {
+        super::network_policies::name_projects(&mut projects, context);
+    }
     vnid_twice(&projects, context);
     partial_multicast(&items, &projects, mode, context);
     projects
@@ -73,7 +79,7 @@ fn resolve_pods<'a>(
             address,
             mac,
             labels,
-            ports: _,
+            ports,
             bandwidth,
             ready,
         } = wire;
@@ -140,6 +146,10 @@ fn resolve_pods<'a>(
             egress,
             ready: ready.unwrap_or(true) && !nodes.list[node_id.index()].unavailable,
             labels: labels.clone(),
+            ports: ports
+                .iter()
+                .map(|wire| (wire.name.clone(), wire.protocol.into(), wire.port))
+                .collect(),
             place: at.place(),
         };
         projects.pods.push(pod);
@@ -249,6 +259,7 @@ impl Memberships<'_, '_> {
             memberships.join(at, join, context);
         }
         memberships.find_cycles(context);
+        memberships.node_services(wire, context);
         memberships.store();
     }
 
@@ -332,6 +343,20 @@ impl Memberships<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Whose services the nodes' own processes reach. Several documents add to each other.
+    fn node_services(&mut self, wire: &Wire<'_>, context: &mut Context) {
+        let mut found: Option<NodeServices> = None;
+        for (at, set) in wire.values("nodeServices", |state| state.node_services.as_ref()) {
+            let members = self.set_members("nodeServices", at, set, context);
+            let found = found.get_or_insert_with(|| NodeServices {
+                projects: BTreeSet::new(),
+                place: at.key_place(),
+            });
+            found.projects.extend(members.into_iter().map(|(project, ..)| project));
+        }
+        self.projects.node_services = found;
     }
 
     fn make_global(&mut self, wire: &Wire<'_>, context: &mut Context) {

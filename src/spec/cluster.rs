@@ -78,6 +78,24 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Whether packets carry the VNID of their sender's project.
+    #[must_use]
+    pub fn carries_vnids(self) -> bool {
+        match self {
+            Self::Subnet => false,
+            Self::Multitenant | Self::Networkpolicy => true,
+        }
+    }
+
+    /// Whether a project is reached only from its own VNID and from the global one.
+    #[must_use]
+    pub fn compares_vnids(self) -> bool {
+        match self {
+            Self::Subnet | Self::Networkpolicy => false,
+            Self::Multitenant => true,
+        }
+    }
+
     /// The name in YAML.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -3,10 +3,13 @@
 //! It stands between the intent and the real switch: quick enough to try thousands of frames on
 //! generated networks. Where it and Open vSwitch disagree, Open vSwitch is right.
 
+mod lookup;
+
 use std::net::Ipv4Addr;
 
 use crate::dataplane::openflow::{
-    Action, ArpMatch, Bucket, CtState, Flow, FlowTable, Fragment, IpMatch, L4, Match, Packet,
+    Action, AddressBits, ArpMatch, Bucket, CtState, Flow, FlowTable, Fragment, IpMatch, L4, Match,
+    Packet, PolicyState,
 };
 use crate::pipeline::{OfPort, Register, Table};
 use crate::value::Mac;
@@ -30,13 +33,24 @@ pub struct Frame {
     /// Whether conntrack hands on what it has put together, as the kernel's does; in userspace the
     /// fragments go on one by one.
     pub reassembles: bool,
+    /// What conntrack says of it where network policies ask: on every node the same.
+    pub connection: CtState,
 }
 
 impl Frame {
     /// A frame that comes by a port of the bridge itself, whole and without a tag.
     #[must_use]
     pub fn new(in_port: OfPort, source: Mac, body: Body) -> Self {
-        Self { in_port, tunnel: None, source, body, tagged: false, choice: 0, reassembles: false }
+        Self {
+            in_port,
+            tunnel: None,
+            source,
+            body,
+            tagged: false,
+            choice: 0,
+            reassembles: false,
+            connection: CtState::New,
+        }
     }
 }
 
@@ -116,9 +130,11 @@ pub struct Walk<'f, 'm> {
 /// What the pipeline remembers of a frame.
 #[derive(Clone, Copy, Debug, Default)]
 struct Registers {
-    values: [u32; 4],
-    /// Whether conntrack was asked. Every frame begins a connection.
-    tracked: bool,
+    values: [u32; 8],
+    /// What conntrack said when it was asked last. For services, every frame begins a connection.
+    tracked: Option<CtState>,
+    /// The conjunction that all dimensions are met of, while it is looked up.
+    conjunction: Option<u32>,
     forgot_in_port: bool,
     tunnel_vni: u32,
     tunnel_to: Option<Ipv4Addr>,
@@ -142,12 +158,7 @@ impl<'f, 'm> Walk<'f, 'm> {
     ) {
         let mut table = Some(from);
         while let Some(at) = table.take() {
-            let matching =
-                flows.table(at).filter(|flow| matches(&flow.matches, &frame, &registers));
-            // The first of the highest priority: `max_by_key` would take the last.
-            let best = matching
-                .reduce(|best, flow| if flow.priority > best.priority { flow } else { best });
-            let Some(flow) = best else { break };
+            let Some(flow) = lookup::lookup(flows, at, &frame, &registers) else { break };
             self.flows.push(flow);
             for action in &flow.actions {
                 match action {
@@ -171,18 +182,27 @@ impl<'f, 'm> Walk<'f, 'm> {
                     }
                     Action::Goto(next) => table = Some(*next),
                     Action::Track(next) => {
-                        registers.tracked = true;
+                        registers.tracked = Some(CtState::New);
                         if let (true, Body::Ip { piece, .. }) = (frame.reassembles, &mut frame.body)
                         {
                             *piece = Piece::Whole;
                         }
                         table = Some(*next);
                     }
-                    Action::ForgetConnection => registers.tracked = false,
+                    Action::TrackForPolicies(next) => {
+                        registers.tracked = Some(frame.connection);
+                        if let (true, Body::Ip { piece, .. }) = (frame.reassembles, &mut frame.body)
+                        {
+                            *piece = Piece::Whole;
+                        }
+                        table = Some(*next);
+                    }
+                    Action::ForgetConnection => registers.tracked = None,
                     Action::Group(id) => {
                         let groups = flows.groups();
-                        let group = groups.binary_search_by_key(id, |group| group.id).ok();
-                        if let Some(buckets) = group.map(|index| &groups[index].buckets) {
+                        let group =
+                            groups.binary_search_by_key(id, |printed| printed.group.id).ok();
+                        if let Some(buckets) = group.map(|index| &groups[index].group.buckets) {
                             let Bucket { to, port, .. } = buckets[frame.choice % buckets.len()];
                             translate(&mut frame.body, to, port);
                             table = Some(Table::ServicePod);
@@ -211,6 +231,8 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::Recirculate(next, _) => self.on(flows, frame.clone(), registers, *next),
                     Action::EthernetTo(_)
                     | Action::ForgetMark
+                    | Action::CommitForPolicies
+                    | Action::Conjunction { .. }
                     | Action::Meter(_)
                     | Action::Note(_) => {}
                 }
@@ -245,6 +267,8 @@ fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
         ct,
         source,
         destination,
+        output,
+        policy,
         part,
         tunnel_source,
         in_port,
@@ -256,12 +280,20 @@ fn matches(conditions: &Match, frame: &Frame, registers: &Registers) -> bool {
         // What comes from the host has passed its ruleset, which marks it.
         && mark.is_none_or(|_| frame.in_port == OfPort::TUN)
         && ct.is_none_or(|state| match state {
-            CtState::Untracked => !registers.tracked,
-            CtState::New => registers.tracked,
-            CtState::Reply => false,
+            CtState::Untracked => registers.tracked.is_none(),
+            CtState::New | CtState::Reply | CtState::Related => registers.tracked == Some(state),
         })
         && source.is_none_or(|value| value == register(Register::Source))
         && destination.is_none_or(|value| value == register(Register::Destination))
+        && output.is_none_or(|port| u32::from(port.get()) == register(Register::Port))
+        && policy.is_none_or(|state| match state {
+            PolicyState::SenderSelected => register(Register::Sender) & 1 == 1,
+            PolicyState::SenderOpen => register(Register::Sender) == 1,
+            PolicyState::ReceiverOpen => register(Register::Receiver) == 1,
+            PolicyState::Tracked => register(Register::Tracked) == 1,
+            PolicyState::MayBePod => register(Register::NotPod) == 0,
+            PolicyState::Met(id) => registers.conjunction == Some(id),
+        })
         && part.is_none_or(|value| value == register(Register::Part))
         && tunnel_source.is_none_or(|address| frame.tunnel.is_some_and(|(from, _)| from == address))
         && in_port.is_none_or(|port| port == frame.in_port)
@@ -278,6 +310,7 @@ fn matches_arp(conditions: &ArpMatch, body: &Body) -> bool {
     let Body::Arp { spa, tpa, sha } = body else { return false };
     conditions.spa.is_none_or(|network| network.contains(spa))
         && conditions.tpa.is_none_or(|network| network.contains(tpa))
+        && conditions.tpa_bits.is_none_or(|bits| bits.contains(*tpa))
         && conditions.sha.is_none_or(|mac| mac == *sha)
 }
 
@@ -294,6 +327,10 @@ fn matches_ip(conditions: &IpMatch, body: &Body) -> bool {
     };
     l4 && conditions.src.is_none_or(|network| network.contains(src))
         && conditions.dst.is_none_or(|network| network.contains(dst))
+        && conditions.bits.is_none_or(|bits| match bits {
+            AddressBits::Source(bits) => bits.contains(*src),
+            AddressBits::Destination(bits) => bits.contains(*dst),
+        })
         && conditions.fragment.is_none_or(|fragment| match fragment {
             Fragment::First => matches!(piece, Piece::First | Piece::Portless),
             Fragment::Portless => *piece == Piece::Portless,

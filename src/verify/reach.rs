@@ -3,11 +3,16 @@
 //! This is the meaning that flows and rulesets must have. It knows nothing of them: the lab and
 //! the tests compare what it says with what packets do.
 
+mod network_policy;
+
+pub use network_policy::{Other, policies};
+
 use std::net::Ipv4Addr;
 
 use crate::diagnostic::Place;
-use crate::intent::{BlockAt, NodeId, ProjectId, ServiceId, Verdict};
+use crate::intent::{BlockAt, Direction, NodeId, ProjectId, ServiceId, Verdict};
 use crate::model::{Model, Tenant};
+use crate::spec::Mode;
 use crate::value::Port;
 use crate::value::Protocol;
 
@@ -59,6 +64,9 @@ pub struct Reach {
     pub verdict: Verdict,
     /// Whether its sender is told that it doesn't.
     pub refused: bool,
+    /// Whether it arrives now and then: some of those behind a service get it. The verdict is that of
+    /// one who doesn't.
+    pub sometimes: bool,
     /// What decides about it, in words.
     pub because: String,
     /// Where that is written, if it is.
@@ -67,7 +75,7 @@ pub struct Reach {
 
 impl Reach {
     fn new(verdict: Verdict, because: impl Into<String>, place: Option<Place>) -> Self {
-        Self { verdict, refused: false, because: because.into(), place }
+        Self { verdict, refused: false, sometimes: false, because: because.into(), place }
     }
 
     fn refused(because: impl Into<String>, place: Option<Place>) -> Self {
@@ -86,7 +94,9 @@ impl Reach {
 pub fn reach(model: &Model, packet: &Packet) -> Reach {
     match (packet.from, packet.to) {
         (from, To::NodePort(node, address)) => to_node_port(model, from, (node, address), packet),
-        (From::Node(_), To::Tenant(_)) => Reach::new(Verdict::Allow, "nodes reach all pods", None),
+        (from @ (From::Node(_) | From::Tenant(_)), To::Tenant(to)) => {
+            to_tenant(model, from, to, None, packet)
+        }
         (From::Node(from), To::Node(to)) if from == to => {
             Reach::new(Verdict::Allow, "nodes reach themselves", None)
         }
@@ -98,12 +108,9 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
             Reach::new(Verdict::Deny, "nodes take no part in the pods' multicast", None)
         }
         (From::Tenant(from), To::Member(to)) => multicast(model, from, to),
-        (from, To::Service(service)) => to_service(model, from, service, packet),
+        (from, To::Service(service)) => to_service(model, from, (service, None), packet),
         (From::Outside, _) => {
             Reach::new(Verdict::Deny, "the outside reaches node ports only", None)
-        }
-        (From::Tenant(from), To::Tenant(to)) => {
-            between(model, model.project(from), model.project(to))
         }
         (From::Tenant(from), To::Node(to)) => {
             if is_vxlan(model, packet) {
@@ -115,6 +122,53 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
             }
         }
         (From::Tenant(from), To::Outside(address)) => outwards(model, from, address, packet),
+    }
+}
+
+/// What the intent says about a packet to a service that chooses this pod or egress router. `entry` is
+/// the node by which it comes from outside.
+#[must_use]
+pub fn to_tenant(
+    model: &Model,
+    from: From,
+    to: Tenant,
+    entry: Option<NodeId>,
+    packet: &Packet,
+) -> Reach {
+    match (model.mode(), from) {
+        (Mode::Networkpolicy, _) => by_policies(model, from, to, entry, packet),
+        (_, From::Node(_)) => Reach::new(Verdict::Allow, "nodes reach all pods", None),
+        (_, From::Outside) => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
+        (_, From::Tenant(from)) => between(model, model.project(from), model.project(to)),
+    }
+}
+
+/// Both ends have to allow it.
+fn by_policies(
+    model: &Model,
+    from: From,
+    to: Tenant,
+    entry: Option<NodeId>,
+    packet: &Packet,
+) -> Reach {
+    let transport = Some((packet.protocol, packet.port));
+    let let_in = |other| policies(model, Direction::Ingress, to, other, transport);
+    match from {
+        From::Tenant(from) if from == to => {
+            Reach::new(Verdict::Allow, "a pod reaches itself", None)
+        }
+        From::Tenant(from) => {
+            let way = policies(model, Direction::Egress, from, Other::Tenant(to), transport);
+            if way.allowed() { let_in(Other::Tenant(from)) } else { way }
+        }
+        From::Node(node) if node == model.node(to) => {
+            Reach::new(Verdict::Allow, "a node reaches its own pods", None)
+        }
+        From::Node(node) => let_in(Other::Node(node)),
+        From::Outside => {
+            let entry = entry.unwrap_or_else(|| model.node(to));
+            let_in(Other::Address(model.node_port_source(entry)))
+        }
     }
 }
 
@@ -141,15 +195,29 @@ fn is_vxlan(model: &Model, packet: &Packet) -> bool {
 }
 
 /// A service is reached where its pods are, and refuses what none of them takes.
-fn to_service(model: &Model, from: From, service: ServiceId, packet: &Packet) -> Reach {
+fn to_service(
+    model: &Model,
+    from: From,
+    (service, entry): (ServiceId, Option<NodeId>),
+    packet: &Packet,
+) -> Reach {
     let found = &model.intent()[service];
     if model.service_address(service).is_none() {
         let because = format!("{} has no address", found.name);
         return Reach::new(Verdict::Deny, because, Some(found.place));
     }
     let way = match from {
+        From::Tenant(_) if model.mode() == Mode::Networkpolicy => {
+            Reach::new(Verdict::Allow, "policies decide at the pods behind it", None)
+        }
         From::Tenant(from) => between(model, model.project(from), found.project),
-        From::Node(_) => Reach::new(Verdict::Allow, "nodes reach all services", None),
+        From::Node(node) if model.node_reaches(node, service) => {
+            Reach::new(Verdict::Allow, "nodes reach this service", None)
+        }
+        From::Node(_) => {
+            let place = model.intent().node_services().map(|declared| declared.place);
+            return Reach::refused("`nodeServices` leaves the project out", place);
+        }
         From::Outside => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
     };
     if !way.allowed() {
@@ -166,14 +234,31 @@ fn to_service(model: &Model, from: From, service: ServiceId, packet: &Packet) ->
             Reach::refused(format!("no pod is behind {}", found.name), Some(port.place))
         }
         Some(port) => {
+            if model.mode() == Mode::Networkpolicy && !port.backends.is_empty() {
+                let to = port.backends.iter().map(|(tenant, port)| {
+                    to_tenant(model, from, *tenant, entry, &Packet { port: *port, ..*packet })
+                });
+                return whoever_is_chosen(to.collect(), way);
+            }
             let From::Tenant(from) = from else { return way };
             // Where some of several are forbidden, so is the service, now and then.
-            let mut outside = port.endpoints.iter().map(|(address, port)| {
+            let outside = port.endpoints.iter().map(|(address, port)| {
                 outwards(model, from, *address, &Packet { port: *port, ..*packet })
             });
-            outside.find(|reach| !reach.allowed()).unwrap_or(way)
+            whoever_is_chosen(outside.collect(), way)
         }
     }
+}
+
+/// What comes of a packet that gets to one of several, by what comes of it at each.
+fn whoever_is_chosen(each: Vec<Reach>, way: Reach) -> Reach {
+    let some = each.iter().any(Reach::allowed);
+    let all = each.iter().all(Reach::allowed);
+    if all {
+        return each.into_iter().next().unwrap_or(way);
+    }
+    let denied = each.into_iter().find(|reach| !reach.allowed());
+    denied.map_or(way, |reach| Reach { sometimes: some, ..reach })
 }
 
 /// A port of a node is one of the service's for pods, and open to all else.
@@ -207,12 +292,17 @@ fn to_node_port(
         let because = "conntrack of Open vSwitch can't change the port of SCTP";
         return Reach::new(Verdict::Deny, because, Some(port.place));
     }
-    let to_service = Packet { to: To::Service(found.service), port: port.port, ..*packet };
-    reach(model, &to_service)
+    let onwards = Packet { to: To::Service(found.service), port: port.port, ..*packet };
+    // Who comes to another node stands behind that node's address for the outside.
+    let from = match from {
+        From::Node(other) if other != node && model.mode() == Mode::Networkpolicy => From::Outside,
+        _ => from,
+    };
+    to_service(model, from, (found.service, Some(node)), &onwards)
 }
 
 fn between(model: &Model, source: ProjectId, destination: ProjectId) -> Reach {
-    if !model.isolates() {
+    if !model.mode().compares_vnids() {
         return Reach::new(Verdict::Allow, "the network is flat", None);
     }
     let intent = model.intent();
@@ -260,6 +350,10 @@ fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
 
 /// What the egress policy lets leave, and whoever has the address takes.
 fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+    let way = let_out(model, from, address, packet);
+    if !way.allowed() {
+        return way;
+    }
     let way = leaves(model, from, address, packet);
     if !way.allowed() {
         return way;
@@ -276,6 +370,16 @@ fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> 
         || address == intent[exit].address
         || intent[exit].node_port_addresses.contains(&address);
     if here { taken(model, packet) } else { way }
+}
+
+/// What network policies let out to an address outside. A pod's own node is always near.
+#[must_use]
+pub fn let_out(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+    if model.own_addresses(model.node(from)).contains(&address) {
+        return Reach::new(Verdict::Allow, "a pod reaches its own node", None);
+    }
+    let transport = Some((packet.protocol, packet.port));
+    policies(model, Direction::Egress, from, Other::Address(address), transport)
 }
 
 /// What the bridge lets leave: the egress policy, and what none can change.

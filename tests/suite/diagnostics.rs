@@ -75,6 +75,7 @@ const ELSEWHERE: [(Code, &str); 32] = [
     (Code::LabSetup, "faults.rs"),
     (Code::LabDiffers, "faults.rs"),
     (Code::LabNotRunning, "lab.rs"),
+    (Code::NetworkPolicyTooLarge, "network_policies/counts.rs"),
 ];
 
 /// A fault of ringfence's own, which no test can show as long as there is none.

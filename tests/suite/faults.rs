@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::lab::{Live, live};
-use crate::support::{root, tree};
+use crate::support::{compiled, root, tree};
 use ringfence::apply::{Options, apply};
 use ringfence::artifact::manifest::Manifest;
 use ringfence::artifact::node::Wiring;
@@ -79,12 +79,12 @@ const USER: Untouchable = Untouchable { root: false, lacks: None };
 
 /// A copy of the files of a node.
 fn files() -> tempfile::TempDir {
-    copy_of("golden/quickstart/node-1")
+    copy_of("quickstart", "node-1")
 }
 
-fn copy_of(directory: &str) -> tempfile::TempDir {
+fn copy_of(example: &str, node: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    for (path, bytes) in tree(&root().join(directory)) {
+    for (path, bytes) in tree(&compiled(example).path().join(node)) {
         let path = copy.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
@@ -147,7 +147,7 @@ fn the_program_refuses_other_users() {
 
 #[test]
 fn a_missing_program_is_found_out_before_anything_is_run() {
-    let directory = root().join("golden/quickstart/node-1");
+    let directory = files();
     let packages = [
         (Tool::Ip, "ip", "iproute2"),
         (Tool::Nft, "nft", "nftables"),
@@ -165,7 +165,7 @@ fn a_missing_program_is_found_out_before_anything_is_run() {
             format!("`{name}` is not installed"),
             format!("on Debian: apt-get install {package}"),
         );
-        assert_eq!(refusal(&directory, &lacking(tool)), expected);
+        assert_eq!(refusal(directory.path(), &lacking(tool)), expected);
     }
     // RF201: ethtool is for the userspace datapath only.
     let files = files();
@@ -180,7 +180,7 @@ fn a_missing_program_is_found_out_before_anything_is_run() {
     assert_eq!(refusal(files.path(), &lacking(Tool::Ethtool)), expected);
     // Proxies are for nodes with a router that is one.
     for (tool, name) in [(Tool::Squid, "squid"), (Tool::Haproxy, "haproxy")] {
-        let copy = copy_of("golden/egress-proxies/node-3");
+        let copy = copy_of("egress-proxies", "node-3");
         let expected = (
             Code::ToolMissing,
             format!("`{name}` is not installed"),
@@ -204,12 +204,12 @@ fn only_the_directory_of_one_node_is_applied() {
             "cannot read `DIR/manifest.json`: not a directory",
             NAME_A_NODE,
         ),
+        // A whole tree, and a node as it is kept in Git.
+        (golden.clone(), missing, NAME_A_NODE),
         (
-            // That of the whole tree.
-            golden,
-            "`manifest.json` is not as ringfence writes it: unknown field `ringfence`, expected \
-             one of `version`, `node`, `generation`, `files` at line 3 column 13",
-            RECOMPILE,
+            golden.join("node-1"),
+            missing,
+            "manifests are not kept in Git: run `ringfence compile` where you copy the files from",
         ),
     ];
     for (directory, message, help) in cases {
@@ -223,7 +223,7 @@ fn each_file_is_the_one_of_the_manifest() {
     // RF203: changed, cut off, missing, exchanged for another.
     let files = files();
     let listed: Vec<String> = manifest(files.path()).files.into_keys().collect();
-    assert_eq!(listed.len(), 10);
+    assert_eq!(listed.len(), 9);
     for path in &listed {
         let full = files.path().join(path);
         let good = fs::read(&full).unwrap();
@@ -343,7 +343,7 @@ fn what_is_compiled_is_not_written_through_symbolic_links() {
 const BROKEN_MANIFESTS: &[(&str, &str)] = &[
     ("", "EOF while parsing a value at line 1 column 0"),
     ("{\"version\": 1", "EOF while parsing an object at line 1 column 13"),
-    ("[]", "invalid length 0, expected struct Manifest with 4 elements at line 1 column 2"),
+    ("[]", "invalid length 0, expected struct Manifest with 5 elements at line 1 column 2"),
     ("\u{feff}{}", "expected value at line 1 column 1"),
     ("null", "invalid type: null, expected struct Manifest at line 1 column 4"),
 ];
@@ -359,10 +359,11 @@ fn a_broken_manifest_is_named() {
     }
     fs::write(
         files.path().join("manifest.json"),
-        "{\"version\": 2, \"node\": \"node-1\", \"generation\": \"\", \"files\": {}}",
+        "{\"version\": 1, \"ringfence\": \"\", \"node\": \"node-1\", \"generation\": \"\", \
+         \"files\": {}}",
     )
     .unwrap();
-    let message = "`manifest.json` has the unknown version 2".to_owned();
+    let message = "`manifest.json` has the unknown version 1".to_owned();
     let expected = (Code::NotOutputDirectory, message, RECOMPILE.to_owned());
     assert_eq!(refusal(files.path(), &USER), expected);
 }
@@ -371,13 +372,7 @@ fn a_broken_manifest_is_named() {
 fn every_file_that_is_used_has_to_be_in_the_manifest() {
     let files = files();
     let good = fs::read(files.path().join("manifest.json")).unwrap();
-    let used = [
-        "flows.ofctl",
-        "node.json",
-        "routers/supplier/ruleset.nft",
-        "ruleset.nft",
-        "sourcemap.json",
-    ];
+    let used = ["flows.ofctl", "node.json", "routers/supplier/ruleset.nft", "ruleset.nft"];
     for path in used {
         let mut manifest: Manifest = serde_json::from_slice(&good).unwrap();
         manifest.files.remove(path).unwrap();

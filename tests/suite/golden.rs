@@ -1,9 +1,13 @@
 //! The output of every example, compared byte for byte with `golden/`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 
-use crate::support::{UPDATE, assert_none, compare, directories, ringfence, root, tree};
+use ringfence::artifact::generation::names;
+use ringfence::artifact::layout::is_reviewed;
+use ringfence::dataplane::origin::Cookie;
+
+use crate::support::{UPDATE, assert_none, compare, compiled, directories, ringfence, root, tree};
 
 #[test]
 fn examples_compile_to_the_golden_files() {
@@ -13,11 +17,10 @@ fn examples_compile_to_the_golden_files() {
             continue;
         }
         let name = example.file_name().unwrap().to_str().unwrap();
-        let out = tempfile::tempdir().unwrap();
-        let run = ringfence(&example, &["compile", ".", "-o", out.path().to_str().unwrap()]);
-        assert_eq!(run.status, 0, "{name}: {}", run.stderr);
+        let out = compiled(name);
         let golden = root().join("golden").join(name);
-        let made = tree(out.path());
+        let mut made = tree(out.path());
+        made.retain(|path, _| is_reviewed(path));
         for (path, bytes) in &made {
             wrong.extend(compare(&golden.join(path), bytes));
         }
@@ -64,25 +67,35 @@ fn compile_check_finds_the_golden_files_up_to_date() {
 fn every_cookie_leads_to_the_object_in_the_example() {
     let mut wrong = Vec::new();
     for example in directories(&root().join("golden")) {
-        let sources = root().join("examples").join(example.file_name().unwrap());
-        for node in directories(&example) {
-            let map = fs::read(node.join("sourcemap.json")).unwrap();
-            let map: BTreeMap<String, (String, String)> = serde_json::from_slice(&map).unwrap();
-            let mut used = BTreeSet::new();
+        let name = example.file_name().unwrap().to_str().unwrap();
+        let sources = root().join("examples").join(name);
+        let out = compiled(name);
+        for node in directories(out.path()) {
+            let flows = fs::read_to_string(node.join("flows.ofctl")).unwrap();
+            let names = names(&flows);
+            let mut used = 0;
             for (path, bytes) in tree(&node) {
                 let text = String::from_utf8(bytes).unwrap();
                 for line in text.lines() {
                     let Some((cookie, comment)) = cookie(line) else { continue };
-                    used.insert(cookie.to_owned());
-                    let name = map.get(cookie).map(|(name, _)| name.as_str());
-                    if name.is_none() || comment.is_some_and(|comment| name != Some(comment)) {
+                    used += 1;
+                    let name = Cookie::parse(cookie).and_then(|cookie| names.get(&cookie));
+                    // What else a flow serves stands behind the object.
+                    let object = comment.map(|comment| comment.split(" | ").next().unwrap());
+                    if name.is_none() || object.is_some_and(|object| name != Some(&object)) {
                         wrong.push(format!("{}: {name:?} for {line}", path.display()));
                     }
                 }
             }
-            assert!(!used.is_empty(), "{} has no cookies", node.display());
+            assert!(used > 0, "{} has no cookies", node.display());
+            let places = fs::read(node.join("places.json")).unwrap();
+            let places: serde_json::Value = serde_json::from_slice(&places).unwrap();
+            let places = places["places"].as_object().unwrap();
+            let unplaced = names.values().filter(|name| !places.contains_key(**name));
+            wrong.extend(unplaced.map(|name| format!("{}: {name} has no place", node.display())));
             // A cluster without its section stands nowhere.
-            for (name, place) in map.values().filter(|(_, place)| place != "by default") {
+            let places = places.iter().map(|(name, place)| (name, place.as_str().unwrap()));
+            for (name, place) in places.filter(|(_, place)| *place != "by default") {
                 let mut parts = place.rsplitn(3, ':');
                 let column: usize = parts.next().unwrap().parse().unwrap();
                 let line: usize = parts.next().unwrap().parse().unwrap();
@@ -122,6 +135,12 @@ fn describes(name: &str, text: &str) -> bool {
         // A port of a service, by its number.
         | ("service", [_, _, name, _]) => text.contains(name),
         ("rule", [_, _, verdict, cidr, ..]) => text.starts_with(verdict) && text.contains(cidr),
+        // A policy by its project, its rules by what they have.
+        ("policy", [project, _]) => text.contains(project),
+        ("policy", [_, _, _, "ingress" | "egress", ..]) => {
+            ["from:", "to:", "ports:", "{}"].iter().any(|key| text.contains(key))
+        }
+        ("policies", ["of", project]) => text.contains(project),
         _ => false,
     }
 }

@@ -181,19 +181,22 @@ fn a_hostile_lock_file_ends_in_a_clear_error() {
 }
 
 #[test]
-fn a_hostile_manifest_ends_in_a_clear_error() {
+fn a_hostile_output_ends_in_a_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let example = root().join("examples/quickstart");
     let example = example.to_str().unwrap();
-    let manifest = directory.path().join("manifest.json");
+    let old = directory.path().join("manifest.json");
+    let file = directory.path().join("node-1/node.json");
+    std::fs::create_dir(directory.path().join("node-1")).unwrap();
     let deep = "[".repeat(1 << 20);
     let other = "{\"version\": 1, \"files\": {\"../../etc/passwd\": \"00\"}}".to_owned();
     for text in [deep, "\0".repeat(1 << 20), other] {
-        fs::write(&manifest, text).unwrap();
+        fs::write(&old, &text).unwrap();
+        fs::write(&file, text).unwrap();
         let (status, line) = limited(directory.path(), &["compile", example, "-o", "."]);
         assert_eq!(status, Some(1), "{line}");
         assert!(line.starts_with("error[RF110]: "), "{line}");
-        assert_eq!(tree(directory.path()).len(), 1);
+        assert!(line.ends_with("node-1/node.json` is not a file of ringfence"), "{line}");
     }
 }
 

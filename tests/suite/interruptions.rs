@@ -281,6 +281,28 @@ fn reset() {
     apply(Path::new(OLD), &options(), &Machine).unwrap();
 }
 
+/// Where there are network policies, what went wrong leaves the flows of a generation, or none at all:
+/// so no pod is open that is closed in both.
+fn policies_are_of_one_generation(way: Way, point: usize) {
+    let conjunctions = |directory: &str| {
+        let text = std::fs::read_to_string(format!("{directory}/flows.ofctl")).unwrap();
+        text.contains("conj_id=")
+    };
+    if !conjunctions(OLD) || !conjunctions(NEW) {
+        return;
+    }
+    let is = |script: String| {
+        let output = duct::cmd!("sh", "-c", script).stdout_null().stderr_null().unchecked().run();
+        output.unwrap().status.success()
+    };
+    let same = |directory: &str| {
+        is(format!("ovs-ofctl -O OpenFlow14 diff-flows br0 {directory}/flows.ofctl"))
+    };
+    let none =
+        || !is("ovs-ofctl -O OpenFlow14 dump-flows --no-stats br0 | grep actions=".to_owned());
+    assert!(none() || same(OLD) || same(NEW), "{way:?} {point}: flows of no generation");
+}
+
 fn go_wrong(way: Way, point: usize) -> String {
     let told = if way.kills() {
         let own = std::env::current_exe().unwrap();
@@ -297,6 +319,10 @@ fn go_wrong(way: Way, point: usize) -> String {
     };
     if way == Way::ReadOnly {
         shell(&format!("umount {STATE}"));
+    }
+    // A command that is cut short has no half of a bundle; this way stands for one that has.
+    if way != Way::Halved {
+        policies_are_of_one_generation(way, point);
     }
     let found = match (is_in(OLD), is_in(NEW)) {
         (true, false) => "old",
@@ -325,6 +351,31 @@ whatever_goes_wrong!(
     whatever_goes_wrong_with_limits_is_repaired_too,
     crate::interruptions::limits()
 );
+
+whatever_goes_wrong!(
+    whatever_goes_wrong_network_policies_are_those_of_a_generation,
+    crate::interruptions::policies()
+);
+
+/// A policy goes, one comes, one allows less, and a pod comes that it is about.
+fn policies() -> Node {
+    let new = changed_example(
+        "network-policies",
+        &[
+            ("    name: metrics\n", "    name: metrics-of-all\n"),
+            (
+                "        ports: [{port: 5432}, {port: 5433, endPort: 5439}]",
+                "        ports: [{port: 5432}]",
+            ),
+            (
+                "      - {name: db-0, node: node-1, labels: {tier: data}}\n",
+                "      - {name: db-0, node: node-1, labels: {tier: data}}\n      - {name: db-1, node: \
+                 node-1, labels: {tier: data}}\n",
+            ),
+        ],
+    );
+    Node::between(example("network-policies"), new)
+}
 
 /// One limit is added, one is changed, one is removed, of what pods send and of what they receive.
 fn limits() -> Node {

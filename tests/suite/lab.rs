@@ -188,6 +188,7 @@ examples! {
     gateway_bridge_runs = "gateway-bridge",
     gitops_runs = "gitops",
     multicast_runs = "multicast",
+    network_policies_run = "network-policies",
     node_ports_run = "node-ports",
     quickstart_runs = "quickstart",
     router_service_runs = "router-service",

@@ -7,6 +7,7 @@ mod apply;
 mod bandwidth;
 mod confirm;
 mod connections;
+mod contract;
 mod diagnostics;
 mod endpoints;
 mod failover;
@@ -21,6 +22,7 @@ mod interruptions;
 mod lab;
 mod layers;
 mod names;
+mod network_policies;
 mod node_access;
 mod node_ports;
 mod nothing;
@@ -35,6 +37,9 @@ mod rollout;
 mod router_cases;
 mod router_services;
 mod routers;
+#[path = "../../benches/scale/world.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+mod scale;
 mod schema;
 mod sctp;
 mod signatures;

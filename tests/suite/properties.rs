@@ -341,7 +341,7 @@ fn check_endpoints(
     let model = fabric.model;
     let vnid = |project| model.vnid(project).get();
     let (own, theirs) = (vnid(model.project(from)), vnid(model.intent()[service].project));
-    let near = !model.isolates() || own == theirs || own == 0 || theirs == 0;
+    let near = !model.mode().compares_vnids() || own == theirs || own == 0 || theirs == 0;
     let (node, protocol) = (model.node(from), port.protocol);
     let frame = from_tenant(model, from, ip(model, from, address, (protocol, port.port.get())));
     let choices = 0..port.endpoints.len();
@@ -550,7 +550,7 @@ pub(crate) fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Ve
     let mut all = BTreeMap::new();
     for (id, node) in model.intent().nodes() {
         for (path, bytes) in renderer.node(id, &Plan::of(&common, id).unwrap()).unwrap().files {
-            if !["sourcemap.json", "manifest.json"].contains(&path.as_str()) {
+            if ringfence::artifact::layout::is_reviewed(path.as_ref()) {
                 all.insert(format!("{}/{path}", node.name), bytes);
             }
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::lab::{example, live};
 use crate::names::Server;
-use crate::support::{NOW, PROGRAM, Run, directories, ringfence, root};
+use crate::support::{NOW, PROGRAM, Run, compiled, directories, ringfence, root};
 use ringfence::files::write_atomically;
 
 /// Every block of commands, by its document and its first line, with the test that runs it.
@@ -40,7 +40,7 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ),
     (
         "README.md",
-        "$ ringfence explain 0x26e2d0bc0318827e --out golden/quickstart",
+        "$ ringfence explain 0x26e2d0bc0318827e examples/quickstart",
         "the_commands_of_the_readme_print_what_it_says",
     ),
     (
@@ -306,9 +306,10 @@ fn the_timer_of_the_readme_proposes_new_addresses() {
 #[test]
 fn the_loop_that_signs_signs_every_node() {
     let desk = Desk::new();
-    let golden = root().join("golden/quickstart").display().to_string();
+    let compiled = compiled("quickstart");
+    let from = compiled.path().display();
     desk.done(&format!(
-        "cp -r {golden} out; mkdir ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519"
+        "cp -r {from} out; mkdir ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519"
     ));
     desk.done(&script_of("SECURITY.md", "for manifest in out/*/manifest.json; do"));
     for node in directories(&desk.work().join("out")) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::generations::{NEW, Node, OLD};
-use crate::support::{Run, ringfence, root};
+use crate::support::{Run, compiled, ringfence};
 
 /// Keys, and a node's files that can be spoilt.
 struct Desk {
@@ -23,8 +23,9 @@ impl Desk {
         let public = |name: &str| fs::read_to_string(desk.path(&format!("{name}.pub"))).unwrap();
         let signers = format!("# who may sign\n\n{}{}", public("alice"), public("bob"));
         fs::write(desk.path("signers"), signers).unwrap();
-        let files = root().join("golden/quickstart/node-1");
-        duct::cmd!("cp", "-r", files, desk.path("node-1")).run().unwrap();
+        let out = compiled("quickstart");
+        duct::cmd!("cp", "-r", out.path().join("node-1"), desk.path("node-1")).run().unwrap();
+        duct::cmd!("cp", "-r", out.path().join("node-2"), desk.path("node-2")).run().unwrap();
         desk
     }
 
@@ -97,7 +98,7 @@ fn only_what_a_pinned_key_signed_is_looked_at() {
         assert!(!run.stderr.contains("RF218"), "{}", run.stderr);
     }
     // A signature of another manifest, though of a good key.
-    let other = root().join("golden/quickstart/node-2/manifest.json");
+    let other = desk.path("node-2/manifest.json");
     let copy = desk.path("manifest.json");
     fs::copy(other, &copy).unwrap();
     desk.sign("alice", "ringfence", &copy);
@@ -108,9 +109,8 @@ fn only_what_a_pinned_key_signed_is_looked_at() {
     fs::write(&manifest, "[[[").unwrap();
     assert_eq!(desk.refusal(), refused("is not what was signed"));
     // The signature covers every file by its digest.
-    duct::cmd!("cp", root().join("golden/quickstart/node-1/manifest.json"), &manifest)
-        .run()
-        .unwrap();
+    let out = compiled("quickstart");
+    fs::copy(out.path().join("node-1/manifest.json"), &manifest).unwrap();
     fs::write(desk.path("node-1/flows.ofctl"), "priority=1,actions=normal\n").unwrap();
     let expected = "error[RF203]: `flows.ofctl` is not the file that the manifest names";
     assert_eq!(desk.refusal(), expected);

@@ -45,6 +45,15 @@ pub(crate) fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
     }
 }
 
+/// The output of an example, with what is not kept in Git.
+pub(crate) fn compiled(example: &str) -> tempfile::TempDir {
+    let out = tempfile::tempdir().unwrap();
+    let sources = root().join("examples").join(example);
+    let run = ringfence(&sources, &["compile", ".", "-o", out.path().to_str().unwrap()]);
+    assert_eq!(run.status, 0, "{example}: {}", run.stderr);
+    out
+}
+
 /// Waits until something is so: for minutes, since the machine may have other things to do.
 pub(crate) fn until(what: &str, mut ready: impl FnMut() -> bool) {
     const PATIENCE: Duration = Duration::from_mins(5);

@@ -240,10 +240,20 @@ impl World {
             ("egressRouters", routers),
             ("egressIPs", egress_ips),
         ];
-        if !global.is_empty() {
-            sections.push(("global", global));
-        }
+        let optional = [("nodeServices", self.reached_by_nodes()), ("global", global)];
+        sections.extend(optional.into_iter().filter(|(_, entries)| !entries.is_empty()));
         sections
+    }
+
+    /// Whose services the nodes reach, where not all: in half of the worlds.
+    fn reached_by_nodes(&self) -> Vec<String> {
+        if self.subnet_mode || self.nodes.is_multiple_of(2) {
+            return Vec::new();
+        }
+        (0..self.projects.len())
+            .filter(|project| self.bridges >> (project % 8) & 1 == 1)
+            .map(|project| format!("project-{project}"))
+            .collect()
     }
 
     fn node(&self, number: usize) -> String {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::matches::write_address;
 use super::matches::write_mac;
 use super::{write_byte, write_hex, write_number};
-use crate::pipeline::{OfPort, Register, SERVICE_ZONE, Table};
+use crate::pipeline::{OfPort, POLICY_ZONE, Register, SERVICE_ZONE, Table};
 use crate::value::Mac;
 
 /// The longest note that [`Action::Note`] pads to. A note's action has a header of ten bytes and
@@ -35,6 +35,22 @@ pub enum Action {
     /// Tracks the packet among the connections to services, translates it as its connection was
     /// committed, and goes on in any table.
     Track(Table),
+    /// Tracks the packet among the connections of pods that network policies select, and goes on in
+    /// any table.
+    TrackForPolicies(Table),
+    /// Remembers the connection among those of pods that network policies select, and goes on.
+    CommitForPolicies,
+    /// The packet meets one dimension of a conjunction. With all of its dimensions, it is looked up
+    /// once more in the same table, as one for which [`PolicyState::Met`](super::PolicyState::Met)
+    /// holds.
+    Conjunction {
+        /// The number of the conjunction.
+        id: u32,
+        /// Which dimension, from 1.
+        dimension: u8,
+        /// How many dimensions there are, at least 2.
+        of: u8,
+    },
     /// Forgets what tracking found, so that a changed packet can be tracked anew: the kernel's
     /// datapath looks for no other connection in a zone that it has just been through.
     ForgetConnection,
@@ -105,6 +121,9 @@ impl Action {
                 write_number(out, SERVICE_ZONE.into());
                 out.extend_from_slice(b",nat)");
             }
+            Self::TrackForPolicies(_) | Self::CommitForPolicies | Self::Conjunction { .. } => {
+                self.write_of_policies(out);
+            }
             Self::ForgetConnection => out.extend_from_slice(b"ct_clear"),
             Self::Meter(id) => {
                 out.extend_from_slice(b"meter:");
@@ -157,6 +176,34 @@ impl Action {
                     write_byte(out, bytes.get(number).copied().unwrap_or(0));
                 }
             }
+        }
+    }
+
+    /// What network policies alone need.
+    fn write_of_policies(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::TrackForPolicies(table) => {
+                out.extend_from_slice(b"ct(table=");
+                write_number(out, table.number().into());
+                out.extend_from_slice(b",zone=");
+                write_number(out, POLICY_ZONE.into());
+                out.push(b')');
+            }
+            Self::CommitForPolicies => {
+                out.extend_from_slice(b"ct(commit,zone=");
+                write_number(out, POLICY_ZONE.into());
+                out.push(b')');
+            }
+            Self::Conjunction { id, dimension, of } => {
+                out.extend_from_slice(b"conjunction(");
+                write_number(out, (*id).into());
+                out.push(b',');
+                write_number(out, (*dimension).into());
+                out.push(b'/');
+                write_number(out, (*of).into());
+                out.push(b')');
+            }
+            _ => {}
         }
     }
 }

@@ -32,6 +32,23 @@ pub struct Bucket {
     pub port: Option<u16>,
 }
 
+/// A group that several bridges have alike, printed once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrintedGroup<'m> {
+    /// The group.
+    pub group: Group<'m>,
+    /// Its line.
+    pub line: Vec<u8>,
+}
+
+impl<'m> From<Group<'m>> for PrintedGroup<'m> {
+    fn from(group: Group<'m>) -> Self {
+        let mut line = Vec::new();
+        group.write_line(&mut line);
+        Self { group, line }
+    }
+}
+
 impl Group<'_> {
     /// The largest number that a group or bucket may have, less one (`OFPG_MAX`).
     pub const LAST: u32 = 0xffff_fefe;

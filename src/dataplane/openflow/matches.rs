@@ -23,6 +23,10 @@ pub struct Match {
     pub source: Option<u32>,
     /// The VNID of the destination, in reg1.
     pub destination: Option<u32>,
+    /// The port of the destination, in reg2.
+    pub output: Option<OfPort>,
+    /// What network policies have found so far.
+    pub policy: Option<PolicyState>,
     /// Which part of the copies of a multicast packet is next, in reg3.
     pub part: Option<u32>,
     /// The address of the node that sent the packet through a tunnel.
@@ -44,6 +48,25 @@ pub enum CtState {
     New,
     /// It goes the other way than the connection began.
     Reply,
+    /// It is an error about a connection.
+    Related,
+}
+
+/// What network policies have found of a packet so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyState {
+    /// A policy selects the sender: reg4 has the lowest bit.
+    SenderSelected,
+    /// A policy selects the sender, and none isolates what it sends: reg4 is 1.
+    SenderOpen,
+    /// A policy selects the receiver, and none isolates what it gets: reg5 is 1.
+    ReceiverOpen,
+    /// It was tracked on this node: reg6 is 1.
+    Tracked,
+    /// The other end may be a pod: reg7 is 0.
+    MayBePod,
+    /// It meets all dimensions of the conjunction of this number.
+    Met(u32),
 }
 
 /// What a frame holds.
@@ -65,6 +88,8 @@ pub struct ArpMatch {
     pub spa: Option<Ipv4Net>,
     /// The target's IP address.
     pub tpa: Option<Ipv4Net>,
+    /// Bits of the target's IP address, in place of `tpa`.
+    pub tpa_bits: Option<MaskedAddress>,
     /// The sender's Ethernet address.
     pub sha: Option<Mac>,
     /// Whether it must be a request.
@@ -82,6 +107,40 @@ pub struct IpMatch {
     pub l4: L4,
     /// Whether it is a fragment.
     pub fragment: Option<Fragment>,
+    /// Bits of the source or destination address, in place of `src` or `dst`.
+    pub bits: Option<AddressBits>,
+}
+
+/// Some bits of the address of one end of a packet, which needn't be the first ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddressBits {
+    /// Of the source.
+    Source(MaskedAddress),
+    /// Of the destination.
+    Destination(MaskedAddress),
+}
+
+/// Addresses whose bits under the mask have this value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MaskedAddress {
+    /// The bits that count.
+    pub value: Ipv4Addr,
+    /// Which bits count.
+    pub mask: Ipv4Addr,
+}
+
+impl MaskedAddress {
+    /// One address.
+    #[must_use]
+    pub fn exact(address: Ipv4Addr) -> Self {
+        Self { value: address, mask: Ipv4Addr::BROADCAST }
+    }
+
+    /// Whether the address is one of these.
+    #[must_use]
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        address & self.mask == self.value
+    }
 }
 
 /// Conditions on the transport protocol.
@@ -172,11 +231,16 @@ impl Match {
             out.extend_from_slice(b",pkt_mark=");
             write_hex(out, mark.into());
         }
+        if let Some(PolicyState::Met(id)) = self.policy {
+            out.extend_from_slice(b",conj_id=");
+            write_number(out, id.into());
+        }
         if let Some(state) = self.ct {
             out.extend_from_slice(match state {
                 CtState::Untracked => b",ct_state=-trk",
                 CtState::New => b",ct_state=+new+trk",
                 CtState::Reply => b",ct_state=+rpl+trk",
+                CtState::Related => b",ct_state=+rel+trk",
             });
         }
         match &self.packet {
@@ -193,6 +257,7 @@ impl Match {
         for (register, value) in [
             (Register::Source, self.source),
             (Register::Destination, self.destination),
+            (Register::Port, self.output.map(|port| port.get().into())),
             (Register::Part, self.part),
         ] {
             if let Some(value) = value {
@@ -206,6 +271,14 @@ impl Match {
                     write_hex(out, value.into());
                 }
             }
+        }
+        match self.policy {
+            None | Some(PolicyState::Met(_)) => {}
+            Some(PolicyState::SenderSelected) => out.extend_from_slice(b",reg4=0x1/0x1"),
+            Some(PolicyState::SenderOpen) => out.extend_from_slice(b",reg4=0x1"),
+            Some(PolicyState::ReceiverOpen) => out.extend_from_slice(b",reg5=0x1"),
+            Some(PolicyState::Tracked) => out.extend_from_slice(b",reg6=0x1"),
+            Some(PolicyState::MayBePod) => out.extend_from_slice(b",reg7=0"),
         }
         if let Some(address) = self.tunnel_source {
             out.extend_from_slice(b",tun_src=");
@@ -222,11 +295,21 @@ impl Match {
             out.extend_from_slice(b",dl_src=");
             write_mac(out, mac);
         }
-        match &self.packet {
+        self.packet.write_conditions(out);
+    }
+}
+
+impl Packet {
+    /// Appends what has to hold inside of the frame.
+    fn write_conditions(&self, out: &mut Vec<u8>) {
+        match self {
             Packet::Any => {}
-            Packet::Arp(ArpMatch { spa, tpa, sha, request }) => {
+            Packet::Arp(ArpMatch { spa, tpa, tpa_bits, sha, request }) => {
                 write_network(out, b",arp_spa=", *spa);
                 write_network(out, b",arp_tpa=", *tpa);
+                if let Some(bits) = tpa_bits {
+                    write_bits(out, b",arp_tpa=", *bits);
+                }
                 if *request {
                     out.extend_from_slice(b",arp_op=1");
                 }
@@ -235,9 +318,15 @@ impl Match {
                     write_mac(out, *mac);
                 }
             }
-            Packet::Ip(IpMatch { src, dst, l4, fragment }) => {
+            Packet::Ip(IpMatch { src, dst, l4, fragment, bits }) => {
                 write_network(out, b",nw_src=", *src);
+                if let Some(AddressBits::Source(bits)) = bits {
+                    write_bits(out, b",nw_src=", *bits);
+                }
                 write_network(out, b",nw_dst=", *dst);
+                if let Some(AddressBits::Destination(bits)) = bits {
+                    write_bits(out, b",nw_dst=", *bits);
+                }
                 out.extend_from_slice(match fragment {
                     None => b"",
                     Some(Fragment::First) => b",nw_frag=first",
@@ -270,6 +359,15 @@ fn write_network(out: &mut Vec<u8>, key: &[u8], network: Option<Ipv4Net>) {
     if network.prefix_len() < 32 {
         out.push(b'/');
         write_number(out, network.prefix_len().into());
+    }
+}
+
+fn write_bits(out: &mut Vec<u8>, key: &[u8], bits: MaskedAddress) {
+    out.extend_from_slice(key);
+    write_address(out, bits.value);
+    if bits.mask != Ipv4Addr::BROADCAST {
+        out.push(b'/');
+        write_address(out, bits.mask);
     }
 }
 

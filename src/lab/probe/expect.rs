@@ -47,6 +47,8 @@ pub enum Want {
         /// The address that it arrives at.
         at: Option<SocketAddrV4>,
     },
+    /// It is answered at one of these addresses, or vanishes, as a service chooses.
+    Among(BTreeSet<SocketAddrV4>),
     /// Whoever gets it refuses it.
     Refusal,
     /// It vanishes.
@@ -87,7 +89,13 @@ impl Seen {
     #[must_use]
     pub fn is(&self, want: &Want) -> bool {
         match (self, want) {
-            (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence) => true,
+            (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence | Want::Among(_)) => {
+                true
+            }
+            (Self::Answer { at, .. }, Want::Among(all)) => {
+                // Who answers datagrams can't tell the address that they came to.
+                at.starts_with("0.0.0.0:") || all.iter().any(|one| one.to_string() == *at)
+            }
             (Self::Copies(got), Want::Copies(want)) => got == want,
             // A machine with other things to do is no exact clock.
             (Self::Rate(got), Want::Rate { bits, .. }) => {
@@ -119,6 +127,10 @@ impl Want {
                 &at.unwrap_or(to).to_string(),
                 to,
             ),
+            Self::Among(all) => {
+                let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+                format!("answered by {} or dropped", all.join(" or "))
+            }
             Self::Refusal => "refused".to_owned(),
             Self::Silence => "dropped".to_owned(),
             Self::Copies(names) => copies(names),

@@ -83,9 +83,13 @@ impl Planner<'_> {
             Place::Tenant(tenant) => Some(model.endpoint(tenant).address)
                 .filter(|_| !backends.iter().any(|(pod, _)| is_client(*pod))),
             // The node stands for whoever comes to it.
-            Place::Node(_) | Place::Outside => Some(model.gateway(node)),
+            Place::Node(at) if at == node => Some(model.gateway(node)),
+            Place::Node(_) | Place::Outside => Some(model.node_port_source(node)),
         };
-        let want = if reach.allowed() {
+        let want = if reach.sometimes {
+            let from = if outer { From::Outside } else { from };
+            self.among(from, Some(node), protocol, backends)
+        } else if reach.allowed() {
             let to = only.filter(|_| protocol != Protocol::Udp);
             Want::Answer { seen_as, at: to.map(|(pod, p)| SocketAddrV4::new(at(pod), p.get())) }
         } else if reach.refused {

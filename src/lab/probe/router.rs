@@ -7,6 +7,7 @@ use super::{ODD_PORT, OUTSIDE_PORT, Place, Planner, Probe, Want, port};
 use crate::intent::{EgressRouter, RouterId, RouterMode, Site, Upstream, Verdict};
 use crate::lab::names;
 use crate::model::Tenant;
+use crate::spec::Mode;
 use crate::value::Protocol;
 use crate::value::{HostName, Port, StringValue as _};
 use crate::verify::reach::{From, Packet, To, reach};
@@ -29,18 +30,26 @@ impl Planner<'_> {
                 protocol: Protocol::Tcp,
                 port: Port::DNS,
             };
-            let reach = reach(self.model, &packet);
+            let way = reach(self.model, &packet);
             let global = self.model.vnid(found.project).get() == 0;
-            if global || !seen.insert((reach.allowed(), found.node.index())) {
+            if global || !seen.insert((way.allowed(), found.node.index())) {
                 continue;
             }
             let mut strange: BTreeSet<(Protocol, u16)> = BTreeSet::new();
             for Entry { protocol, port, fetch, want, what } in &entries {
+                // Network policies may open some ports of it.
+                let Ok(number) = Port::new((*port).into()) else { continue };
+                let packet = Packet { protocol: *protocol, port: number, ..packet };
+                let reach = reach(self.model, &packet);
                 // Nobody of another project gets as far as what the proxy is asked for.
                 if !reach.allowed() && !strange.insert((*protocol, *port)) {
                     continue;
                 }
-                let what = if reach.allowed() { what } else { "of another project" };
+                let what = match self.model.mode() {
+                    _ if reach.allowed() => what,
+                    Mode::Networkpolicy => "by policies",
+                    Mode::Subnet | Mode::Multitenant => "of another project",
+                };
                 let want = if reach.allowed() { want.clone() } else { Want::Silence };
                 let name = self.name(source);
                 if *protocol == Protocol::Sctp {

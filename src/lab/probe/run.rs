@@ -245,6 +245,15 @@ impl Lab {
             };
             behind.extend(port.backends.iter().map(at));
         }
+        // What policies are about needs no service.
+        let pods = intent.pods().map(|(id, _)| Tenant::Pod(id));
+        let pods: BTreeMap<Ipv4Addr, Place> =
+            pods.map(|pod| (self.model.endpoint(pod).address, Place::Tenant(pod))).collect();
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Answer { .. })) {
+            if let Some(place) = pods.get(probe.to.ip()) {
+                behind.insert((*place, transport(probe.protocol), probe.to.port()));
+            }
+        }
         for (place, transport, number) in behind {
             // What comes to a router goes on, or to its proxy.
             let is_router = matches!(place, Place::Tenant(Tenant::Router(_)));
@@ -316,13 +325,12 @@ impl Lab {
         let nodes: Vec<NodeId> = self.model.intent().nodes().map(|(id, _)| id).collect();
         for from in &nodes {
             for to in nodes.iter().filter(|to| *to != from) {
-                // A node takes nothing from another by the tunnel; its pods do. Where neither has any,
-                // nothing goes between the two.
-                let mut pods = self.model.intent().pods();
-                let Some((pod, _)) = pods.find(|(_, pod)| pod.node == *to) else { continue };
-                let address = self.model.endpoint(Tenant::Pod(pod)).address;
+                // A node takes nothing from another by the tunnel; its pods do, unless policies forbid
+                // it. Where nobody may, nothing goes between the two.
+                let Some((place, pod)) = self.across(*from, *to) else { continue };
+                let address = self.model.endpoint(pod).address;
                 let address = SocketAddrV4::new(address, port(POD_PORT));
-                let agent = agent(agents, Place::Node(*from))?;
+                let agent = agent(agents, place)?;
                 loop {
                     agent.send(&request(0, Transport::Tcp, address, Duration::from_secs(3)))?;
                     if let Reply::Answered { .. } = agent.receive()? {

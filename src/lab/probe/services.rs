@@ -53,7 +53,9 @@ impl Planner<'_> {
         let endpoints = found.map(|port| port.endpoints.as_slice()).unwrap_or_default();
         let is_client = |tenant| client == Place::Tenant(tenant);
         let mut fetch = None;
-        let want = if reach.allowed() && !endpoints.is_empty() {
+        let want = if reach.sometimes {
+            self.among(from, None, protocol, backends)
+        } else if reach.allowed() && !endpoints.is_empty() {
             let seen_as = match client {
                 Place::Node(node) => intent[node].address,
                 Place::Tenant(tenant) => self.model.seen_outside_as(tenant),

@@ -80,11 +80,11 @@ impl Contract<'_> {
         let others = &[
             "outside",
             "mtu=$(",
-            "ip link add \"$host\" type veth peer name macvlan0",
+            "ip link add \"$host\" type veth peer name net1",
             "[ ! -e /proc/sys/net/ipv6 ] || [ ",
             "ip link set dev \"$host\" mtu \"$mtu\"",
-            "ip -n \"$netns\" link set dev macvlan0",
-            "ip netns exec \"$netns\" ethtool -K macvlan0",
+            "ip -n \"$netns\" link set dev net1",
+            "ip netns exec \"$netns\" ethtool -K net1",
         ];
         let features = self.meaning.features;
         let links: Vec<Command> = files

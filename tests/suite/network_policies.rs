@@ -1,0 +1,13 @@
+//! Mode `networkpolicy`: what policies mean, what the flows and Open vSwitch make of them, how many flows
+//! that takes, and what real packets do.
+
+mod cases;
+mod counts;
+mod explain;
+mod live;
+mod meaning;
+mod mutations;
+mod recipes;
+mod rollout;
+mod traces;
+mod worlds;
