@@ -242,7 +242,7 @@ fn report(summary: &Summary, out: &Path) -> Report {
             format!("{:?}, {}: {}", finding.lemma, finding.lemma.title(), finding.why);
         if let Some(frame) = &finding.frame {
             message = format!(
-                "{message}; on node {}, {frame} is {}, and must be {}",
+                "{message}; on node {}, {frame}: it {}, and by the desired state it {}",
                 finding.node, finding.got, finding.want
             );
         }

@@ -13,7 +13,7 @@ mod tunnels;
 pub mod wiring;
 
 use crate::diagnostic::Place;
-use crate::proof::engine::cube::{Cube, Set};
+use crate::proof::engine::cube::{Cube, Sender, Set};
 use crate::proof::engine::run::{End, Leaf};
 use crate::proof::frame::{FIELDS, Field, Point, Range, frag, kind, meet, proto};
 use crate::proof::meaning::{Meaning, Node};
@@ -180,8 +180,8 @@ pub struct Contract<'m> {
     known: senders::Known,
 }
 
-/// The most faults of one node that are kept.
-const KEPT: usize = 64;
+/// The most faults of one lemma and node that are kept.
+const KEPT: usize = 8;
 
 impl<'m> Contract<'m> {
     /// The contract of a node.
@@ -279,16 +279,21 @@ impl<'m> Contract<'m> {
         why: String,
         place: Option<Place>,
     ) {
-        if self.faults.len() == KEPT {
+        if self.is_full(lemma) {
             self.more += 1;
             return;
         }
-        let frame = Some(self.point(leaf.cube, at));
+        let frame = Some(self.point(leaf.cube, at, got));
         self.faults.push(Fault { lemma, frame, got, want, why, place, flow: leaf.flow });
     }
 
+    /// Whether enough faults of a lemma are kept.
+    fn is_full(&self, lemma: Lemma) -> bool {
+        self.faults.iter().filter(|fault| fault.lemma == lemma).count() >= KEPT
+    }
+
     /// The first frame of a cell, or of a whole leaf.
-    fn point(&self, cube: &Cube, at: Option<(&Cell<'_>, Option<usize>)>) -> Point {
+    fn point(&self, cube: &Cube, at: Option<(&Cell<'_>, Option<usize>)>, got: Outcome) -> Point {
         let mut point = [0; FIELDS];
         for field in Field::ALL {
             point[field as usize] = cube.get(field).0;
@@ -298,7 +303,9 @@ impl<'m> Contract<'m> {
         for field in [Field::Reg0, Field::Reg1, Field::Reg2, Field::Reg3] {
             put(field, 0);
         }
-        let sender = cube.each_sender().next();
+        // To its own port, a bridge sends nothing back.
+        let other = |sender: &Sender| got != Outcome::Port(sender.in_port.0);
+        let sender = cube.each_sender().find(other).or_else(|| cube.each_sender().next());
         if let Some(sender) = sender {
             put(Field::InPort, sender.in_port.0);
             put(Field::DlSrc, sender.dl_src.0);
@@ -409,9 +416,8 @@ fn outcome(leaf: &Leaf<'_>) -> Outcome {
     match leaf.ends {
         [] => Outcome::Drop,
         [End::Port(port)] if plain => {
-            let own = leaf.cube.senders.is_none()
-                && leaf.cube.get(Field::InPort) == (*port, *port)
-                && !memory.forgot_in_port;
+            let from_there = |sender: Sender| sender.in_port == (*port, *port);
+            let own = !memory.forgot_in_port && leaf.cube.each_sender().all(from_there);
             // A bridge never sends a frame back to where it came from.
             if own { Outcome::Drop } else { Outcome::Port(*port) }
         }

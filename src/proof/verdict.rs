@@ -182,7 +182,7 @@ fn finding(
 ) -> Finding {
     let node = &meaning.nodes[index];
     let shown = |outcome: Outcome| match outcome {
-        Outcome::Drop => "dropped".to_owned(),
+        Outcome::Drop => "is dropped".to_owned(),
         Outcome::Port(2) => "leaves by tun0".to_owned(),
         Outcome::Port(port) => {
             let found = node.workloads.iter().find(|workload| workload.port == port);

@@ -42,7 +42,7 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 32] = [
+const ELSEWHERE: [(Code, &str); 33] = [
     (Code::NoMeaning, "proof.rs"),
     (Code::NotSigned, "signatures.rs"),
     (Code::SignersUnusable, "signatures.rs"),

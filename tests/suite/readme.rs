@@ -168,7 +168,7 @@ fn the_commands_of_the_readme_print_what_it_says() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 2);
+    assert_eq!(shown, 3);
 }
 
 /// A directory in which scripts of the documents run as they are.

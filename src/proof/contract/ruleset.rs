@@ -256,7 +256,7 @@ impl Contract<'_> {
             shown(want),
             if lines.is_empty() { "none".to_owned() } else { lines.join(", ") }
         );
-        if self.faults.len() >= super::KEPT {
+        if self.is_full(Lemma::L10) {
             self.more += 1;
             return;
         }
