@@ -230,13 +230,13 @@ impl<'m> Contract<'m> {
         }
         if cube.senders.is_none() {
             match cube.get(Field::InPort) {
-                (1, 1) => return self.from_tunnels(leaf, got),
-                (2, 2) => return self.from_host(leaf, got),
+                (1, 1) => return self.tunnel_frames(leaf, got),
+                (2, 2) => return self.host_frames(leaf, got),
                 (3, 3) if self.node.gateway_bridge => return,
                 _ => {}
             }
         }
-        self.from_workloads(leaf, got);
+        self.workload_frames(leaf, got);
     }
 
     /// The engine can't tell where this goes: unless no meaning can be there, nothing is proven.

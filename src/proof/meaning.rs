@@ -121,6 +121,7 @@ pub struct Rule {
 
 /// What is there of which no lemma speaks yet.
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one section of the desired state")]
 pub struct Features {
     /// Services with an address.
     pub services: bool,

@@ -330,7 +330,7 @@ fn no_break_that_changes_anything_is_missed() {
     let (nodes, every, most) = match wanted.as_deref() {
         Some("all") => (99, 1, usize::MAX),
         Some(number) => (99, 20_000 / number.parse::<usize>().unwrap().max(1), 100_000),
-        None => (1, 23, 5000),
+        None => (1, 17, 5000),
     };
     let mut tally = Tally::default();
     let mut count = 0usize;

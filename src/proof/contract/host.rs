@@ -22,7 +22,7 @@ enum Voice {
 
 impl Contract<'_> {
     /// What comes by `tun0`.
-    pub(super) fn from_host(&mut self, leaf: &Leaf<'_>, got: Outcome) {
+    pub(super) fn host_frames(&mut self, leaf: &Leaf<'_>, got: Outcome) {
         let src = leaf.cube.get(Field::Src);
         let mark = leaf.cube.get(Field::Mark);
         // Forgotten with the mark is which one it was.

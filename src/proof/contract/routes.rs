@@ -15,7 +15,7 @@ impl Contract<'_> {
     ) {
         let first = self.known.workloads.first().copied();
         let want = match class {
-            Class::Gateway => return self.to_gateway(leaf, cell, first, got, Outcome::Port(2)),
+            Class::Gateway => return self.gateway_route(leaf, cell, first, got, Outcome::Port(2)),
             Class::Workload(to) => return self.own_delivery(leaf, cell, to, got),
             Class::Outside if cell.kind == kind::IP => return self.leaving(leaf, cell, got),
             Class::Service | Class::Multicast if self.is_for_others(cell, class) => return,
@@ -46,7 +46,7 @@ impl Contract<'_> {
     }
 
     /// What is for the node's gateway: anything but the port of the tunnels.
-    pub(super) fn to_gateway(
+    pub(super) fn gateway_route(
         &mut self,
         leaf: &Leaf<'_>,
         cell: &Cell<'_>,

@@ -276,7 +276,9 @@ impl<'t> Hooks<'t> {
         for chain in &table.chains {
             hooks.entry(chain.hook.as_str()).or_default().push(chain);
         }
-        hooks.values_mut().for_each(|chains| chains.sort_by_key(|chain| chain.priority));
+        for chains in hooks.values_mut() {
+            chains.sort_by_key(|chain| chain.priority);
+        }
         Self(hooks)
     }
 

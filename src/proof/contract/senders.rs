@@ -20,7 +20,7 @@ pub(super) struct Known {
 
 impl Contract<'_> {
     /// What comes by ports that are not the bridge's own.
-    pub(super) fn from_workloads(&mut self, leaf: &Leaf<'_>, got: Outcome) {
+    pub(super) fn workload_frames(&mut self, leaf: &Leaf<'_>, got: Outcome) {
         // What egress routers send to the gateway bridge is said by their lemma.
         if self.node.gateway_bridge && got == Outcome::Port(3) {
             return;

@@ -6,7 +6,7 @@ use crate::proof::frame::{Field, kind};
 
 impl Contract<'_> {
     /// What comes by `vxlan0`.
-    pub(super) fn from_tunnels(&mut self, leaf: &Leaf<'_>, got: Outcome) {
+    pub(super) fn tunnel_frames(&mut self, leaf: &Leaf<'_>, got: Outcome) {
         let known = leaf.cube.tunnel.ranges().map(|(first, last)| {
             let ends = &self.meaning.tunnel_ends;
             let begin = ends.partition_point(|end| *end < first);
@@ -46,7 +46,7 @@ impl Contract<'_> {
     ) {
         let features = self.meaning.features;
         match class {
-            Class::Gateway => self.to_gateway(leaf, cell, None, got, Outcome::Port(2)),
+            Class::Gateway => self.gateway_route(leaf, cell, None, got, Outcome::Port(2)),
             Class::Workload(to) => self.delivery(leaf, cell, to, vnids, got),
             Class::Multicast if features.multicast && cell.kind == kind::IP => {}
             // Which pods send these by this node is said by the lemma of egress IPs.

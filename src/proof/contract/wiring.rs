@@ -322,7 +322,7 @@ impl Contract<'_> {
             };
             // The patch to the gateway bridge is the business of another lemma.
             let patch = bridges && text.contains("patch-uplink");
-            !known.contains(text) && !always.iter().any(|form| same(&form)) && !patch
+            !known.contains(text) && !always.iter().any(same) && !patch
         };
         let refuse = |command: &Command| {
             Unread::new(file, command.line, "a command that has no meaning here")

@@ -156,6 +156,7 @@ impl Sender {
 
 /// What the pipeline remembers of a frame beside its fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one fact about a frame")]
 pub struct Memory {
     /// The other end of the tunnel that it is to take.
     pub tunnel_to: Option<u64>,
@@ -274,7 +275,9 @@ impl Cube {
     pub fn load(&mut self, field: Field, number: u64) {
         if self.listed(field) {
             let mut list: Vec<Sender> = self.each_sender().collect();
-            list.iter_mut().for_each(|sender| sender.set(field, (number, number)));
+            for sender in &mut list {
+                sender.set(field, (number, number));
+            }
             self.senders = Some(list.into());
         } else {
             self.fields[field as usize] = (number, number);

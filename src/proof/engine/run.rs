@@ -255,12 +255,11 @@ fn alike(
         digest(cube, &mut hasher);
         let candidates = by_digest.entry(hasher.finish()).or_default();
         let found = candidates.iter().find(|group| equal(&cubes[groups[**group][0]], cube));
-        match found {
-            Some(group) => groups[*group].push(index),
-            None => {
-                candidates.push(groups.len());
-                groups.push(vec![index]);
-            }
+        if let Some(group) = found {
+            groups[*group].push(index);
+        } else {
+            candidates.push(groups.len());
+            groups.push(vec![index]);
         }
     }
     groups

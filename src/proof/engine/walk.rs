@@ -61,7 +61,7 @@ impl Sweep {
 pub struct Tables<'f> {
     /// The flows.
     pub flows: &'f Flows,
-    tables: BTreeMap<u8, Indices<usize>>,
+    by_number: BTreeMap<u8, Indices<usize>>,
     /// The range of each field that each flow has, side by side.
     ranges: Vec<[Range; FIELDS]>,
 }
@@ -82,7 +82,7 @@ impl<'f> Tables<'f> {
             }
             ranges
         });
-        Self { flows, tables, ranges: ranges.collect() }
+        Self { flows, by_number: tables, ranges: ranges.collect() }
     }
 
     fn flow(&self, index: u32) -> &Flow {
@@ -95,7 +95,7 @@ impl<'f> Tables<'f> {
 
     /// Cuts a cube in a table; `emit` gets each part once.
     pub fn walk(&self, table: u8, cube: Cube, emit: &mut dyn FnMut(Cube, Met)) {
-        let indices = self.tables.get(&table).cloned().unwrap_or_default();
+        let indices = self.by_number.get(&table).cloned().unwrap_or_default();
         let active: Vec<u32> =
             indices.map(|index| u32::try_from(index).unwrap_or(u32::MAX)).collect();
         self.cut(&active, 0, cube, emit);
@@ -123,7 +123,7 @@ impl<'f> Tables<'f> {
         let at = mask.trailing_zeros() as usize;
         let field = Field::ALL[at];
         if cube.listed(field) {
-            return self.cut_list(active, at, cube, emit);
+            return self.cut_list(active, at, &cube, emit);
         }
         let range = cube.get(field);
         if range.0 == range.1 {
@@ -163,7 +163,7 @@ impl<'f> Tables<'f> {
     }
 
     /// The same for a field of the senders: each goes with those of the same part.
-    fn cut_list(&self, active: &[u32], at: usize, cube: Cube, emit: &mut dyn FnMut(Cube, Met)) {
+    fn cut_list(&self, active: &[u32], at: usize, cube: &Cube, emit: &mut dyn FnMut(Cube, Met)) {
         let field = Field::ALL[at];
         let last = field.domain().1;
         let mut sweep = self.sweep(active, field, field.domain());

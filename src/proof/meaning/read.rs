@@ -96,7 +96,7 @@ impl<'d> Reader<'d> {
         meaning.mtu = clusters.iter().find_map(|cluster| cluster.mtu).unwrap_or(1450).into();
         for access in clusters.iter().flat_map(|cluster| &cluster.node_access) {
             let first = access.port.get();
-            let last = access.end_port.map_or(first, |port| port.get());
+            let last = access.end_port.map_or(first, crate::value::Port::get);
             meaning.node_access.push((protocol(access.protocol), (first.into(), last.into())));
         }
         Ok(())

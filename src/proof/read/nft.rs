@@ -243,8 +243,8 @@ impl Reader {
             let (kind, rest) = words.split_once(" hook ").ok_or("a chain without its hook")?;
             let (hook, when) =
                 rest.split_once(" priority ").ok_or("a chain without its priority")?;
-            chain.kind = kind.to_owned();
-            chain.hook = hook.to_owned();
+            kind.clone_into(&mut chain.kind);
+            hook.clone_into(&mut chain.hook);
             chain.priority = priority(when).ok_or("an unknown priority")?;
             return Ok(());
         }
