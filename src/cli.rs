@@ -8,6 +8,7 @@ mod explain;
 mod lab;
 mod lock;
 mod progress;
+pub mod prove;
 mod resolve;
 mod rollback;
 pub mod schema;
@@ -72,6 +73,8 @@ enum Command {
     Resolve(resolve::Arguments),
     /// Write the files of every node
     Compile(compile::Arguments),
+    /// Prove that the files of all nodes do what the desired state says, for every frame
+    Prove(prove::Arguments),
     /// Make this machine match the files of its node
     Apply(apply::Arguments),
     /// Bring an earlier generation back, as it is kept on this machine
@@ -169,6 +172,7 @@ pub fn main() -> ExitCode {
         Command::Lock(arguments) => lock::run(&arguments),
         Command::Resolve(arguments) => resolve::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
+        Command::Prove(arguments) => prove::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),
         Command::Confirm(arguments) => confirm::run(&arguments),

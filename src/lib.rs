@@ -12,6 +12,7 @@
 //! - [`lock`], [`allocate`] → [`model`]: the numbers that must not move; intent with numbers
 //! - [`lower`], [`emit`]: one node's flows, links and rules; their bytes and the output tree
 //! - [`verify`]: what is meant for a packet, and what flows do with it
+//! - [`proof`]: that emitted files do what the desired state says, for every frame
 //! - [`driver`]: the stages in a row
 //! - [`system`], [`apply`]: the one door to the machine; make a node match its files
 //! - [`lab`], [`cli`]: the whole network in namespaces of this machine; the commands
@@ -32,6 +33,7 @@ pub mod lock;
 pub mod lower;
 pub mod model;
 pub mod pipeline;
+pub mod proof;
 pub mod resolve;
 pub mod spec;
 pub mod system;

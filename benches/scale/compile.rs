@@ -15,7 +15,7 @@ use crate::world::{self, Services, Size};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn size(nodes: usize, services: Services) -> Size {
+pub fn size(nodes: usize, services: Services) -> Size {
     Size { nodes, projects: nodes * 10, pods_per_node: 200, rules: 20, services }
 }
 

@@ -1,6 +1,6 @@
-//! How lock, compile and apply grow. Prints figures; decides nothing.
+//! How lock, compile, prove and apply grow. Prints figures; decides nothing.
 //!
-//! `cargo bench` runs all of it; `cargo bench -- compile`, `-- policies` or `-- apply` one part. The part
+//! `cargo bench` runs all of it; `cargo bench -- compile`, `-- prove`, `-- policies` or `-- apply` one part. The part
 //! `apply` needs root and what the lab needs.
 
 #![allow(
@@ -16,6 +16,7 @@
 mod apply;
 mod compile;
 mod policies;
+mod prove;
 mod world;
 
 fn main() {
@@ -29,6 +30,14 @@ fn main() {
         compile::one(nodes, compile::services(services), directory.as_ref());
         return;
     }
+    if let [what @ ("compiled" | "proven"), nodes, directory] =
+        words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        let nodes = nodes.parse().expect("a number of nodes");
+        let one = if what == "proven" { prove::proven } else { prove::compiled };
+        one(nodes, directory.as_ref());
+        return;
+    }
     if let ["policies-of", number, directory] =
         words.iter().map(String::as_str).collect::<Vec<_>>()[..]
     {
@@ -40,6 +49,9 @@ fn main() {
     }
     if matches!(part, None | Some("compile")) {
         compile::run();
+    }
+    if matches!(part, None | Some("prove")) {
+        prove::run();
     }
     if matches!(part, None | Some("apply")) {
         apply::run();

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
+use super::prove::Proof;
 use crate::apply::{Generations, Outcome, Status};
 use crate::diagnostic::json::Findings;
 use crate::spec::schema;
@@ -20,6 +21,8 @@ pub enum Subject {
     Status,
     /// What `generations` prints with --json
     Generations,
+    /// What `prove` prints with --json
+    Proof,
     /// What `validate --format json` prints, and every command with --json that fails
     Report,
 }
@@ -32,6 +35,7 @@ pub fn of(subject: Subject) -> Value {
         Subject::Apply => printed::<Outcome>(),
         Subject::Status => printed::<Status>(),
         Subject::Generations => printed::<Generations>(),
+        Subject::Proof => printed::<Proof>(),
         Subject::Report => printed::<Findings>(),
     }
 }

@@ -258,6 +258,10 @@ codes! {
     PolicyServicePort = 270 Warning,
     NodePortSource = 271 Error,
     NetworkPolicyTooLarge = 272 Error,
+    // The proof.
+    NotUnderstood = 300 Error,
+    Refuted = 301 Error,
+    NoMeaning = 302 Error,
 }
 
 const EXPLANATIONS: &str = include_str!("codes.md");

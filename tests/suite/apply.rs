@@ -203,7 +203,7 @@ const USERSPACE_DRIFT: &[(&str, &[&str])] = &[
          while ovs-vsctl get interface rf-0a277568ba88 ifindex | grep -q '[1-9]'; do sleep 0.05; done; \
          ip link add rf-0a277568ba88 mtu 1450 type veth \
          peer eth0 address 0a:58:0a:80:00:fe mtu 1450 netns shop.web-0; \
-         ip link set rf-0a277568ba88 up alias 'ringfence pod shop/web-0'; \
+         ip link set rf-0a277568ba88 addrgenmode none up alias 'ringfence pod shop/web-0'; \
          ip -n shop.web-0 link set eth0 up; ip -n shop.web-0 addr add 10.128.0.254/23 dev eth0; \
          ip -n shop.web-0 route add 10.128.0.0/14 dev eth0; \
          ip -n shop.web-0 route add default via 10.128.0.1; \

@@ -42,7 +42,8 @@ fn every_case_prints_exactly_what_it_should() {
 }
 
 /// Codes that no command line alone can show, and where they are tested instead.
-const ELSEWHERE: [(Code, &str); 35] = [
+const ELSEWHERE: [(Code, &str); 36] = [
+    (Code::NoMeaning, "proof.rs"),
     (Code::NotSigned, "signatures.rs"),
     (Code::SignersUnusable, "signatures.rs"),
     (Code::GatewayBridge, "gateway.rs"),

@@ -24,6 +24,7 @@ const LAYERS: &[&str] = &[
     "lower",
     "emit",
     "verify",
+    "proof",
     "driver",
     "system",
     "apply",
@@ -36,6 +37,9 @@ const APART: &[(&str, &[&str])] = &[
     // The compiler and what applies share the contract, and nothing else.
     ("apply", &["artifact", "dataplane", "diagnostic", "files", "pipeline", "system", "value"]),
     ("system", &["diagnostic", "value"]),
+    // It reads the desired state and the emitted files by itself: what it shared with the compiler, both
+    // could have wrong. Wire types, scalars and diagnostics are what both are given.
+    ("proof", &["diagnostic", "files", "input", "spec", "value"]),
     ("artifact", &["dataplane", "diagnostic", "pipeline", "value"]),
 ];
 

@@ -35,6 +35,7 @@ mod nothing;
 mod others;
 mod ovs;
 mod progress;
+mod proof;
 mod properties;
 mod proxies;
 mod readme;

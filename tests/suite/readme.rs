@@ -44,6 +44,11 @@ const BLOCKS: &[(&str, &str, &str)] = &[
         "the_commands_of_the_readme_print_what_it_says",
     ),
     (
+        "README.md",
+        "$ ringfence prove examples/flat --out golden/flat",
+        "the_commands_of_the_readme_print_what_it_says",
+    ),
+    (
         "SECURITY.md",
         "for manifest in out/*/manifest.json; do",
         "the_loop_that_signs_signs_every_node",
@@ -168,7 +173,7 @@ fn the_commands_of_the_readme_print_what_it_says() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 2);
+    assert_eq!(shown, 3);
 }
 
 /// A directory in which scripts of the documents run as they are.

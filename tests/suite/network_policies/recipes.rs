@@ -69,12 +69,11 @@ fn check(policies: &str, probes: &[Probe]) {
 
 fn other(model: &Model, name: &str) -> Other {
     let mut pods = model.intent().pods();
-    match pods.find(|(id, _)| model.intent().pod_name(*id) == name) {
-        Some((id, _)) => Other::Tenant(Tenant::Pod(id)),
-        None => {
-            assert_eq!(name, "outside");
-            Other::Address(OUTSIDE)
-        }
+    if let Some((id, _)) = pods.find(|(id, _)| model.intent().pod_name(*id) == name) {
+        Other::Tenant(Tenant::Pod(id))
+    } else {
+        assert_eq!(name, "outside");
+        Other::Address(OUTSIDE)
     }
 }
 

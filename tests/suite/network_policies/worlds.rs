@@ -109,7 +109,7 @@ pub(super) fn yaml(seed: u64) -> String {
         );
     }
     text.push_str("projects:\n");
-    let mut names: Vec<String> = (0..1 + dice.roll(4)).map(|n| format!("project-{n}")).collect();
+    let mut names: Vec<String> = (0..=dice.roll(4)).map(|n| format!("project-{n}")).collect();
     if dice.once_in(3) {
         names.push("default".to_owned());
     }
@@ -119,7 +119,7 @@ pub(super) fn yaml(seed: u64) -> String {
     routers(&mut text, dice, &names, nodes);
     egress(&mut text, dice, &names);
     text.push_str("networkPolicies:\n");
-    for number in 0..1 + dice.roll(6) {
+    for number in 0..=dice.roll(6) {
         let name = dice.pick(&names);
         let _ = writeln!(text, "  - {{project: {name}, name: policy-{number}{}}}", policy(dice));
     }
@@ -240,7 +240,7 @@ pub(super) fn with_other_policies(yaml: &str, seed: u64) -> String {
         .collect();
     let dice = &mut Dice::new(seed);
     let mut text = format!("{before}networkPolicies:\n");
-    for number in 0..1 + dice.roll(6) {
+    for number in 0..=dice.roll(6) {
         let name = dice.pick(&names);
         let _ = writeln!(text, "  - {{project: {name}, name: policy-{number}{}}}", policy(dice));
     }
