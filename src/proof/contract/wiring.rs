@@ -57,7 +57,7 @@ const LINKS: &[&str] = &[
     "netns=$2 host=$3",
     "if [ ! -e \"/run/netns/$netns\" ]; then",
     "ip netns add \"$netns\"",
-    "ip -n \"$netns\" link set lo up alias 'ringfence'",
+    "ip -n \"$netns\" link set lo up alias \"ringfence $netns\"",
     "fi",
     "if ! ip link show dev \"$host\" >/dev/null 2>&1; then",
     "ip link add \"$host\" type veth peer name eth0 netns \"$netns\"",
@@ -66,7 +66,7 @@ const LINKS: &[&str] = &[
     "ip netns exec \"$netns\" ethtool -K eth0 tx off >/dev/null",
     "ip -n \"$netns\" address replace \"$5\" dev eth0",
     "if [ \"$6\" != none ]; then",
-    "ip -n \"$netns\" route replace default via \"$6\" dev eth0",
+    "ip -n \"$netns\" route replace default via \"$6\" dev eth0 proto 82",
     "}",
 ];
 
@@ -245,7 +245,7 @@ impl Contract<'_> {
         ];
         let services = meaning.features.services.then_some(meaning.service_network);
         for network in meaning.pod_networks.iter().copied().chain(services) {
-            must.push(format!("ip route replace {} dev tun0", shown(network)));
+            must.push(format!("ip route replace {} dev tun0 proto 82", shown(network)));
         }
         let mut must: Vec<(String, Option<Place>)> =
             must.into_iter().map(|text| (text, None)).collect();
@@ -269,7 +269,10 @@ impl Contract<'_> {
             format!("ip -n \"$netns\" link set dev eth0 address \"$4\" mtu {mtu} up"),
         ];
         for network in &self.meaning.pod_networks {
-            must.push(format!("ip -n \"$netns\" route replace {} dev eth0", shown(*network)));
+            must.push(format!(
+                "ip -n \"$netns\" route replace {} dev eth0 proto 82",
+                shown(*network)
+            ));
         }
         let mut must: Vec<(String, Option<Place>)> =
             must.into_iter().map(|text| (text, None)).collect();
