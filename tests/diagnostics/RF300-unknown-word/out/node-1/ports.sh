@@ -41,4 +41,4 @@ port rf-d0d53516787d 505 'pod bank/core-0'
 
 ip link set dev tun0 up
 ip address replace 10.128.0.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82

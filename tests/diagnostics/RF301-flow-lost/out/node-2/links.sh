@@ -8,7 +8,7 @@ attach() {
 	netns=$2 host=$3
 	if [ ! -e "/run/netns/$netns" ]; then
 		ip netns add "$netns"
-		ip -n "$netns" link set lo up alias 'ringfence'
+		ip -n "$netns" link set lo up alias "ringfence $netns"
 	fi
 	if ! ip link show dev "$host" >/dev/null 2>&1; then
 		ip link add "$host" type veth peer name eth0 netns "$netns"
@@ -20,9 +20,9 @@ attach() {
 	ethtool -K "$host" tx off >/dev/null
 	ip netns exec "$netns" ethtool -K eth0 tx off >/dev/null
 	ip -n "$netns" address replace "$5" dev eth0
-	ip -n "$netns" route replace 10.128.0.0/14 dev eth0
+	ip -n "$netns" route replace 10.128.0.0/14 dev eth0 proto 82
 	if [ "$6" != none ]; then
-		ip -n "$netns" route replace default via "$6" dev eth0
+		ip -n "$netns" route replace default via "$6" dev eth0 proto 82
 	fi
 }
 

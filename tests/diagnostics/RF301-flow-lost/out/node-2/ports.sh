@@ -42,4 +42,4 @@ port rf-d0ff65a62792 508 'pod bank/core-1'
 ip link set dev tun0 up
 ethtool -K tun0 tx off >/dev/null
 ip address replace 10.128.2.1/23 dev tun0
-ip route replace 10.128.0.0/14 dev tun0
+ip route replace 10.128.0.0/14 dev tun0 proto 82
