@@ -1,3 +1,5 @@
+# shellcheck disable=SC2086
+# Words are split on purpose: a command may stand before another.
 # Prints all of a node that may be ringfence's, each line with where it belongs.
 show() {
 	"$@" 2>&1 | sed "s|^|$where |"
@@ -51,8 +53,8 @@ for netns in $(ip netns list | cut -d' ' -f1); do
 		echo "$where process $(cat "/proc/$pid/comm" 2>/dev/null)"
 	done
 done
-where=file
-cd /run
+where='file'
+cd /run || exit
 find . \( -path ./openvswitch -o -path ./netns -o -name generations \) -prune -o -print | while read -r path; do
 	case $path in
 		*/pid | */state.json) echo "file $path" ;;
