@@ -2,7 +2,7 @@
 //!
 //! Between the look at a node and a command of the change lies some time, and others work on the
 //! node too. A command that removes or changes an object by its name carries what makes that object
-//! ringfence's; [`Machine`](super::Machine) looks again right before it starts the program. What is
+//! ringfence's; [`Machine`] looks again right before it starts the program. What is
 //! somebody else's by then, or gone, is passed over, and the read-back decides what that means.
 
 use std::collections::BTreeMap;
