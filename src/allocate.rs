@@ -20,13 +20,11 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::dataplane::origin::hash;
-use crate::diagnostic::{Code, Diagnostic, Report, counted};
-use crate::diagnostic::{Place, Sources};
+use crate::diagnostic::{Code, Diagnostic, Place, Report, Sources, counted};
 use crate::intent::{
     Addresses, Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId,
 };
-use crate::lock::names;
-use crate::lock::{self, Entry, Lock, OutsidePort};
+use crate::lock::{self, Entry, Lock, OutsidePort, names};
 use crate::pipeline::OfPort;
 use crate::resolve::{node_port_source, outside_subnet};
 use crate::spec::Mode;

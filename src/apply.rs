@@ -61,8 +61,7 @@ use crate::artifact::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::holdings::Holdings;
 use crate::system::{Command, Stage, System, Tool, both, missing};
-use crate::value::Datapath;
-use crate::value::{InterfaceName, StringValue as _};
+use crate::value::{Datapath, InterfaceName, StringValue as _};
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step, summary};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
@@ -587,8 +586,7 @@ impl Observed {
             let mut database = database?;
             let gateway = artifacts.wiring.gateway().map(|(bridge, _)| bridge.as_str());
             database.count_foreign_flows(gateway, system);
-            let concerned = gateway::concerns(Some(&artifacts.wiring), &database);
-            let holdings = if concerned { system.holdings()? } else { Holdings::default() };
+            let holdings = gateway::holdings(Some(&artifacts.wiring), &database, system)?;
             Ok((database, (links, holdings), (listings, chains), proxies::Proxies::read(system)?))
         };
         let groups = || match changed {

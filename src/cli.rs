@@ -27,8 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustix::process::Signal;
 
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Code, Diagnostic, Report, github, human, json, sarif};
+use crate::diagnostic::{Code, Diagnostic, Report, Sources, github, human, json, sarif};
 use crate::driver::load::Loaded;
 
 /// How a run ended. Scripts rely on the numbers.

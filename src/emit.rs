@@ -12,15 +12,13 @@ use std::collections::BTreeMap;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
-use crate::artifact::host;
-use crate::artifact::host::PROTOCOLS;
+use crate::artifact::host::{self, PROTOCOLS};
 use crate::artifact::layout;
 use crate::artifact::manifest::Manifest;
 use crate::artifact::node::{Router, Via, Wiring};
 use crate::artifact::proxy::Proxy;
 use crate::dataplane::nft::{self, Ruleset};
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Code, Diagnostic, json};
+use crate::diagnostic::{Code, Diagnostic, Sources, json};
 use crate::intent::{Direction, Node, NodeId, RouterId};
 use crate::lower::{Plan, proxy};
 use crate::model::{Model, Selection, Tenant};

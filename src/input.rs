@@ -15,8 +15,7 @@ pub use positions::{At, Positions};
 pub use read::{MAX_TOTAL_BYTES, read};
 pub(crate) use structure::{replicas, rule_destination, rule_verdict, unsupported_version};
 
-use crate::diagnostic::{Code, Diagnostic, Report};
-use crate::diagnostic::{Place, Sources};
+use crate::diagnostic::{Code, Diagnostic, Place, Report, Sources};
 use crate::spec::DesiredState;
 
 /// All documents of one text.

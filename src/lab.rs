@@ -18,14 +18,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Sources};
 use crate::emit::Renderer;
 use crate::intent::NodeId;
 use crate::lower::{Common, Plan};
 use crate::model::Model;
-use crate::value::Datapath;
-use crate::value::{InterfaceName, StringValue as _};
+use crate::value::{Datapath, InterfaceName, StringValue as _};
 
 pub use agent::run as run_agent;
 pub use host::{Hold, Host, Role, Starting};

@@ -18,8 +18,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 
-use crate::diagnostic::{Code, Diagnostic, quoted, reason};
-use crate::diagnostic::{Place, Source, Sources};
+use crate::diagnostic::{Code, Diagnostic, Place, Source, Sources, quoted, reason};
 use crate::files::{MAX_FILE_BYTES, read_file, write_atomically};
 use crate::input::Positions;
 use crate::value::{DnsName, Mac, Moment, Name, NodePort, StringValue, Vnid};

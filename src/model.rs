@@ -25,8 +25,7 @@ use crate::intent::{
 };
 use crate::resolve::last_host;
 use crate::spec::Mode;
-use crate::value::{Bandwidth, InterfaceName, Port, StringValue, Vnid};
-use crate::value::{Datapath, Protocol};
+use crate::value::{Bandwidth, Datapath, InterfaceName, Port, Protocol, StringValue, Vnid};
 
 const EVERYTHING: [Ipv4Net; 1] = [Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)];
 
@@ -663,7 +662,7 @@ pub fn veth_name(cookie: Cookie) -> Option<InterfaceName> {
     InterfaceName::parse(&format!("{}{}", crate::artifact::host::VETH_PREFIX, &digits[4..])).ok()
 }
 
-/// A rule as flows' comments and the source map show it: `deny 0.0.0.0/0 tcp/1-1023`.
+/// A rule as comments of flows show it: `deny 0.0.0.0/0 tcp/1-1023`.
 #[must_use]
 pub fn rule_name(rule: &EgressRule) -> String {
     let verdict = match rule.verdict {

@@ -28,8 +28,7 @@ pub(crate) use cluster::special_ranges;
 pub(crate) use network_policies::without;
 pub(crate) use outside::link_local;
 
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic, Report, nearest};
+use crate::diagnostic::{Code, Diagnostic, Place, Report, nearest};
 use crate::input::{At, Documents, unsupported_version};
 use crate::intent::{self, Intent, NodeId, ProjectId};
 use crate::spec::{self, DesiredState, Selector};

@@ -399,6 +399,65 @@ impl System for Machine {
     }
 }
 
+/// Stands between `apply` and this machine: commands go through it, all else is as the machine has it.
+pub trait Intercept: Sync {
+    /// Hears how far a change is.
+    fn hear(&self, _stage: Stage<'_>) {}
+
+    /// Runs a command on the machine, or does something else about it.
+    fn pass(&self, command: &Command) -> Result<Output, Diagnostic>;
+}
+
+impl<T: Intercept> System for T {
+    fn at(&self, stage: Stage<'_>) {
+        self.hear(stage);
+    }
+
+    fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
+        self.pass(command)
+    }
+
+    fn has(&self, tool: Tool) -> bool {
+        Machine.has(tool)
+    }
+
+    fn is_root(&self) -> bool {
+        Machine.is_root()
+    }
+
+    fn netns_names(&self) -> Result<Vec<String>, Diagnostic> {
+        Machine.netns_names()
+    }
+
+    fn network(&self) -> Result<Network, Diagnostic> {
+        Machine.network()
+    }
+
+    fn holdings(&self) -> Result<Holdings, Diagnostic> {
+        Machine.holdings()
+    }
+
+    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
+        Machine.networks(names)
+    }
+
+    fn sysctl(&self, name: &str) -> Option<String> {
+        Machine.sysctl(name)
+    }
+
+    fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        Machine.file(path)
+    }
+
+    fn directory(&self, path: &Path) -> Option<Vec<String>> {
+        Machine.directory(path)
+    }
+
+    fn is_loose(&self, path: &Path) -> bool {
+        Machine.is_loose(path)
+    }
+}
+
 /// The absolute path of a program.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|p| p.is_file())

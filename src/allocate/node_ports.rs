@@ -6,8 +6,7 @@ use super::{Allocator, Numbers, by_name};
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::intent::{Intent, Service, ServiceAddress, ServicePort};
 use crate::spec::ServiceType;
-use crate::value::Protocol;
-use crate::value::{NodePort, Port};
+use crate::value::{NodePort, Port, Protocol};
 
 /// A port of all nodes, by protocol.
 type Key = (Protocol, u16);

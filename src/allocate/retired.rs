@@ -9,8 +9,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::Numbers;
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic, Report};
+use crate::diagnostic::{Code, Diagnostic, Place, Report};
 use crate::intent::{Fixed, Intent, NodeId, ServiceAddress};
 use crate::lock::Lock;
 

@@ -7,7 +7,7 @@
 use super::change::{Action, Kind, Step};
 use super::gateway::UPLINK;
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK, Port};
-use super::ports::TIMEOUT;
+use super::ports::{TIMEOUT, clause};
 use super::{flows, groups, qos};
 use crate::artifact::host;
 use crate::diagnostic::{Code, Diagnostic};
@@ -94,15 +94,15 @@ pub(super) fn delete(name: &str, bridge: &Bridge, marks: &[&str]) -> Command {
     Command::remove(Tool::OvsVsctl, words)
 }
 
-/// The clauses that take a port of ringfence's from its bridge, if it still is; one that was adopted
-/// only loses its marks.
-pub(super) fn unplug(bridge: &str, port: &str, adopted: bool) -> Vec<Vec<String>> {
-    let clause = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-    let check = clause(&["get", "Port", port, &format!("external_ids:{MARK}")]);
+/// Adds the clauses that take a port of ringfence's from its bridge, if it still is; one that was
+/// adopted only loses its marks.
+pub(super) fn unplug(words: &mut Vec<String>, bridge: &str, port: &str, adopted: bool) {
+    clause(words, &["get", "Port", port, &format!("external_ids:{MARK}")]);
     if adopted {
-        return vec![check, clause(&["remove", "Port", port, "external_ids", MARK, ADOPTED])];
+        clause(words, &["remove", "Port", port, "external_ids", MARK, ADOPTED]);
+    } else {
+        clause(words, &["--if-exists", "del-port", bridge, port]);
     }
-    vec![check, clause(&["--if-exists", "del-port", bridge, port])]
 }
 
 /// For `teardown`: the bridge of pods goes, or stays without what is ringfence's.
@@ -117,10 +117,7 @@ pub(super) fn remove(name: &str, bridge: &Bridge, database: &Database, node: &Ne
     step.change(Action::Change, Kind::Bridge, name, detail);
     let mut words = vec![TIMEOUT.to_owned()];
     for (port, found) in own_ports(bridge) {
-        for clause in unplug(name, port, found.external_ids.contains_key(ADOPTED)) {
-            words.push("--".to_owned());
-            words.extend(clause);
-        }
+        unplug(&mut words, name, port, found.external_ids.contains_key(ADOPTED));
     }
     let mut leave = leave(name, bridge);
     if let Some(unmark) = leave.last_mut() {

@@ -393,9 +393,8 @@ pub(super) fn unpatch(name: &str, bridge: &Bridge, step: &mut Step) {
         return;
     }
     step.change(Action::Remove, Kind::Port, patch, format!("of {name}"));
-    let clauses = bridges::unplug(name, patch, false).into_iter();
-    let clauses = clauses.flat_map(|clause| ["--".to_owned()].into_iter().chain(clause));
-    let words = [TIMEOUT.to_owned()].into_iter().chain(clauses);
+    let mut words = vec![TIMEOUT.to_owned()];
+    bridges::unplug(&mut words, name, patch, false);
     step.commands.push(Command::remove(Tool::OvsVsctl, words));
 }
 
@@ -504,9 +503,16 @@ fn check_macvlans(wiring: &Wiring, database: &Database) -> Result<(), Diagnostic
     Ok(())
 }
 
-/// Whether a gateway bridge of ours is there, or one is to be.
-pub(super) fn concerns(wiring: Option<&Wiring>, database: &Database) -> bool {
+/// All that hangs on the node's interfaces, where a gateway bridge is there or to be; nothing elsewhere.
+pub(super) fn holdings(
+    wiring: Option<&Wiring>,
+    database: &Database,
+    system: &dyn System,
+) -> Result<Holdings, Diagnostic> {
     let wanted = wiring.and_then(Wiring::gateway).is_some();
     let mut bridges = database.bridges.values();
-    wanted || bridges.any(|bridge| bridge.external_ids.contains_key(UPLINK))
+    if wanted || bridges.any(|bridge| bridge.external_ids.contains_key(UPLINK)) {
+        return system.holdings();
+    }
+    Ok(Holdings::default())
 }

@@ -124,7 +124,7 @@ impl Store {
         }
         File::open(&new)?.sync_all()?;
         if fs::symlink_metadata(path).is_ok() {
-            // Of the same generation, with other comments or lines in its source map.
+            // Of the same generation, with other comments, or other places beside it.
             let swap = RenameFlags::EXCHANGE;
             if rustix::fs::renameat_with(CWD, &new, CWD, path, swap).is_err() {
                 remove(path)?;
@@ -149,14 +149,20 @@ impl Store {
     /// Removes the files of all generations.
     pub(super) fn remove_generations(&self) -> io::Result<()> {
         let directory = self.directory().join(DIRECTORY);
-        let Ok(entries) = fs::read_dir(&directory) else { return Ok(()) };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_name().to_str().is_some_and(|name| is_digest(name) || name == NEW) {
-                remove(&entry.path())?;
-            }
+        for entry in self.entries() {
+            remove(&entry?.1.path())?;
         }
         remove_if_empty(&directory)
+    }
+
+    /// The directories of generations, and of one that is being written, by their names.
+    fn entries(&self) -> impl Iterator<Item = io::Result<(String, fs::DirEntry)>> {
+        let entries = fs::read_dir(self.directory().join(DIRECTORY)).into_iter().flatten();
+        entries.filter_map(|entry| {
+            let named = entry.map(|entry| Some((entry.file_name().into_string().ok()?, entry)));
+            let ours = |(name, _): &(String, _)| is_digest(name) || name == NEW;
+            named.map(|named| named.filter(ours)).transpose()
+        })
     }
 
     /// The networks to which generations that are kept have routes by interfaces of ours. They matter
@@ -174,11 +180,9 @@ impl Store {
     /// The generations whose files are there, the newest first: all that is known of them where the
     /// state is gone.
     pub(super) fn kept_files(&self) -> Vec<Kept> {
-        let entries = fs::read_dir(self.directory().join(DIRECTORY)).into_iter().flatten();
+        let entries = self.entries().flatten().filter(|(name, _)| name != NEW);
         let mut kept: Vec<Kept> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let generation = entry.file_name().into_string().ok().filter(|n| is_digest(n))?;
+            .filter_map(|(generation, entry)| {
                 let applied = u64::try_from(entry.metadata().ok()?.mtime()).ok()?;
                 Some(Kept { generation, bridge: None, applied })
             })
@@ -189,12 +193,8 @@ impl Store {
 
     /// Removes the files of all generations that the state doesn't name.
     pub(super) fn prune(&self, state: &State) {
-        let Ok(entries) = fs::read_dir(self.directory().join(DIRECTORY)) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_str().unwrap_or_default();
-            let ours = is_digest(name) || name == NEW;
-            if ours && state.find(name).is_none() && state.pending.as_deref() != Some(name) {
+        for (name, entry) in self.entries().flatten() {
+            if state.find(&name).is_none() && state.pending.as_ref() != Some(&name) {
                 // What stays now goes with the next run.
                 let _ = remove(&entry.path());
             }

@@ -63,8 +63,6 @@ impl Interface<'_> {
         let lost = down || !details.is_empty();
         if !lost {
             self.remove_routes(removed, &mut details);
-        }
-        if !lost {
             self.add_own_route(lines, &mut details);
         }
         self.add_routes(lost, lines, &mut details);

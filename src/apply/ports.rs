@@ -7,8 +7,7 @@ use super::columns::{self, Difference, Effect, Goal, Goals, Row};
 use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK, Port};
 use super::{bridges, gateway, qos};
-use crate::artifact::host;
-use crate::artifact::host::PROTOCOLS;
+use crate::artifact::host::{self, PROTOCOLS};
 use crate::artifact::node::Wiring;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::OfPort;
@@ -110,9 +109,7 @@ pub(super) fn compare(
         };
         unlimit.push((old, port));
         step.change(Action::Remove, Kind::Port, old, format!("of {owner}"));
-        for clause in bridges::unplug(name, old, port.external_ids.contains_key(ADOPTED)) {
-            extend(words, clause.into_iter());
-        }
+        bridges::unplug(words, name, old, port.external_ids.contains_key(ADOPTED));
     }
     let mut limited: BTreeSet<&str> = BTreeSet::new();
     for port in wanted.values() {
@@ -184,9 +181,7 @@ fn other_bridges(
         let mut words: Vec<String> = Vec::new();
         for (port, found) in bridges::own_ports(bridge) {
             let adopted = found.external_ids.contains_key(ADOPTED);
-            for clause in bridges::unplug(other, port, adopted && !wanted.contains_key(port)) {
-                extend(&mut words, clause.into_iter());
-            }
+            bridges::unplug(&mut words, other, port, adopted && !wanted.contains_key(port));
         }
         ports.before.commands.extend(qos::unlimit(database, bridges::own_ports(bridge)));
         if !words.is_empty() {
@@ -508,7 +503,8 @@ fn limit(
     }
 }
 
-fn clause(words: &mut Vec<String>, clause: &[&str]) {
+/// Adds a clause of `ovs-vsctl`.
+pub(super) fn clause(words: &mut Vec<String>, clause: &[&str]) {
     extend(words, clause.iter().map(|word| (*word).to_owned()));
 }
 

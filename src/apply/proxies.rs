@@ -162,7 +162,7 @@ fn loose(router: &Name, found: &Found, system: &dyn System) -> BTreeSet<PathBuf>
     let files = [Proxy::Squid.config(), Proxy::Haproxy.config(), SCRIPT, LOADED];
     let files = files.into_iter().filter(|file| found.files.contains_key(*file));
     let files = files.map(|file| directory.join(file));
-    let unit = found.unit.as_ref().map(|_| Path::new(RUNTIME_UNITS).join(unit(router)));
+    let unit = found.unit.as_ref().map(|_| Path::new(RUNTIME_UNITS).join(unit(router.as_str())));
     let all = files.chain(unit).chain([directory.clone()]);
     all.filter(|path| system.is_loose(path)).collect()
 }
@@ -175,7 +175,8 @@ fn process(
     system: &dyn System,
 ) -> Result<Option<String>, Diagnostic> {
     if systemd {
-        let words = ["show", "--property=ActiveState", "--property=MainPID", &unit(router)];
+        let words =
+            ["show", "--property=ActiveState", "--property=MainPID", &unit(router.as_str())];
         let shown = system.succeed(&Command::read(Tool::Systemctl, words))?;
         let shown = String::from_utf8_lossy(&shown).into_owned();
         let value = |key: &str| shown.lines().find_map(|line| line.strip_prefix(key));
@@ -246,7 +247,7 @@ fn one(
     } else {
         found
     };
-    let unit_name = unit(&router.name);
+    let unit_name = unit(router.name.as_str());
     let config = artifacts.router_file(router, proxy.config())?;
     let has = |file: &str, bytes: &[u8]| found.files.get(file).is_some_and(|have| have == bytes);
     let current = has(proxy.config(), config) && has(LOADED, config);
@@ -336,7 +337,9 @@ fn install(path: &str, bytes: &[u8]) -> Command {
 fn stop(router: &Name, proxies: &Proxies) -> Option<Command> {
     let found = proxies.routers.get(router)?;
     if proxies.systemd {
-        return found.runs.then(|| Command::change(Tool::Systemctl, ["stop", &unit(router)]));
+        return found
+            .runs
+            .then(|| Command::change(Tool::Systemctl, ["stop", &unit(router.as_str())]));
     }
     let script = format!("{}/{SCRIPT}", run_directory(router));
     let ours = found.files.get(SCRIPT).is_some_and(|file| !file.is_empty());
@@ -388,7 +391,7 @@ pub(super) fn remove(wiring: Option<&Wiring>, proxies: &Proxies) -> Step {
             step.commands.push(remove_files(&run_directory(router), found, true));
         }
         if found.unit.is_some() {
-            let path = format!("{RUNTIME_UNITS}/{}", unit(router));
+            let path = format!("{RUNTIME_UNITS}/{}", unit(router.as_str()));
             let guard = Guard::File { path: path.clone().into(), begins: MARK };
             step.commands.push(Command::remove(Tool::Rm, ["-f", "--", &path]).only_if([guard]));
             step.commands.push(Command::change(Tool::Systemctl, ["daemon-reload"]));

@@ -12,7 +12,6 @@ use super::state::{State, Store};
 use super::{ROUNDS, bridges, gateway, may_run, qos, rulesets, sysctls};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::System;
-use crate::system::netlink::holdings::Holdings;
 
 /// Removes every bridge, port, link, namespace and ruleset of ours, and the state directory. With
 /// `check`, only tells what there is. A state that can't be read stays, and why is told beside the
@@ -46,8 +45,7 @@ fn steps(state: &State, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
     let mut database = Database::read(system)?;
     database.count_foreign_flows(None, system);
     let links = Links::read(system, &state.half_made, &Namespaces::new())?;
-    let concerned = gateway::concerns(None, &database);
-    let holdings = if concerned { system.holdings()? } else { Holdings::default() };
+    let holdings = gateway::holdings(None, &database, system)?;
     let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();
     for (name, bridge) in &database.bridges {

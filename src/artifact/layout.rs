@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path};
 
+use super::proxy::{self, Proxy};
+
 /// Flows of the bridge.
 pub const FLOWS: &str = "flows.ofctl";
 /// Groups of the bridge, where there are any.
@@ -60,7 +62,8 @@ const OF_A_NODE: [&str; 13] = [
 ];
 
 /// What may stand in the directory of an egress router, beside its unit.
-const OF_A_ROUTER: [&str; 6] = ["haproxy.cfg", MACVLAN, OUTSIDE, PROXY, RULESET, "squid.conf"];
+const OF_A_ROUTER: [&str; 6] =
+    [Proxy::Haproxy.config(), Proxy::Squid.config(), MACVLAN, OUTSIDE, PROXY, RULESET];
 
 /// The directory of an egress router below that of its node.
 #[must_use]
@@ -89,9 +92,7 @@ pub fn is_of_a_node(path: &Path) -> bool {
         .collect();
     match parts.as_deref() {
         Some([name]) => OF_A_NODE.contains(name),
-        Some([ROUTERS, router, name]) => {
-            OF_A_ROUTER.contains(name) || *name == format!("ringfence-router-{router}.service")
-        }
+        Some([ROUTERS, router, name]) => OF_A_ROUTER.contains(name) || *name == proxy::unit(router),
         _ => false,
     }
 }

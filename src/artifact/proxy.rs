@@ -28,7 +28,7 @@ impl Proxy {
 
     /// The name of its configuration, in the output and on the node.
     #[must_use]
-    pub fn config(self) -> &'static str {
+    pub const fn config(self) -> &'static str {
         match self {
             Self::Squid => "squid.conf",
             Self::Haproxy => "haproxy.cfg",
@@ -44,7 +44,7 @@ pub fn run_directory(router: &Name) -> String {
 
 /// The name of the systemd unit of a router.
 #[must_use]
-pub fn unit(router: &Name) -> String {
+pub fn unit(router: &str) -> String {
     format!("{}{router}.service", host::ROUTER_SERVICE_PREFIX)
 }
 

@@ -1,6 +1,6 @@
 //! `ringfence apply`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -8,12 +8,9 @@ use super::progress::Progress;
 use super::trial::Trial;
 use super::{Exit, print, show, tell};
 use crate::apply::{KEEP, Options, Outcome, STATE_DIRECTORY, apply, apply_current, short, summary};
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Code, Diagnostic, Report, counted, json};
-use crate::system::netlink::Network;
-use crate::system::netlink::holdings::Holdings;
-use crate::system::{Command, Machine, Output, Stage, System, Tool};
-use crate::value::{InterfaceName, NetnsName, StringValue as _};
+use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted, json};
+use crate::system::{Command, Intercept, Machine, Output, Stage, System};
+use crate::value::{InterfaceName, StringValue as _};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -97,7 +94,7 @@ impl Shared {
         };
         let progress = if self.verbose { Progress::none() } else { Progress::new(None) };
         let tells = !self.json;
-        let shown = Shown { machine: Machine, verbose: self.verbose, tells, progress };
+        let shown = Shown { verbose: self.verbose, tells, progress };
         let brought = bring(&options, &shown);
         shown.progress.end();
         let mut outcome = match brought {
@@ -189,7 +186,6 @@ pub(super) fn fail_as(diagnostic: Diagnostic, as_json: bool) -> Exit {
 
 /// The machine, with what is done to it shown.
 struct Shown {
-    machine: Machine,
     /// Whether every command that changes something is shown before it runs.
     verbose: bool,
     /// Whether people read what is printed.
@@ -197,8 +193,8 @@ struct Shown {
     progress: Progress,
 }
 
-impl System for Shown {
-    fn at(&self, stage: Stage<'_>) {
+impl Intercept for Shown {
+    fn hear(&self, stage: Stage<'_>) {
         match stage {
             Stage::Reading => self.progress.busy("reading the node"),
             Stage::Changing { number, of, command } => {
@@ -214,7 +210,7 @@ impl System for Shown {
         }
     }
 
-    fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
+    fn pass(&self, command: &Command) -> Result<Output, Diagnostic> {
         const SHOWN: usize = 20;
         if self.verbose && command.changes {
             tell(&format!("> {command}"));
@@ -226,46 +222,6 @@ impl System for Shown {
                 tell(&format!("    … {}", counted(more, "more line")));
             }
         }
-        self.machine.run(command)
-    }
-
-    fn has(&self, tool: Tool) -> bool {
-        self.machine.has(tool)
-    }
-
-    fn is_root(&self) -> bool {
-        self.machine.is_root()
-    }
-
-    fn netns_names(&self) -> Result<Vec<String>, Diagnostic> {
-        self.machine.netns_names()
-    }
-
-    fn network(&self) -> Result<Network, Diagnostic> {
-        self.machine.network()
-    }
-
-    fn holdings(&self) -> Result<Holdings, Diagnostic> {
-        self.machine.holdings()
-    }
-
-    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
-        self.machine.networks(names)
-    }
-
-    fn sysctl(&self, name: &str) -> Option<String> {
-        self.machine.sysctl(name)
-    }
-
-    fn file(&self, path: &Path) -> Option<Vec<u8>> {
-        self.machine.file(path)
-    }
-
-    fn is_loose(&self, path: &Path) -> bool {
-        self.machine.is_loose(path)
-    }
-
-    fn directory(&self, path: &Path) -> Option<Vec<String>> {
-        self.machine.directory(path)
+        Machine.run(command)
     }
 }

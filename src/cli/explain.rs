@@ -13,8 +13,7 @@ use crate::artifact::manifest::Manifest;
 use crate::artifact::places::Places;
 use crate::dataplane::openflow::group_number;
 use crate::dataplane::origin::{Cookie, Subject};
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Code, Diagnostic, Report, quoted};
+use crate::diagnostic::{Code, Diagnostic, Report, Sources, quoted};
 use crate::driver::load::Loaded;
 use crate::model::Model;
 

@@ -8,8 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Exit, Input, print, show};
-use crate::diagnostic::json;
-use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted};
+use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted, json};
 use crate::input;
 use crate::proof::contract::Lemma;
 use crate::proof::meaning::Meaning;

@@ -7,9 +7,8 @@ use clap::Args;
 use super::clock::Clock;
 use super::{Exit, Input, print, show, tell};
 use crate::diagnostic::{Diagnostic, counted};
-use crate::lock::Lock;
 use crate::lock::names::{Update, update};
-use crate::lock::{self, dns};
+use crate::lock::{self, Lock, dns};
 use crate::value::{NameServer, StringValue as _};
 
 #[derive(Debug, Args)]

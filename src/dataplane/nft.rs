@@ -7,8 +7,7 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use crate::dataplane::origin::Subject;
-use crate::value::Protocol;
-use crate::value::{InterfaceName, Port};
+use crate::value::{InterfaceName, Port, Protocol};
 
 /// The name of every table of ours, in whatever family.
 pub const TABLE: &str = "ringfence";

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnostic::{Place, Sources};
 
 /// A stable 64-bit name of an object, carried by its flows as their cookie and by its nft rules
-/// in their comments. `sourcemap.json` leads from it to the object's file and line.
+/// in their comments. `ringfence explain` leads from it to the object's file and line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cookie(u64);
 
@@ -104,7 +104,7 @@ impl Subject {
         Self { cookie: Cookie::of(&group, &key), name: format!("{kind} {name}").into(), place }
     }
 
-    /// `file:line:col`, as the source map has it.
+    /// `file:line:col`, as `places.json` has it.
     #[must_use]
     pub fn position(&self, sources: &Sources) -> String {
         self.place.map_or_else(|| "by default".to_owned(), |place| sources.position(place))

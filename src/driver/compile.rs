@@ -2,8 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Diagnostic, Report};
+use crate::diagnostic::{Diagnostic, Report, Sources};
 use crate::emit::Renderer;
 use crate::emit::output::Output;
 use crate::intent::NodeId;

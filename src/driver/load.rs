@@ -4,12 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::allocate::{Numbers, allocate, handed_on, unused_blocks};
-use crate::diagnostic::Sources;
-use crate::diagnostic::{Code, Diagnostic, Report, counted};
+use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted};
 use crate::input;
 use crate::intent::Intent;
-use crate::lock::names;
-use crate::lock::{self, Lock};
+use crate::lock::{self, Lock, names};
 use crate::model::Model;
 use crate::resolve::resolve;
 use crate::value::Moment;

@@ -3,11 +3,9 @@
 use minijinja::{Value, context};
 
 use super::Renderer;
-use crate::artifact::host;
-use crate::artifact::layout;
 use crate::artifact::node::Router;
-use crate::artifact::proxy::Proxy;
-use crate::artifact::proxy::{run_directory, squid_name, unit};
+use crate::artifact::proxy::{Proxy, run_directory, squid_name, unit};
+use crate::artifact::{host, layout};
 use crate::dataplane::origin::digest;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Site, Upstream, Verdict};
@@ -39,7 +37,7 @@ impl Renderer<'_> {
             config => proxy.config(),
             script => super::outside_script(router),
             run => run_directory(&router.name),
-            unit => unit(&router.name),
+            unit => unit(router.name.as_str()),
             squid => proxy == Proxy::Squid,
             squid_name => squid_name(router.cookie),
             rules,
@@ -49,7 +47,7 @@ impl Renderer<'_> {
         Ok(vec![
             (proxy.config().to_owned(), self.render(proxy.config(), values.clone())?),
             (layout::PROXY.to_owned(), self.render("proxy.sh", values.clone())?),
-            (unit(&router.name), self.render("router.service", values)?),
+            (unit(router.name.as_str()), self.render("router.service", values)?),
         ])
     }
 }

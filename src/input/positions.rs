@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic, Report, quoted};
+use crate::diagnostic::{Code, Diagnostic, Place, Report, quoted};
 
 /// The deepest nesting that a document may have. The schema needs 8.
 const MAX_DEPTH: usize = 64;

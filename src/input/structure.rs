@@ -8,8 +8,7 @@ use serde_json::Value;
 
 use super::Documents;
 use super::positions::{At, Positions, syntax_error};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic, Report, nearest, quoted};
+use crate::diagnostic::{Code, Diagnostic, Place, Report, nearest, quoted};
 use crate::spec::schema;
 use crate::value::{self, Invalid};
 

@@ -7,8 +7,7 @@ use ipnet::Ipv4Net;
 
 use crate::diagnostic::Place;
 use crate::spec::{Mode, Platform};
-use crate::value::Protocol;
-use crate::value::{NameServer, Port, Span};
+use crate::value::{NameServer, Port, Protocol, Span};
 
 /// What holds for the whole network.
 #[derive(Debug)]

@@ -8,8 +8,7 @@ use ipnet::Ipv4Net;
 
 use super::ProjectId;
 use crate::diagnostic::Place;
-use crate::value::Protocol;
-use crate::value::{DnsName, Port};
+use crate::value::{DnsName, Port, Protocol};
 
 /// What the pods of a project may reach outside of the cluster.
 #[derive(Debug)]

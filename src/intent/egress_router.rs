@@ -8,8 +8,7 @@ use ipnet::Ipv4Net;
 use super::{Intent, NodeId, ProjectId, Verdict};
 use crate::diagnostic::Place;
 use crate::spec::Labels;
-use crate::value::Protocol;
-use crate::value::{HostName, Name, Port};
+use crate::value::{HostName, Name, Port, Protocol};
 
 /// A pod that leads outside from a fixed source address.
 #[derive(Debug)]

@@ -7,8 +7,7 @@ use ipnet::Ipv4Net;
 use super::Fixed;
 use crate::diagnostic::Place;
 use crate::spec::{Labels, RpFilter};
-use crate::value::{Datapath, Protocol};
-use crate::value::{InterfaceName, Name, Port};
+use crate::value::{Datapath, InterfaceName, Name, Port, Protocol};
 
 /// A machine that carries pods.
 #[derive(Debug)]

@@ -6,8 +6,7 @@ use std::net::Ipv4Addr;
 use super::{Fixed, ProjectId, Tenant};
 use crate::diagnostic::Place;
 use crate::spec::{ServiceType, SessionAffinity};
-use crate::value::Protocol;
-use crate::value::{Name, NodePort, Port};
+use crate::value::{Name, NodePort, Port, Protocol};
 
 /// A stable address in front of some pods or egress routers of a project.
 #[derive(Debug)]

@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::probe::{POD_PORT, Planner, Want};
 use crate::intent::NodeId;
 use crate::model::{Model, Tenant};
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 use crate::verify::reach::To;
 
 /// The ports of DNS, and one of every entry of `nodeAccess` for TCP or UDP: the nodes answer there in

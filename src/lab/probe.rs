@@ -22,8 +22,7 @@ use std::time::Duration;
 
 use super::names;
 use crate::model::{Model, Tenant};
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 use crate::verify::reach::{From, Packet, To, reach};
 
 /// The port that pods and nodes answer at.

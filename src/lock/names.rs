@@ -8,8 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic, Report, counted};
+use crate::diagnostic::{Code, Diagnostic, Place, Report, counted};
 use crate::intent::{Addresses, Cluster, EgressRule, Intent, Target};
 use crate::lock::dns::Answer;
 use crate::lock::{Lock, NameAddress, Sighting};

@@ -12,8 +12,7 @@ use crate::dataplane::openflow::{
 use crate::intent::{EgressRule, NodeId, ProjectId, Verdict};
 use crate::model::Model;
 use crate::pipeline::{OfPort, Table};
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 
 /// RFC 1112, section 4, with the limited broadcast address of RFC 919.
 const RESERVED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4);

@@ -7,8 +7,7 @@ use ipnet::Ipv4Net;
 use super::node_access;
 use super::node_port::{self, Inwards};
 use super::wiring::interface;
-use crate::artifact::host;
-use crate::artifact::host::GUARDED_SET;
+use crate::artifact::host::{self, GUARDED_SET};
 use crate::artifact::node::Wiring;
 use crate::dataplane::nft::{
     Chain, Choice, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
@@ -18,8 +17,7 @@ use crate::intent::NodeId;
 use crate::model::Model;
 use crate::pipeline;
 use crate::spec::{Mode, SessionAffinity};
-use crate::value::InterfaceName;
-use crate::value::{Datapath, Protocol};
+use crate::value::{Datapath, InterfaceName, Protocol};
 
 /// The addresses where nodes take tunnels.
 const TUNNELS: &str = "rf_tunnel_addresses";

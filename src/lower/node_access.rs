@@ -15,8 +15,7 @@ use crate::dataplane::origin::Subject;
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 
 /// The rules of the chain for what is for the node itself.
 pub(super) fn rules(model: &Model, node: NodeId) -> Result<Vec<Rule<'_>>, Diagnostic> {

@@ -22,8 +22,7 @@ use crate::intent::{BlockAt, NodeId};
 use crate::model::{Model, NodePort};
 use crate::pipeline::{Register, Table};
 use crate::spec::Mode;
-use crate::value::Protocol;
-use crate::value::{InterfaceName, Port};
+use crate::value::{InterfaceName, Port, Protocol};
 
 /// The addresses of this node.
 const OWN: &str = "rf_own_addresses";

@@ -21,8 +21,7 @@ use crate::intent::{NodeId, RouterId, RouterMode};
 use crate::model::{Model, Tenant, veth_name};
 use crate::pipeline::OfPort;
 use crate::resolve::link_local;
-use crate::value::Protocol;
-use crate::value::{InterfaceName, Mac};
+use crate::value::{InterfaceName, Mac, Protocol};
 
 const MAP: &str = "rf_destinations";
 const NODES: &str = "rf_node_addresses";

@@ -9,10 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::{Builder, arp, host, ip, ip_to};
-use crate::dataplane::openflow::free_number;
 use crate::dataplane::openflow::{
     Action, ArpMatch, Bucket, CtState, Flow, Fragment, Group, IpMatch, L4, MaskedPort, Match,
-    Packet, PrintedGroup, Section,
+    Packet, PrintedGroup, Section, free_number,
 };
 use crate::dataplane::origin::hash;
 use crate::diagnostic::Diagnostic;
@@ -20,8 +19,7 @@ use crate::intent::{NodeId, ProjectId, Service, ServiceId, ServicePort};
 use crate::model::{Model, Tenant};
 use crate::pipeline::{OfPort, Register, Table};
 use crate::spec::{Mode, SessionAffinity};
-use crate::value::{Datapath, Protocol};
-use crate::value::{Mac, Port};
+use crate::value::{Datapath, Mac, Port, Protocol};
 
 /// What routers tell senders: unreachable or too big, slow down, too many hops, a wrong header
 /// (RFC 792).

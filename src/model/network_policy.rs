@@ -18,10 +18,9 @@ use crate::allocate::Numbers;
 use crate::dataplane::origin::Subject;
 use crate::diagnostic::Place;
 use crate::intent::{
-    Direction, Intent, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet, ProjectId, RouterId,
-    Tenant, is_empty, selector_name,
+    Direction, Intent, Membership, NetworkPolicy, Peer, PodId, PolicyPorts, PolicyRule, PortSet,
+    ProjectId, RouterId, Tenant, is_empty, selector_name,
 };
-use crate::intent::{Membership, PodId};
 use crate::resolve::without;
 use crate::spec::{Labels, Selector};
 use crate::value::Protocol;

@@ -7,8 +7,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::{Context, Nodes, Projects};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::intent::{Cluster, Fixed, Pod};
 use crate::spec::Mode;
 

@@ -3,8 +3,7 @@
 use ipnet::Ipv4Net;
 
 use super::{Context, Wire, network_policies, node_access};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::input::At;
 use crate::intent::{Cluster, Dns, PodNetwork};
 use crate::spec::{self, Mode};

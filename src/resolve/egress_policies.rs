@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::Ipv4Net;
 
 use super::{Context, Projects, Wire};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic, counted};
+use crate::diagnostic::{Code, Diagnostic, Place, counted};
 use crate::input::{At, rule_destination, rule_verdict};
 use crate::intent::{
     Addresses, Cluster, EgressPolicy, EgressRule, Ports, ProjectId, Target, Verdict,

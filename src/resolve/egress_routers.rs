@@ -11,13 +11,11 @@ mod segment;
 
 use super::outside::{Outside, Taken};
 use super::{Context, Nodes, Projects, Wire, unique};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::input::{At, replicas};
 use crate::intent::{Destination, EgressRouter, NodeId, RouterMode};
 use crate::spec::{self, Platform};
-use crate::value::Protocol;
-use crate::value::{Address, Host, Port};
+use crate::value::{Address, Host, Port, Protocol};
 
 /// How many unicast addresses a modest network card filters in hardware (Intel 82540: 15 beside
 /// its own); with more it receives everything.

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Context, Nodes, Projects, Wire};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::intent::{MdnsRecord, NodeId, Service, Tenant};
 use crate::spec;
 use crate::value::{DnsName, Name};

@@ -6,8 +6,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::input::At;
 use crate::intent::NodeAccess;
 use crate::spec;
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 
 /// The ports of all documents, in order.
 pub(super) fn resolve(

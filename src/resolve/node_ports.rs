@@ -5,13 +5,11 @@ use std::net::Ipv4Addr;
 
 use super::nodes::reserved;
 use super::{Context, Nodes, Projects, Wire};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::input::At;
 use crate::intent::{BlockAt, Cluster, Fixed, NodePortBlock, Service, ServiceAddress};
 use crate::spec::{self, ServiceType};
-use crate::value::{Datapath, Protocol};
-use crate::value::{Name, NodePort, Port, ipv4};
+use crate::value::{Datapath, Name, NodePort, Port, Protocol, ipv4};
 
 /// RF132: only services that the outside reaches have node ports.
 pub(super) fn of_type(

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Context, Index, Nodes, Projects, Wire, defined_twice, unique};
 use crate::artifact::host;
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic, listed};
+use crate::diagnostic::{Code, Diagnostic, Place, listed};
 use crate::input::At;
 use crate::intent::{
     Attachment, BlockAt, Fixed, Membership, NodeServices, Pod, Project, ProjectId,

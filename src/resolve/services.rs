@@ -20,8 +20,7 @@ use crate::intent::{
     Tenant,
 };
 use crate::spec::{self, ServiceType, SessionAffinity, TargetPort};
-use crate::value::Protocol;
-use crate::value::{ClusterIp, Name, Port};
+use crate::value::{ClusterIp, Name, Port, Protocol};
 
 pub(super) fn resolve(
     wire: &Wire<'_>,

@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::NodePortBlock;
-use crate::value::Protocol;
-use crate::value::{Cidr, NameServer, Port, Span};
+use crate::value::{Cidr, NameServer, Port, Protocol, Span};
 
 /// What holds for the whole network. Everything has a default.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -3,8 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::value::Protocol;
-use crate::value::{Cidr, DnsName, Name, Port};
+use crate::value::{Cidr, DnsName, Name, Port, Protocol};
 
 /// What the pods of one project may reach outside of the cluster.
 #[derive(Debug, Deserialize, JsonSchema)]

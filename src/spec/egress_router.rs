@@ -5,8 +5,7 @@ use serde::Deserialize;
 
 use super::egress_policy::tcp;
 use super::{Labels, Selector};
-use crate::value::Protocol;
-use crate::value::{Address, Host, HostAddress, Name, Port, Site};
+use crate::value::{Address, Host, HostAddress, Name, Port, Protocol, Site};
 
 /// A pod with a second interface on its node's uplink, which leads what its project's pods send to
 /// it outside, from a fixed source address.

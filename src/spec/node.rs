@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Labels, ServiceProtocol};
-use crate::value::Datapath;
-use crate::value::{Address, Cidr, InterfaceName, Name, Port};
+use crate::value::{Address, Cidr, Datapath, InterfaceName, Name, Port};
 
 /// A machine that carries pods.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -7,8 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 
 use super::Selector;
-use crate::value::Protocol;
-use crate::value::{Address, ClusterIp, Name, NodePort, Port, StringValue as _};
+use crate::value::{Address, ClusterIp, Name, NodePort, Port, Protocol, StringValue as _};
 
 /// A stable address in front of some pods of the project, of its egress routers, or of hosts
 /// outside: it has either `selector`, `egressRouter` or `endpoints`.

@@ -12,8 +12,7 @@ use crate::dataplane::openflow::{
     Packet, PolicyState,
 };
 use crate::pipeline::{OfPort, Register, Table};
-use crate::value::Mac;
-use crate::value::Protocol;
+use crate::value::{Mac, Protocol};
 
 /// A frame that enters a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,7 @@ use crate::diagnostic::Place;
 use crate::intent::{BlockAt, Direction, NodeId, ProjectId, ServiceId, Verdict};
 use crate::model::{Model, Tenant};
 use crate::spec::Mode;
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 
 /// A first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

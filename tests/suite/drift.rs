@@ -2,10 +2,8 @@
 //! next run finds nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
-use crate::lab::{Live, datapath, live};
-use crate::support::ringfence;
+use crate::lab::{Live, datapath, live_of};
 use ringfence::apply::{Owned, owned};
 use ringfence::value::Datapath;
 
@@ -490,11 +488,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("network.yaml"), NETWORK).unwrap();
-        let run = ringfence(directory.path(), &["lock"]);
-        assert_eq!(run.status, 0, "{}", run.stderr);
-        let live = live(directory.path());
+        let (directory, live) = live_of(NETWORK);
         live.apply_all();
         let port = |owner: &str| {
             let find = "for port in $(ovs-vsctl list-ports br0); do ovs-vsctl get Port $port \

@@ -33,10 +33,7 @@ fn network(node: &str, more: &str) -> (tempfile::TempDir, Model, Sources) {
              egressRouters:\n  - name: supplier\n    project: shop\n    source: 192.168.12.99\n    \
              gateway: 192.168.12.1\n    destination: 203.0.113.25\n    nodes: [node-2, node-3]\n\
              egressIPs:\n  - {project: bank, addresses: [192.168.12.100]}\n";
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("network.yaml"), text).unwrap();
-    let run = crate::support::ringfence(directory.path(), &["lock"]);
-    assert_eq!(run.status, 0, "{}", run.stderr);
+    let directory = crate::support::written(&text);
     let (model, sources) = load(directory.path());
     (directory, model, sources)
 }

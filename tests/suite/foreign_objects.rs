@@ -12,10 +12,7 @@ use crate::lab::{Live, load};
 use crate::support::{PROGRAM, Run, ringfence};
 use ringfence::apply::{Options, apply, teardown};
 use ringfence::diagnostic::Diagnostic;
-use ringfence::system::netlink::Network;
-use ringfence::system::netlink::holdings::Holdings;
-use ringfence::system::{Command, Machine, Output, System, Tool};
-use ringfence::value::NetnsName;
+use ringfence::system::{Command, Intercept, Machine, Output, System};
 
 const NETWORK: &str = "\
 version: 1
@@ -514,50 +511,14 @@ struct Meddled {
     before: Mutex<Option<(String, String)>>,
 }
 
-impl System for Meddled {
-    fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
+impl Intercept for Meddled {
+    fn pass(&self, command: &Command) -> Result<Output, Diagnostic> {
         if command.changes && self.met.fetch_add(1, Ordering::SeqCst) == self.point {
             let said = shell(&MEDDLE.replace("THEIRS", &theirs("vm1")));
             assert_eq!(said, "", "meddling before `{command}`");
             *self.before.lock().unwrap() = Some((command.to_string(), things()));
         }
         Machine.run(command)
-    }
-
-    fn has(&self, tool: Tool) -> bool {
-        Machine.has(tool)
-    }
-
-    fn is_root(&self) -> bool {
-        Machine.is_root()
-    }
-
-    fn netns_names(&self) -> Result<Vec<String>, Diagnostic> {
-        Machine.netns_names()
-    }
-
-    fn network(&self) -> Result<Network, Diagnostic> {
-        Machine.network()
-    }
-
-    fn holdings(&self) -> Result<Holdings, Diagnostic> {
-        Machine.holdings()
-    }
-
-    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
-        Machine.networks(names)
-    }
-
-    fn sysctl(&self, name: &str) -> Option<String> {
-        Machine.sysctl(name)
-    }
-
-    fn file(&self, path: &Path) -> Option<Vec<u8>> {
-        Machine.file(path)
-    }
-
-    fn directory(&self, path: &Path) -> Option<Vec<String>> {
-        Machine.directory(path)
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::generations::{NEW, Node, OLD};
 use crate::lab::{datapath, live, load};
-use crate::support::{ringfence, until};
+use crate::support::{until, written};
 use ringfence::value::Datapath;
 
 /// One node; the old generation has the gateway bridge, the new one has none.
@@ -28,15 +28,6 @@ egressRouters:
   - {name: partner, project: shop, source: 192.168.12.99, gateway: 192.168.12.1,
      destination: 203.0.113.25, node: node-1}
 ";
-
-/// The directory of a desired state, with its lock file.
-fn written(text: &str) -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("network.yaml"), text).unwrap();
-    let run = ringfence(directory.path(), &["lock"]);
-    assert_eq!(run.status, 0, "{}", run.stderr);
-    directory
-}
 
 /// A node that has no gateway bridge, but the files of one.
 fn node() -> Node {

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use ringfence::diagnostic::{Report, human, sarif};
-use ringfence::diagnostic::{Source, Sources};
+use ringfence::diagnostic::{Report, Source, Sources, human, sarif};
 use ringfence::{allocate, input, lock, resolve};
 
 use crate::support::{PROGRAM, directories, root, tree};

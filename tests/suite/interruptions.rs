@@ -16,10 +16,7 @@ use crate::lab::example;
 use crate::support::root;
 use ringfence::apply::{Options, apply, status};
 use ringfence::diagnostic::{Code, Diagnostic};
-use ringfence::system::netlink::Network;
-use ringfence::system::netlink::holdings::Holdings;
-use ringfence::system::{Command, Machine, Output, System, Tool};
-use ringfence::value::NetnsName;
+use ringfence::system::{Command, Intercept, Machine, Output, System};
 
 /// What the tests are to do inside a node.
 const INSIDE: &str = "RINGFENCE_TEST_INSIDE";
@@ -139,8 +136,8 @@ fn shell(script: &str) {
     duct::cmd!("sh", "-c", script).stdin_null().stdout_null().run().unwrap();
 }
 
-impl System for Faulty {
-    fn run(&self, command: &Command) -> Result<Output, Diagnostic> {
+impl Intercept for Faulty {
+    fn pass(&self, command: &Command) -> Result<Output, Diagnostic> {
         if !self.way.concerns(command) {
             return Machine.run(command);
         }
@@ -190,42 +187,6 @@ impl System for Faulty {
                 Machine.run(command)
             }
         }
-    }
-
-    fn has(&self, tool: Tool) -> bool {
-        Machine.has(tool)
-    }
-
-    fn is_root(&self) -> bool {
-        Machine.is_root()
-    }
-
-    fn netns_names(&self) -> Result<Vec<String>, Diagnostic> {
-        Machine.netns_names()
-    }
-
-    fn network(&self) -> Result<Network, Diagnostic> {
-        Machine.network()
-    }
-
-    fn holdings(&self) -> Result<Holdings, Diagnostic> {
-        Machine.holdings()
-    }
-
-    fn networks(&self, names: &[&NetnsName]) -> Result<Vec<Option<Network>>, Diagnostic> {
-        Machine.networks(names)
-    }
-
-    fn sysctl(&self, name: &str) -> Option<String> {
-        Machine.sysctl(name)
-    }
-
-    fn file(&self, path: &Path) -> Option<Vec<u8>> {
-        Machine.file(path)
-    }
-
-    fn directory(&self, path: &Path) -> Option<Vec<String>> {
-        Machine.directory(path)
     }
 }
 

@@ -3,14 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
-use crate::support::{PROGRAM, Run, directories, ringfence, root, until};
+use crate::support::{PROGRAM, Run, directories, ringfence, root, until, written};
 use ringfence::diagnostic::Sources;
 use ringfence::driver::load::Loaded;
 use ringfence::intent::NodeId;
 use ringfence::lab::{self, Hold, Lab, Place, Probe, Seen, Setup, Summary, Want};
 use ringfence::model::{Model, Tenant};
-use ringfence::value::Port;
-use ringfence::value::{Datapath, Protocol};
+use ringfence::value::{Datapath, Port, Protocol};
 use ringfence::verify::reach::{From, Packet, To, reach};
 
 /// A lab with the directory of its files, which goes with it.
@@ -36,6 +35,13 @@ pub(crate) fn load(path: &Path) -> (Model, Sources) {
 pub(crate) fn live(path: &Path) -> Live {
     let (model, sources) = load(path);
     Live::up(model, &sources)
+}
+
+/// The nodes of a desired state, with its directory.
+pub(crate) fn live_of(text: &str) -> (tempfile::TempDir, Live) {
+    let directory = written(text);
+    let live = live(directory.path());
+    (directory, live)
 }
 
 pub(crate) fn example(name: &str) -> Live {

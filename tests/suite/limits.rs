@@ -2,10 +2,8 @@
 //! error with a code, or in a run that the next one mends; never in a panic, a lock that stays or half
 //! a file.
 
-use std::fs;
-
-use crate::lab::{Live, live};
-use crate::support::{PROGRAM, ringfence, tree};
+use crate::lab::{Live, live_of};
+use crate::support::{PROGRAM, ringfence, tree, written};
 
 const NETWORK: &str = "\
 version: 1
@@ -23,16 +21,6 @@ egressPolicies:
   - project: shop
     rules: [{allow: {cidr: 203.0.113.0/24}}, {deny: {cidr: 0.0.0.0/0}}]
 ";
-
-/// A desired state with its lock file, and a node of it.
-fn node(text: &str) -> (tempfile::TempDir, Live) {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("network.yaml"), text).unwrap();
-    let run = ringfence(directory.path(), &["lock"]);
-    assert_eq!(run.status, 0, "{}", run.stderr);
-    let live = live(directory.path());
-    (directory, live)
-}
 
 /// Runs ringfence on the node behind other words of a shell; what it printed, and its status.
 fn limited(live: &Live, before: &str, words: &str) -> (String, i32) {
@@ -77,7 +65,7 @@ fn tasks(live: &Live, most: usize) -> Option<String> {
 
 #[test]
 fn without_threads_or_processes_there_is_an_error_or_a_slower_run() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     for most in [1, 2, 3, 4, 6, 9, 16] {
         let Some(before) = tasks(&live, most) else { return };
         let run = limited(&live, &before, &apply(&live));
@@ -98,9 +86,7 @@ fn without_threads_or_processes_there_is_an_error_or_a_slower_run() {
 
 #[test]
 fn what_compiles_needs_no_thread_but_its_own() {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("network.yaml"), NETWORK).unwrap();
-    assert_eq!(ringfence(directory.path(), &["lock"]).status, 0);
+    let directory = written(NETWORK);
     assert_eq!(ringfence(directory.path(), &["compile", "-o", "expected"]).status, 0);
     let expected = tree(&directory.path().join("expected"));
     // Somebody whom nobody else is, so that nothing else counts, and who may write here.
@@ -121,7 +107,7 @@ fn what_compiles_needs_no_thread_but_its_own() {
 
 #[test]
 fn without_memory_nothing_is_left_that_the_next_run_does_not_mend() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     for megabytes in [1, 20, 60, 100, 200, 400, 1200] {
         let before = format!("prlimit --as={} --", megabytes << 20);
         let (said, status) = limited(&live, &before, &apply(&live));
@@ -133,7 +119,7 @@ fn without_memory_nothing_is_left_that_the_next_run_does_not_mend() {
 
 #[test]
 fn sixty_four_files_are_enough_and_few_are_an_error() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     let (said, status) = limited(&live, "prlimit --nofile=64 --", &apply(&live));
     assert_eq!(status, 0, "{said}");
     limited(&live, "", "teardown --state /run/ringfence");
@@ -149,7 +135,7 @@ fn sixty_four_files_are_enough_and_few_are_an_error() {
 
 #[test]
 fn a_closed_terminal_ends_no_change() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     // Nobody reads, or there is nothing to write to.
     for rest in [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "| true"] {
         let line = format!("cd /; {PROGRAM} {} {rest}; echo \"status $?\"", apply(&live));
@@ -187,7 +173,7 @@ fn output_that_cannot_be_written_is_an_error() {
 
 #[test]
 fn a_disk_that_is_full_or_read_only_is_an_error_and_keeps_no_lock() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     let files = live.lab.files(live.node("node-1")).display().to_string();
     for (what, options, after) in [
         ("full", "size=4k", "mount -o remount,size=1m /run/disk"),
@@ -226,7 +212,7 @@ fn a_disk_that_is_full_or_read_only_is_an_error_and_keeps_no_lock() {
 
 #[test]
 fn a_tree_on_a_full_disk_is_an_error_and_whole_afterwards() {
-    let (directory, live) = node(NETWORK);
+    let (directory, live) = live_of(NETWORK);
     let path = directory.path().display().to_string();
     live.on("node-1", "mkdir -p /run/disk; mount -t tmpfs -o size=12k tmpfs /run/disk");
     let words = format!("compile {path} -o /run/disk/out");
@@ -252,7 +238,7 @@ fn many_changes_are_told_by_kind_and_owner() {
         .replace("    pods:\n", &format!("    pods:\n{pods}"))
         .replace("    rules: [{allow: {cidr: 203.0.113.0/24}}, ", &format!("    rules:\n{rules}"))
         .replace("{deny: {cidr: 0.0.0.0/0}}]", "      - deny: {cidr: 0.0.0.0/0}");
-    let (_directory, live) = node(&text);
+    let (_directory, live) = live_of(&text);
     let all = limited(&live, "", &format!("{} --check --verbose", apply(&live))).0;
     let short = limited(&live, "", &format!("{} --check", apply(&live))).0;
     assert!(all.lines().count() > 300, "{all}");

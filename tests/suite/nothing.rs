@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use ringfence::diagnostic::{Code, Diagnostic};
-use ringfence::diagnostic::{Source, Sources};
+use ringfence::diagnostic::{Code, Diagnostic, Source, Sources};
 use ringfence::input;
 use ringfence::spec::schema;
 use serde_json::{Map, Value, json};

@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::apply::state_of;
 use crate::generations::assert_valid;
-use crate::lab::{Live, datapath, live};
+use crate::lab::{Live, datapath, live_of};
 use crate::support::ringfence;
 use ringfence::cli::schema::Subject;
 use ringfence::value::Datapath;
@@ -31,16 +31,6 @@ egressRouters:
 egressIPs:
   - {project: shop, addresses: [192.168.12.100]}
 ";
-
-/// A node of this network, with its directory.
-fn node(text: &str) -> (tempfile::TempDir, Live) {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("network.yaml"), text).unwrap();
-    let run = ringfence(directory.path(), &["lock"]);
-    assert_eq!(run.status, 0, "{}", run.stderr);
-    let live = live(directory.path());
-    (directory, live)
-}
 
 fn status(live: &Live) -> (String, i32) {
     let output = live.lab.ringfence(live.node("node-1"), &["status"]).unwrap();
@@ -111,7 +101,7 @@ const NETWORKS: &[(&str, &str, &str)] = &[
 
 #[test]
 fn networks_and_addresses_of_others_are_never_replaced() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     let uplink =
         live.on("node-1", "ip -o route get 192.168.12.1 | sed 's/.* dev \\([^ ]*\\).*/\\1/'");
     let on = |command: &str| live.on("node-1", &command.replace("UPLINK", uplink.trim()));
@@ -214,7 +204,7 @@ const SETTINGS: &[(&str, &str)] = &[
 
 #[test]
 fn what_others_set_on_our_bridge_is_told_and_mended() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     live.apply_all();
     let pod = live.on("node-1", "ip -br link | grep -o '^rf-[0-9a-f]*' | head -1; true");
     let owner = live.on("node-1", &format!("ip link show {}", pod.trim()));
@@ -246,7 +236,7 @@ fn what_others_set_on_our_bridge_is_told_and_mended() {
 
 #[test]
 fn a_datapath_is_tried_before_and_a_bridge_that_is_not_open_is_mended() {
-    let (directory, live) = node(NETWORK);
+    let (directory, live) = live_of(NETWORK);
     live.apply_all();
     let lacks = "ovs-appctl dpctl/show system@ovs-system 2>&1 | grep -c 'No such file' || true";
     if datapath() == Datapath::System || live.on("node-1", lacks).trim() == "0" {
@@ -331,7 +321,7 @@ const RULES: &[(&str, Option<&str>)] = &[
 
 #[test]
 fn chains_of_others_that_drop_are_named_by_apply_check_and_status() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     live.apply_all();
     let reaches = || {
         let to = "203.0.113.80:80".parse().unwrap();
@@ -372,7 +362,7 @@ fn chains_of_others_that_drop_are_named_by_apply_check_and_status() {
 
 #[test]
 fn an_address_that_answers_is_not_taken_unless_that_is_wanted() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     let outside = |words: &str| {
         let words: Vec<&str> = words.split(' ').collect();
         live.lab.outside().run(None, &words).unwrap()

@@ -14,8 +14,7 @@ use ringfence::intent::NodeId;
 use ringfence::lower::{Common, Plan};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::value::Port;
-use ringfence::value::{Datapath, Protocol};
+use ringfence::value::{Datapath, Port, Protocol};
 use ringfence::verify::reach::{From, Packet, To, leaves, reach};
 
 /// The golden files with this ending.

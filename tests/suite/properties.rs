@@ -15,8 +15,7 @@ use ringfence::intent::{NodeId, ServiceId, ServicePort, Verdict};
 use ringfence::lower::{Common, Plan};
 use ringfence::model::{Model, Tenant};
 use ringfence::pipeline::OfPort;
-use ringfence::value::{Datapath, Protocol};
-use ringfence::value::{Mac, Port};
+use ringfence::value::{Datapath, Mac, Port, Protocol};
 use ringfence::verify::evaluate::{Body, End, Frame, Piece, walk};
 use ringfence::verify::reach::{From, Packet, To, leaves, reach};
 

@@ -13,8 +13,7 @@ use ringfence::lab::{Place, Probe, Want};
 use ringfence::lock::Lock;
 use ringfence::lower::Common;
 use ringfence::model::{Model, Tenant};
-use ringfence::value::Port;
-use ringfence::value::Protocol;
+use ringfence::value::{Port, Protocol};
 use ringfence::verify::evaluate::Body;
 use ringfence::verify::reach::{From, Packet, To, reach};
 

@@ -5,8 +5,8 @@
 use std::fs;
 
 use crate::apply::Run;
-use crate::lab::{Live, datapath, live};
-use crate::support::ringfence;
+use crate::lab::{Live, datapath, live_of};
+use crate::support::{ringfence, written};
 use ringfence::value::Datapath;
 
 const NETWORK: &str = "\
@@ -38,15 +38,6 @@ const PROXY: &str = "egressRouters:
     rules: [{allow: www.example.com}]
 ";
 
-fn node(text: &str) -> (tempfile::TempDir, Live) {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("network.yaml"), text).unwrap();
-    let run = ringfence(directory.path(), &["lock"]);
-    assert_eq!(run.status, 0, "{}", run.stderr);
-    let live = live(directory.path());
-    (directory, live)
-}
-
 fn run(live: &Live, words: &[&str]) -> Run {
     live.lab.ringfence(live.node("node-1"), words).unwrap().into()
 }
@@ -64,7 +55,7 @@ fn settles(live: &Live, arguments: &[&str]) -> String {
 
 #[test]
 fn rows_that_were_lost_are_made_again() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     settles(&live, &[]);
     // As with a new disk: the database is empty, while the kernel still has the interfaces.
     live.on(
@@ -98,7 +89,7 @@ fn rows_that_were_lost_are_made_again() {
 
 #[test]
 fn a_bridge_that_speaks_other_versions_is_taken_all_the_same() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     // As openshift-sdn makes it, with flows, ports and a group of its own.
     let kind = datapath().as_str();
     live.on(
@@ -133,7 +124,7 @@ fn a_bridge_that_speaks_other_versions_is_taken_all_the_same() {
 
 #[test]
 fn an_egress_ip_that_lo_has_already_is_adopted() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     for address in ["192.168.12.100/32", "192.168.12.100/24"] {
         live.on("node-1", &format!("ip address add {address} dev lo"));
         let refused = live.apply_on("node-1", &[]);
@@ -154,7 +145,7 @@ fn an_egress_ip_that_lo_has_already_is_adopted() {
 
 #[test]
 fn a_port_of_others_with_the_number_of_a_pod_gives_way() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     settles(&live, &[]);
     let port =
         live.on("node-1", &format!("ovs-vsctl --bare --columns=name find Interface ofport={PORT}"));
@@ -180,7 +171,7 @@ fn a_port_of_others_with_the_number_of_a_pod_gives_way() {
 
 #[test]
 fn a_process_that_has_the_number_of_a_proxy_is_left_alone() {
-    let (_directory, mut live) = node(&format!("{NETWORK}{PROXY}"));
+    let (_directory, mut live) = live_of(&format!("{NETWORK}{PROXY}"));
     settles(&live, &[]);
     let other = |live: &Live| {
         live.on(
@@ -207,9 +198,7 @@ fn a_process_that_has_the_number_of_a_proxy_is_left_alone() {
     settles(&live, &[]);
     let number = other(&live);
     let alive = format!("kill -0 {}", number.trim());
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("network.yaml"), NETWORK).unwrap();
-    assert_eq!(ringfence(directory.path(), &["lock"]).status, 0);
+    let directory = written(NETWORK);
     let (model, sources) = crate::lab::load(directory.path());
     live.lab.replace(model, &sources).unwrap();
     settles(&live, &[]);
@@ -228,7 +217,7 @@ const STATES: &[(&str, &str)] = &[
 
 #[test]
 fn a_state_that_cannot_be_read_is_never_taken_for_none() {
-    let (_directory, live) = node(NETWORK);
+    let (_directory, live) = live_of(NETWORK);
     settles(&live, &[]);
     live.on("node-1", "cp /run/ringfence/state.json /run/good");
     let files = live.lab.files(live.node("node-1")).to_string_lossy().into_owned();
@@ -276,7 +265,7 @@ fn routes_of_builds_that_marked_none_go_too() {
         "cluster: {podNetworks: [{cidr: 10.128.0.0/14, hostPrefix: 23}, {cidr: 10.200.0.0/16, \
          hostPrefix: 24}]}\nnodes:\n",
     );
-    let (directory, mut live) = node(&second);
+    let (directory, mut live) = live_of(&second);
     settles(&live, &[]);
     let pod = "ip -n shop.web-0";
     live.on(

@@ -45,6 +45,15 @@ pub(crate) fn ringfence(directory: &Path, arguments: &[&str]) -> Run {
     }
 }
 
+/// The directory of a desired state, with its lock file.
+pub(crate) fn written(text: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("network.yaml"), text).unwrap();
+    let run = ringfence(directory.path(), &["lock"]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    directory
+}
+
 /// The output of an example, with what is not kept in Git.
 pub(crate) fn compiled(example: &str) -> tempfile::TempDir {
     let out = tempfile::tempdir().unwrap();

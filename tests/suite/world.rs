@@ -7,8 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use ringfence::allocate::allocate;
-use ringfence::diagnostic::Report;
-use ringfence::diagnostic::{Source, Sources};
+use ringfence::diagnostic::{Report, Source, Sources};
 use ringfence::input;
 use ringfence::lock::{self, Lock};
 use ringfence::model::Model;

@@ -7,8 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::{write_byte, write_hex, write_number};
 use crate::pipeline::{OfPort, Register};
-use crate::value::Mac;
-use crate::value::Protocol;
+use crate::value::{Mac, Protocol};
 
 /// The packets that a flow takes: all conditions hold together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,8 +5,7 @@ use std::net::SocketAddrV4;
 use super::{FIRST_FLOOD, MOST_BITS, MOST_FLOODS, Place, Planner, Probe, UNLIMITED_BITS, Want};
 use crate::intent::PodId;
 use crate::model::Tenant;
-use crate::value::Bandwidth;
-use crate::value::Protocol;
+use crate::value::{Bandwidth, Protocol};
 
 impl Planner<'_> {
     /// Every limit that the lab has time for, from and to a pod of the same project, and that

@@ -6,8 +6,7 @@ use std::net::SocketAddrV4;
 use super::{GROUP_PORT, POD_PORT, Place, Planner, Probe, Want, group, listeners, port};
 use crate::intent::NodeId;
 use crate::model::Tenant;
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 use crate::verify::reach::{From, Packet, To, reach};
 
 impl Planner<'_> {

@@ -8,8 +8,7 @@ use crate::intent::{EgressRouter, RouterId, RouterMode, Site, Upstream, Verdict}
 use crate::lab::names;
 use crate::model::Tenant;
 use crate::spec::Mode;
-use crate::value::Protocol;
-use crate::value::{HostName, Port, StringValue as _};
+use crate::value::{HostName, Port, Protocol, StringValue as _};
 use crate::verify::reach::{From, Packet, To, reach};
 
 impl Planner<'_> {

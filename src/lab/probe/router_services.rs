@@ -5,8 +5,7 @@ use std::net::SocketAddrV4;
 use super::{Planner, Want, names};
 use crate::intent::{EgressRouter, RouterMode, ServicePort, Upstream};
 use crate::model::{Model, Tenant};
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 
 /// What a client of a service in front of routers meets.
 pub(super) struct Way {

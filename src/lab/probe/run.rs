@@ -16,8 +16,7 @@ use crate::lab::network::stand_in;
 use crate::lab::{Lab, failed, names, node_access};
 use crate::lower::proxy;
 use crate::model::{Model, Tenant};
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 
 /// How long a probe waits: a lost SYN is sent again after one second.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2500);

@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::{ODD_PORT, Place, Planner, Probe, Want, port};
 use crate::intent::ServiceId;
 use crate::model::Tenant;
-use crate::value::Port;
-use crate::value::Protocol;
+use crate::value::{Port, Protocol};
 use crate::verify::reach::{From, Packet, To, reach};
 
 impl Planner<'_> {

@@ -2,8 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::input::At;
 use crate::intent::NodeId;
 use crate::resolve::nodes::is_host_of;

@@ -6,15 +6,13 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::{destination_inside, port_twice};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::input::{At, rule_verdict};
 use crate::intent::{ProxyPort, Site, SiteRule, Upstream, Verdict};
 use crate::resolve::Context;
 use crate::resolve::outside::Outside;
 use crate::spec::{self, RouterMode};
-use crate::value::Protocol;
-use crate::value::{self, Host, Port, ipv4};
+use crate::value::{self, Host, Port, Protocol, ipv4};
 
 /// RF174: each mode has keys of its own.
 pub(super) fn mode_keys(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {

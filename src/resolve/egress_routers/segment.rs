@@ -4,8 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::intent::NodeId;
 use crate::resolve::nodes::is_host_of;
 use crate::resolve::{Context, Nodes};

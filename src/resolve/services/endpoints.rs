@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::{Context, Outside};
-use crate::diagnostic::Place;
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::input::At;
 use crate::intent::{EgressPolicy, Target, Verdict};
 use crate::spec::{self, ServiceType, TargetPort};
-use crate::value::Protocol;
-use crate::value::{Address, ClusterIp, Port, ipv4};
+use crate::value::{Address, ClusterIp, Port, Protocol, ipv4};
 
 /// The hosts outside that a service is for, sorted.
 pub(super) struct Endpoints(BTreeMap<Ipv4Addr, Place>);

@@ -7,8 +7,7 @@ use crate::diagnostic::{Code, Diagnostic};
 use crate::input::At;
 use crate::intent::{EgressRouter, ProjectId, RouterId};
 use crate::spec::{self, ServiceType, TargetPort};
-use crate::value::Protocol;
-use crate::value::{ClusterIp, Name, Port};
+use crate::value::{ClusterIp, Name, Port, Protocol};
 
 /// The egress routers, as services look for them.
 pub(super) struct Routers<'a> {
