@@ -819,6 +819,10 @@ fn a_node_without_a_working_switch_is_not_taken_for_an_empty_one() {
          --detach --no-chdir --log-file -vconsole:off; ovs-vsctl --timeout=20 list-br; \
          pkill -9 -x ovs-vswitchd; while pidof ovs-vswitchd >/dev/null; do sleep 0.05; done",
     );
+    // The kernel tells a moment later that nobody holds the bridges' interfaces any more.
+    node.on(
+        "while ip -o link show up | grep -E ' (tun0|br-phy): ' | grep -v NO-CARRIER; do sleep 0.05; done",
+    );
     for arguments in [&["--check"][..], &[]] {
         node.refuses(
             "node-1",

@@ -148,13 +148,20 @@ fn the_way_to_the_segment_is_mended_and_made_of_that_of_earlier_versions() {
     live.apply_all();
     let routes =
         |router: &str| live.on("node-1", &format!("ip -n router_{router} route show dev net1"));
-    let direct = "default via 192.168.12.1 \n\
+    let direct = "default via 192.168.12.1 proto 82 \n\
                   192.168.12.0/24 proto kernel scope link src 192.168.12.99 \n";
     assert_eq!(routes("macvlan"), direct);
-    assert_eq!(routes("alone"), "default via 192.168.12.1 \n192.168.12.1 scope link \n");
+    assert_eq!(
+        routes("alone"),
+        "default via 192.168.12.1 proto 82 \n192.168.12.1 proto 82 scope link \n"
+    );
     live.on("node-1", "ip -n router_macvlan route del 192.168.12.0/24 dev net1");
     assert!(live.lab.apply(live.node("node-1")).unwrap().changed);
-    assert!(routes("macvlan").contains("192.168.12.0/24 scope link"), "{}", routes("macvlan"));
+    assert!(
+        routes("macvlan").contains("192.168.12.0/24 proto 82 scope link"),
+        "{}",
+        routes("macvlan")
+    );
     assert!(!live.lab.apply(live.node("node-1")).unwrap().changed);
     live.on(
         "node-1",
