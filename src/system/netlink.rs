@@ -17,7 +17,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoMacVlan, InfoVxlan,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -240,7 +240,10 @@ fn failed(error: &io::Error) -> Diagnostic {
 fn read() -> io::Result<Network> {
     let socket = socket()?;
     let mut network = Network::default();
-    dump(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+    let mut request = LinkMessage::default();
+    // The kernel adds up what each link has counted, which is half of its answer.
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    dump(&socket, RouteNetlinkMessage::GetLink(request), |message| {
         if let RouteNetlinkMessage::NewLink(message) = message {
             let (name, link) = link(message);
             network.links.insert(name, link);
