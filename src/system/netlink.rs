@@ -241,7 +241,7 @@ fn read() -> io::Result<Network> {
     let socket = socket()?;
     let mut network = Network::default();
     let mut request = LinkMessage::default();
-    // The kernel adds up what each link has counted, which is half of its answer.
+    // What each link has counted, the kernel adds up for a quarter of its answer.
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     dump(&socket, RouteNetlinkMessage::GetLink(request), |message| {
         if let RouteNetlinkMessage::NewLink(message) = message {
