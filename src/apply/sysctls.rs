@@ -52,11 +52,21 @@ pub(super) fn remember(wiring: &Wiring, state: &mut State, system: &dyn System) 
     for (name, value) in wiring.sysctls.iter().filter(|(name, _)| *name != FORWARDING) {
         if let Some(replaced) = state.sysctls.get_mut(name) {
             replaced.set.clone_from(value);
-        } else if let Some(before) = system.sysctl(name).filter(|have| have != value) {
+        } else if let Some(before) = before(name, system).filter(|have| have != value) {
             let replaced = Replaced { before, set: value.clone() };
             state.sysctls.insert(name.clone(), replaced);
         }
     }
+}
+
+/// What a setting is; of an interface that is yet to be made, what the kernel gives to new ones.
+fn before(name: &str, system: &dyn System) -> Option<String> {
+    let of_new = || {
+        let (head, rest) = name.split_once(".conf.")?;
+        let (_, setting) = rest.rsplit_once('.')?;
+        system.sysctl(&format!("{head}.conf.default.{setting}"))
+    };
+    system.sysctl(name).or_else(of_new)
 }
 
 /// Forgets those that are no longer ringfence's.

@@ -216,9 +216,11 @@ pub(super) const DEEDS: &[Deed] = &[
         "the clock is far ahead",
         "f=$state/state.json; sed -i 's/\"applied\": [0-9]*/\"applied\": 99999999999/' $f",
     ),
-    silent(
-        "a generation of nobody is kept",
+    theirs(
+        "a directory among the generations",
         "mkdir -p $state/generations/1234; echo x >$state/generations/1234/x",
+        "rm -rf $state/generations/1234",
+        "",
     ),
     theirs(
         "a namespace",
