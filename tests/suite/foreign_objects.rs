@@ -429,30 +429,6 @@ fn a_port_that_was_adopted_stays_where_it_was() {
     );
 }
 
-/// The line that makes a router's outside interface works in the node's own namespace, and names the
-/// other.
-#[test]
-fn no_macvlan_gets_into_a_namespace_that_has_become_somebody_elses() {
-    let node = Node::between(NETWORK, NETWORK);
-    node.done(&["apply", OLD]);
-    node.on("ip netns exec router_supplier nft flush ruleset; ip -n router_supplier link del net1");
-    // The ruleset is loaded before the interface is made.
-    node.before(
-        "nft",
-        "case \"$*\" in *-f*) [ -e /run/swapped ] || { touch /run/swapped; nsenter -t 1 -m -n sh -c \
-         'ip netns del router_supplier; ip netns add router_supplier; \
-         ip -n router_supplier link set lo up'; };; esac",
-    );
-    let run = node.run(&["apply", OLD]);
-    node.restore("nft");
-    assert_eq!(node.on("ls /run/swapped"), "/run/swapped\n", "{}", run.stderr);
-    assert_ne!(run.status, 0, "{}", run.stdout);
-    let there = node.on("ip -n router_supplier -br link | cut -d' ' -f1");
-    assert_eq!(there, "lo\n", "{}", run.stderr);
-    node.on("ip netns del router_supplier");
-    node.done(&["apply", OLD]);
-}
-
 #[test]
 fn what_goes_by_itself_while_it_is_removed_fails_no_run() {
     let node = Node::between(NETWORK, &NETWORK.replace(POD, ""));

@@ -264,6 +264,7 @@ fn many_changes_are_told_by_kind_and_owner() {
     assert!(all.lines().count() > 300, "{all}");
     assert!(short.lines().count() < 60, "{short}");
     assert!(short.contains("+ flows rule shop: 151 objects, "), "{short}");
-    let total = |text: &str| text.lines().find(|line| line.starts_with("drift ")).map(str::to_owned);
+    let total =
+        |text: &str| text.lines().find(|line| line.starts_with("drift ")).map(str::to_owned);
     assert_eq!(total(&all), total(&short), "both tell how many there are");
 }

@@ -13,8 +13,8 @@ use super::disturb::{DEEDS, Deed, FUNCTIONS, Fault, Kind};
 use super::node::{Node, STATE, ringfence, text};
 use super::snapshot::{Snapshot, difference, take};
 use super::world::{LOCK, World};
-use afterwards::{broken_teardown, more, set_again};
 use crate::support::Run;
+use afterwards::{broken_teardown, more, set_again};
 
 /// A promise that was not kept.
 #[derive(Debug)]
@@ -328,10 +328,8 @@ fn disturbed(
             let script = format!("R={}\n{FUNCTIONS}{}", chance.below(1000), deed.script);
             node.plan(Some((*at, "script")), &script);
         }
-        Fault::Full(at) => node.plan(
-            Some((*at, "script")),
-            "dd if=/dev/zero of=/var/lib/filler bs=64k 2>/dev/null",
-        ),
+        Fault::Full(at) => node
+            .plan(Some((*at, "script")), "dd if=/dev/zero of=/var/lib/filler bs=64k 2>/dev/null"),
         Fault::Killed(milliseconds) => {
             let after = format!("0.{milliseconds:03}");
             before = ["timeout", "-s", "KILL", &after].map(str::to_owned).to_vec();
@@ -342,7 +340,7 @@ fn disturbed(
         }
         Fault::State(_) => {
             node.done(&format!(
-                "rm -rf /mnt/kept; cp -a {STATE} /mnt/kept; mount -t tmpfs -o size=256k,mode=0700 tmpfs {STATE}; \
+                "rm -rf /mnt/kept; cp -a {STATE} /mnt/kept; mount -t tmpfs -o size=8m,mode=0700 tmpfs {STATE}; \
                  cp -a /mnt/kept/. {STATE}; dd if=/dev/zero of={STATE}/filler bs=4k 2>/dev/null || true"
             ));
         }
@@ -373,8 +371,7 @@ fn disturbed(
         return Ok("killed".to_owned());
     }
     teller.check("apply", &run)?;
-    let planned =
-        !matches!(fault, Fault::Killed(..) | Fault::Limited(..) | Fault::State(..));
+    let planned = !matches!(fault, Fault::Killed(..) | Fault::Limited(..) | Fault::State(..));
     let reached = !planned || !fired.is_empty();
     let told: Value = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
     match run.status {

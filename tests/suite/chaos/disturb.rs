@@ -103,7 +103,13 @@ pub(super) const DEEDS: &[Deed] = &[
         "a name of a namespace is hollow",
         "n=$(spaces | pick); umount /run/netns/$n; ip link show >/dev/null",
     ),
-    ours("a namespace loses its mark", "ip -n $(spaces | pick) link set lo alias ''"),
+    // It is somebody else's from then on, whom the plan names.
+    theirs(
+        "a namespace loses its mark",
+        "n=$(spaces | pick); ip -n $n link set lo alias ''; echo $n >/mnt/unmarked",
+        "n=$(cat /mnt/unmarked); ip -n $n link set lo alias \"ringfence $n\"",
+        "-",
+    ),
     ours(
         "a router's macvlan goes",
         "n=$(routers | pick); ip -n $n link show net1 >/dev/null 2>&1 || exit 9; ip -n $n link del net1",
@@ -206,7 +212,10 @@ pub(super) const DEEDS: &[Deed] = &[
     ours("the node does not forward", "sysctl -qw net.ipv4.ip_forward=0"),
     ours("Open vSwitch is restarted", "restart"),
     ours("the state is lost", "rm $state/state.json"),
-    unreadable("the state is cut", "[ -s $state/state.json ] || exit 9; truncate -s 50 $state/state.json"),
+    unreadable(
+        "the state is cut",
+        "[ -s $state/state.json ] || exit 9; truncate -s 50 $state/state.json",
+    ),
     unreadable(
         "the state is of another version",
         "[ -s $state/state.json ] || exit 9; \

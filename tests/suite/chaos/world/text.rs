@@ -116,11 +116,8 @@ impl World {
             1 => uplink["rpFilter"] = "strict".into(),
             _ => uplink["rpFilter"] = "loose".into(),
         }
-        let addresses = if self.port_addresses && number == 0 {
-            json!(["192.168.12.60"])
-        } else {
-            json!([])
-        };
+        let addresses =
+            if self.port_addresses && number == 0 { json!(["192.168.12.60"]) } else { json!([]) };
         json!({
             "nodePortAddresses": addresses,
             "name": format!("node-{}", number + 1),
