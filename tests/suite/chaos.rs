@@ -6,9 +6,10 @@
 //! has never seen anything but the last world. The whole of both nodes is compared, line by line.
 //!
 //! There are [`ATTEMPTS`] by default, the same ones each time; with `RINGFENCE_CHAOS_SECONDS` it goes on for
-//! as long as that says. `RINGFENCE_CHAOS_SEED` says which attempts it makes, and `RINGFENCE_CHAOS_ONLY` repeats one of them, or several as in `17-19`:
-//! an attempt begins where the one before it has ended. `RINGFENCE_CHAOS_PROGRAM` names another ringfence
-//! to be tried, and `RINGFENCE_CHAOS_KNOWN` words of lines that don't count, with `|` between them.
+//! as long as that says. `RINGFENCE_CHAOS_SEED` says which attempts it makes, and `RINGFENCE_CHAOS_ONLY` repeats
+//! one of them, or several as in `17-19`: an attempt begins where the one before it has ended.
+//! `RINGFENCE_CHAOS_PROGRAM` names another ringfence to be tried, `RINGFENCE_CHAOS_DEEDS` words of what is done by
+//! hand in each attempt, and `RINGFENCE_CHAOS_KNOWN` words of lines that don't count, with `|` between them.
 
 mod attempt;
 mod chance;

@@ -206,7 +206,7 @@ fn meet(
 ) -> Result<Met, Failure> {
     node.plan(None, "");
     settle(node, a, &mut None, teller, 1)?;
-    let deed = chance.percent(60).then(|| *chance.pick(DEEDS));
+    let deed = chosen(chance).or_else(|| chance.percent(60).then(|| *chance.pick(DEEDS)));
     let fault = (deed.is_none() || chance.percent(35)).then(|| Fault::random(chance));
     let mut foreign = None;
     let mut kinds = Vec::new();
@@ -245,6 +245,14 @@ fn meet(
         settled(node, b, teller)?;
     }
     Ok(Met { kinds, outcome, foreign, after: take(node), forgot })
+}
+
+/// One of the deeds that `RINGFENCE_CHAOS_DEEDS` names.
+fn chosen(chance: &mut Chance) -> Option<Deed> {
+    let words = std::env::var("RINGFENCE_CHAOS_DEEDS").ok()?;
+    let named = |deed: &&Deed| words.split('|').any(|words| deed.name.contains(words));
+    let named: Vec<Deed> = DEEDS.iter().filter(named).copied().collect();
+    (!named.is_empty()).then(|| *chance.pick(&named))
 }
 
 /// Nothing is left of files that were being written.
