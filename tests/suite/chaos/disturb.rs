@@ -147,9 +147,12 @@ pub(super) const DEEDS: &[Deed] = &[
         "an egress IP goes",
         "a=$(ip -4 -o address show dev lo label lo:ringfence 2>/dev/null | sed 's/.* inet \\([^ ]*\\).*/\\1/' | pick); ip address del $a dev lo",
     ),
-    ours(
+    // It is somebody else's from then on, unless the plan has it.
+    theirs(
         "an egress IP loses its label",
         "a=$(ip -4 -o address show dev lo label lo:ringfence 2>/dev/null | sed 's/.* inet \\([^ ]*\\).*/\\1/' | pick); ip address del $a dev lo; ip address add $a dev lo",
+        "for a in $(ip -4 -o address show dev lo | grep -v ringfence | sed 's/.* inet \\([^ ]*\\).*/\\1/' | grep ^192.168.12.2); do ip address del $a dev lo; done",
+        "-",
     ),
     ours(
         "the node's ruleset is flushed",
