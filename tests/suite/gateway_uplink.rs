@@ -64,7 +64,9 @@ fn state(node: &Node) -> String {
 
 fn steady(item: &mut Value) {
     if let Some(fields) = item.as_object_mut() {
-        fields.retain(|key, _| !matches!(key.as_str(), "ifindex" | "link_index" | "expires"));
+        fields.retain(|key, _| {
+            !matches!(key.as_str(), "ifindex" | "link_index" | "expires" | "tentative")
+        });
         for (key, value) in fields {
             if key.ends_with("_life_time") && value.as_u64() != Some(u64::from(u32::MAX)) {
                 *value = "limited".into();
