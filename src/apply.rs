@@ -315,6 +315,7 @@ fn bring(
     };
     look.services |= state.draining;
     if outcome.changed {
+        let before = state.clone();
         state.pending = Some(kept.generation.clone());
         state.reused.extend(connections::reused(&difference.flows));
         state.half_made.extend(observed.links.to_make(&artifacts.wiring));
@@ -324,7 +325,7 @@ fn bring(
         sysctls::remember(&artifacts.wiring, &mut state, system);
         store.write(&state)?;
         if let Some(confirm) = confirm {
-            confirm.begin(&state, store, system)?;
+            confirm.begin(&state, &before, store, system)?;
         }
         let lines: Vec<String> = outcome.disturbs.iter().map(ToString::to_string).collect();
         system.at(Stage::Disturbing(&lines));
@@ -678,7 +679,8 @@ impl Difference {
     ) -> Result<Self, Diagnostic> {
         let wiring = &artifacts.wiring;
         let (database, node) = (&observed.database, &observed.links.node);
-        let gateway = gateway::compare(wiring, database, node, &observed.holdings, system)?;
+        let holdings = &observed.holdings;
+        let gateway = gateway::compare(wiring, database, node, holdings, &state.sysctls, system)?;
         let live = database.bridges.get(wiring.bridge.name.as_str());
         let other_datapath = live.is_some_and(|live| !live.has_datapath(wiring.bridge.datapath));
         let (former, going) = (&state.former, &gateway.going);

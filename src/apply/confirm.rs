@@ -81,18 +81,14 @@ impl Confirm {
     pub(super) fn begin(
         &self,
         state: &State,
+        before: &State,
         store: &Store,
         system: &dyn System,
     ) -> Result<(), Diagnostic> {
         let Some(waiting) = &state.waiting else { return Ok(()) };
         self.start(waiting, store, system).inspect_err(|_| {
-            // Nothing of the node was changed.
-            let _ = store.write(&State {
-                pending: None,
-                waiting: None,
-                half_made: Vec::new(),
-                ..state.clone()
-            });
+            // Nothing of the node was changed, and what an interrupted run left is still there.
+            let _ = store.write(before);
         })
     }
 

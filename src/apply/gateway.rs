@@ -17,6 +17,7 @@ use super::inherit::inherit;
 use super::links::batch;
 use super::ovsdb::{Bridge, Database, MARK, Port};
 use super::ports::{TIMEOUT, not_ours};
+use super::state::Replaced;
 use crate::artifact::host;
 use crate::artifact::node::{Uplink, Via, Wiring};
 use crate::diagnostic::{Code, Diagnostic};
@@ -54,6 +55,7 @@ pub(super) fn compare(
     database: &Database,
     node: &Network,
     holdings: &Holdings,
+    replaced: &BTreeMap<String, Replaced>,
     system: &dyn System,
 ) -> Result<Gateway, Diagnostic> {
     let mut gateway = Gateway::default();
@@ -67,7 +69,7 @@ pub(super) fn compare(
     if let Some(uplink) = managed
         && let Some(name) = &uplink.bridge
     {
-        let now = Now { database, node, holdings, system };
+        let now = Now { database, node, holdings, replaced, system };
         make(wiring, uplink, name.as_str(), now, &mut gateway.make)?;
     }
     if let Some((bridge, _)) = wiring.gateway() {
@@ -157,6 +159,8 @@ struct Now<'a> {
     database: &'a Database,
     node: &'a Network,
     holdings: &'a Holdings,
+    /// The kernel settings that ringfence has changed.
+    replaced: &'a BTreeMap<String, Replaced>,
     system: &'a dyn System,
 }
 
@@ -167,7 +171,7 @@ fn make(
     now: Now<'_>,
     step: &mut Step,
 ) -> Result<(), Diagnostic> {
-    let Now { database, node, holdings, system } = now;
+    let Now { database, node, holdings, replaced, system } = now;
     let interface = uplink.interface.as_str();
     let live = database.bridges.get(name);
     let have = live.cloned().unwrap_or_default();
@@ -205,7 +209,7 @@ fn make(
             // Open vSwitch sends frames of the node as they are: their checksums must be complete.
             step.commands.push(Command::change(Tool::Ethtool, ["-K", name, "tx", "off"]));
         }
-        step.commands.extend(inherit(interface, name, wiring, system));
+        step.commands.extend(inherit(interface, name, wiring, replaced, system));
         step.commands.extend(batch(None, &[format!("link set {name} up")]));
     }
     if let Some(detail) = handover.told.or_else(|| down.then(|| "up".to_owned())) {

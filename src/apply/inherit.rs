@@ -1,7 +1,10 @@
 //! The kernel's settings of one interface for another that comes into its place.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::state::Replaced;
+use super::sysctls;
 use crate::artifact::node::Wiring;
 use crate::system::{Command, System, Tool};
 
@@ -14,11 +17,13 @@ const OWN: [&str; 6] =
 /// The interface of which new ones have their settings.
 const DEFAULT: &str = "default";
 
-/// Gives an interface the settings of another, but for those that the plan has.
+/// Gives an interface the settings of another, but for those that the plan has. What ringfence has
+/// changed of the other one goes back there, and is not handed on.
 pub(super) fn inherit(
     from: &str,
     to: &str,
     wiring: &Wiring,
+    replaced: &BTreeMap<String, Replaced>,
     system: &dyn System,
 ) -> Option<Command> {
     let mut words = vec!["-qw".to_owned()];
@@ -31,7 +36,7 @@ pub(super) fn inherit(
                 let (place, interface) = (place.replace('/', "."), interface.replace('.', "/"));
                 format!("{place}.{interface}.{name}")
             };
-            let Some(value) = system.sysctl(&key(from)) else { continue };
+            let Some(value) = sysctls::of_others(&key(from), replaced, system) else { continue };
             let there = || system.sysctl(&key(to)).or_else(|| system.sysctl(&key(DEFAULT)));
             if !wiring.sysctls.contains_key(&key(to)) && there().is_none_or(|have| have != value) {
                 words.push(format!("{}={value}", key(to)));

@@ -1,10 +1,13 @@
 //! Kernel settings of the node: set as planned, and given back when no plan has them any more.
 
+use std::collections::BTreeMap;
+
 use super::change::{Action, Kind, Step};
 use super::state::{Replaced, State};
 use crate::artifact::node::Wiring;
 use crate::system::guard::Guard;
 use crate::system::{Command, System, Tool};
+use crate::value::InterfaceName;
 
 /// What every node has for as long as it is one. Others may rely on it by the time that ringfence goes,
 /// so it is never given back.
@@ -52,11 +55,47 @@ pub(super) fn remember(wiring: &Wiring, state: &mut State, system: &dyn System) 
     for (name, value) in wiring.sysctls.iter().filter(|(name, _)| *name != FORWARDING) {
         if let Some(replaced) = state.sysctls.get_mut(name) {
             replaced.set.clone_from(value);
-        } else if let Some(before) = system.sysctl(name).filter(|have| have != value) {
+            continue;
+        }
+        let before = before(name, wiring, &state.sysctls, system);
+        if let Some(before) = before.filter(|have| have != value) {
             let replaced = Replaced { before, set: value.clone() };
             state.sysctls.insert(name.clone(), replaced);
         }
     }
+}
+
+/// What a setting would be without ringfence. A gateway bridge that is yet to be made will have those of
+/// its uplink, and any other interface those of the kernel for new ones.
+fn before(
+    name: &str,
+    wiring: &Wiring,
+    replaced: &BTreeMap<String, Replaced>,
+    system: &dyn System,
+) -> Option<String> {
+    if let Some(have) = system.sysctl(name) {
+        return Some(have);
+    }
+    let (head, rest) = name.split_once(".conf.")?;
+    let (interface, setting) = rest.rsplit_once('.')?;
+    let of = |interface: &str| format!("{head}.conf.{interface}.{setting}");
+    // sysctl(8) has the dots and slashes of a name exchanged.
+    let swapped = |name: &InterfaceName| name.as_str().replace('.', "/");
+    let gateway = wiring.gateway().filter(|(bridge, _)| swapped(bridge) == interface);
+    let uplink = gateway.map(|(_, uplink)| of(&swapped(&uplink.interface)));
+    let uplink = uplink.and_then(|name| of_others(&name, replaced, system));
+    uplink.or_else(|| system.sysctl(&of("default")))
+}
+
+/// What a setting is, or was before ringfence changed it.
+pub(super) fn of_others(
+    name: &str,
+    replaced: &BTreeMap<String, Replaced>,
+    system: &dyn System,
+) -> Option<String> {
+    let have = system.sysctl(name)?;
+    let ours = replaced.get(name).filter(|replaced| replaced.set == have);
+    Some(ours.map_or(have, |replaced| replaced.before.clone()))
 }
 
 /// Forgets those that are no longer ringfence's.

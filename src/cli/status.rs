@@ -1,5 +1,6 @@
 //! `ringfence status` and `ringfence generations`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -7,7 +8,9 @@ use clap::Args;
 
 use super::apply::fail_as;
 use super::{Exit, print};
-use crate::apply::{Generations, STATE_DIRECTORY, Status, generations, short, status};
+use crate::apply::{
+    Change, Drift, Generations, STATE_DIRECTORY, Status, generations, short, status, summary,
+};
 use crate::diagnostic::{counted, json};
 use crate::system::Machine;
 use crate::value::Moment;
@@ -17,21 +20,39 @@ pub(super) struct Arguments {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// Tell each difference, however many there are. By default, where there are more than a hundred,
+    /// many of the same kind and owner are one line
+    #[arg(long)]
+    verbose: bool,
     /// Where ringfence keeps what it remembers about this node
     #[arg(long, value_name = "DIR", default_value = STATE_DIRECTORY)]
     state: PathBuf,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    let status = match status(&arguments.state, &Machine) {
+    let mut status = match status(&arguments.state, &Machine) {
         Ok(status) => status,
         Err(diagnostic) => return fail_as(diagnostic, arguments.json),
     };
-    print(&if arguments.json { json::pretty(&status) } else { human(&status) });
+    let number = status.drift.len();
+    if !arguments.verbose {
+        status.drift = shorter(std::mem::take(&mut status.drift));
+    }
+    print(&if arguments.json { json::pretty(&status) } else { human(&status, number) });
     if status.is_settled() { Exit::Done } else { Exit::Differs }
 }
 
-fn human(status: &Status) -> String {
+/// The differences with fewer lines; those that stay as they are keep their places.
+fn shorter(drift: Vec<Drift>) -> Vec<Drift> {
+    let changes: Vec<Change> = drift.iter().map(|drift| drift.change.clone()).collect();
+    let mut places: BTreeMap<Change, Option<String>> =
+        drift.into_iter().map(|drift| (drift.change, drift.place)).collect();
+    let short = summary(&changes).into_iter();
+    short.map(|change| Drift { place: places.remove(&change).flatten(), change }).collect()
+}
+
+/// For people, where that many differences were found.
+fn human(status: &Status, number: usize) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<8} {value}");
@@ -56,7 +77,7 @@ fn human(status: &Status) -> String {
     }
     line("bridge", &says(&status.bridge));
     line("ruleset", &says(&status.ruleset));
-    let drift = match status.drift.len() {
+    let drift = match number {
         0 => "none".to_owned(),
         number => counted(number, "difference"),
     };

@@ -5,10 +5,11 @@
 //! leave other people's things as they are, and end with a node that is no different from one that
 //! has never seen anything but the last world. The whole of both nodes is compared, line by line.
 //!
-//! `RINGFENCE_CHAOS_SECONDS` says how long it goes on (two minutes by default), `RINGFENCE_CHAOS_SEED`
-//! which attempts it makes, and `RINGFENCE_CHAOS_ONLY` repeats one of them, or several as in `17-19`:
-//! an attempt begins where the one before it has ended. `RINGFENCE_CHAOS_PROGRAM` names another ringfence
-//! to be tried, and `RINGFENCE_CHAOS_KNOWN` words of lines that don't count, with `|` between them.
+//! There are [`ATTEMPTS`] by default, the same ones each time; with `RINGFENCE_CHAOS_SECONDS` it goes on for
+//! as long as that says. `RINGFENCE_CHAOS_SEED` says which attempts it makes, and `RINGFENCE_CHAOS_ONLY` repeats
+//! one of them, or several as in `17-19`: an attempt begins where the one before it has ended.
+//! `RINGFENCE_CHAOS_PROGRAM` names another ringfence to be tried, `RINGFENCE_CHAOS_DEEDS` words of what is done by
+//! hand in each attempt, and `RINGFENCE_CHAOS_KNOWN` words of lines that don't count, with `|` between them.
 
 mod attempt;
 mod chance;
@@ -25,6 +26,9 @@ use std::time::{Duration, Instant};
 use crate::support::root;
 use attempt::{Failure, Nodes};
 
+/// How many are made by default: about what two minutes are enough for on two processors.
+const ATTEMPTS: u64 = 24;
+
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
@@ -32,13 +36,15 @@ fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 /// The numbers of the attempts to make, and how long that may take.
 fn attempts() -> (std::ops::RangeInclusive<u64>, Duration) {
-    let seconds = variable("RINGFENCE_CHAOS_SECONDS").unwrap_or(120);
     match std::env::var("RINGFENCE_CHAOS_ONLY") {
         Ok(text) => {
             let (first, last) = text.split_once('-').unwrap_or((&text, &text));
             (first.parse().unwrap()..=last.parse().unwrap(), Duration::MAX)
         }
-        Err(_) => (0..=u64::MAX, Duration::from_secs(seconds)),
+        Err(_) => match variable("RINGFENCE_CHAOS_SECONDS") {
+            Some(seconds) => (0..=u64::MAX, Duration::from_secs(seconds)),
+            None => (0..=ATTEMPTS - 1, Duration::MAX),
+        },
     }
 }
 

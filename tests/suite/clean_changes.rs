@@ -163,6 +163,23 @@ fn check(first: &[(&str, &str)], change: &Change, back: &[&str]) {
     assert_same("and back", &all_of(&live), &first);
 }
 
+/// The kernel setting of an interface that is made in the same change.
+#[test]
+fn a_filter_of_sources_goes_from_a_gateway_bridge() {
+    const PLAIN: &str = "gateway: 192.168.12.1} # 1";
+    const BRIDGE: &str = "gateway: 192.168.12.1, bridge: br-ex}";
+    const FILTER: &str = "gateway: 192.168.12.1, bridge: br-ex, rpFilter: loose}";
+    check(&[(PLAIN, FILTER)], &text(&[(FILTER, BRIDGE)]), &[]);
+}
+
+/// The bridge has the settings of the uplink, but not what ringfence has set there.
+#[test]
+fn a_filter_of_sources_does_not_go_from_the_uplink_to_its_bridge() {
+    const FILTER: &str = "gateway: 192.168.12.1, rpFilter: loose}";
+    const BRIDGE: &str = "gateway: 192.168.12.1, bridge: br-ex}";
+    check(&[("gateway: 192.168.12.1} # 1", FILTER)], &text(&[(FILTER, BRIDGE)]), &[]);
+}
+
 macro_rules! changes {
     ($($name:ident: $change:expr;)*) => {
         $(

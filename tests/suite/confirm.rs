@@ -243,6 +243,12 @@ fn where_systemd_runs_the_watch_is_a_unit_of_its_own() {
         run.stderr
     );
     node.is_in(OLD);
+    // What an interrupted run has left to be done is not forgotten.
+    let pending = format!("\"pending\": \"{}\"", node.new);
+    node.on(&format!("sed -i 's/\"pending\": null/{pending}/' /run/ringfence/state.json"));
+    assert_eq!(node.run(&["apply", NEW, "--confirm", "600s"]).status, 1);
+    let status = node.run(&["status", "--json"]).stdout;
+    assert!(status.contains(&pending), "{status}");
     node.restore("systemd-run");
     node.replace(
         "systemd-run",

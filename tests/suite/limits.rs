@@ -255,4 +255,16 @@ fn many_changes_are_told_by_kind_and_owner() {
     assert!(json["changes"].as_array().unwrap().len() < 60, "{json}");
     let diff = limited(&live, "", &format!("{} --check --diff", apply(&live))).0;
     assert!(diff.lines().filter(|line| line.starts_with("+cookie=")).count() > 300);
+    let (said, status) = limited(&live, "", &apply(&live));
+    assert_eq!(status, 0, "{said}");
+    live.on("node-1", "ovs-ofctl -O OpenFlow14 del-flows br0");
+    let (all, _) = limited(&live, "", "status --state /run/ringfence --verbose");
+    let (short, status) = limited(&live, "", "status --state /run/ringfence");
+    assert_eq!(status, 2, "{short}");
+    assert!(all.lines().count() > 300, "{all}");
+    assert!(short.lines().count() < 60, "{short}");
+    assert!(short.contains("+ flows rule shop: 151 objects, "), "{short}");
+    let total =
+        |text: &str| text.lines().find(|line| line.starts_with("drift ")).map(str::to_owned);
+    assert_eq!(total(&all), total(&short), "both tell how many there are");
 }

@@ -54,6 +54,20 @@ fn settles(live: &Live, arguments: &[&str]) -> String {
 }
 
 #[test]
+fn a_kept_file_that_was_damaged_is_kept_again() {
+    let (_directory, live) = live_of(NETWORK);
+    settles(&live, &[]);
+    for file in ["node.json", "flows.ofctl", "ruleset.nft"] {
+        live.on("node-1", &format!("truncate -s -1 /run/ringfence/generations/*/{file}"));
+        assert_eq!(run(&live, &["status"]).status, 1, "{file}");
+        let again = live.apply_on("node-1", &[]);
+        assert_eq!(again.status, 0, "{file}: {}", again.stderr);
+        let status = run(&live, &["status"]);
+        assert_eq!(status.status, 0, "{file}: {}{}", status.stdout, status.stderr);
+    }
+}
+
+#[test]
 fn rows_that_were_lost_are_made_again() {
     let (_directory, live) = live_of(NETWORK);
     settles(&live, &[]);

@@ -144,7 +144,8 @@ fn macvlan<'l>(
             "link add link {parent} name {interface} address {mac} netns {netns} type \
              macvlan mode private"
         );
-        steps.routers.commands.extend(batch(None, &[line]));
+        let make = batch(None, &[line]).map(|command| marks::within(command, netns, links));
+        steps.routers.commands.extend(make);
     }
     let wanted = Wanted {
         netns: Some(netns),

@@ -1,5 +1,7 @@
 //! One attempt: from one world to another, with something in between.
 
+mod afterwards;
+
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -12,6 +14,7 @@ use super::node::{Node, STATE, ringfence, text};
 use super::snapshot::{Snapshot, difference, take};
 use super::world::{LOCK, World};
 use crate::support::Run;
+use afterwards::{broken_teardown, more, set_again};
 
 /// A promise that was not kept.
 #[derive(Debug)]
@@ -159,10 +162,13 @@ pub(super) fn make(
         let met = meet(&main.node, &a, &b, chance, &mut teller);
         (met, fresh.join().unwrap())
     });
-    let Met { kinds, outcome, foreign, after } = met?;
+    let Met { kinds, outcome, foreign, mut after, forgot } = met?;
     let mut expected = fresh?;
     if let Some(foreign) = &foreign {
         expected.extend(foreign.lines.iter().cloned());
+    }
+    if forgot {
+        set_again(&main.node, &mut after, &expected);
     }
     let found = difference(&after, &expected);
     if !found.is_empty() {
@@ -186,6 +192,8 @@ struct Met {
     outcome: String,
     foreign: Option<Foreign>,
     after: Snapshot,
+    /// Whether ringfence has lost what it remembered.
+    forgot: bool,
 }
 
 /// Brings a node into the first world, and with disturbances into the last.
@@ -198,7 +206,7 @@ fn meet(
 ) -> Result<Met, Failure> {
     node.plan(None, "");
     settle(node, a, &mut None, teller, 1)?;
-    let deed = chance.percent(60).then(|| *chance.pick(DEEDS));
+    let deed = chosen(chance).or_else(|| chance.percent(60).then(|| *chance.pick(DEEDS)));
     let fault = (deed.is_none() || chance.percent(35)).then(|| Fault::random(chance));
     let mut foreign = None;
     let mut kinds = Vec::new();
@@ -212,6 +220,8 @@ fn meet(
     if deed.is_some() && chance.percent(20) {
         repair(node, a, teller)?;
     }
+    let meanwhile = fault.as_ref().and_then(Fault::deed);
+    let forgot = deed.iter().chain(meanwhile).any(Deed::forgets);
     if let Some(fault) = fault {
         kinds.push(fault.name());
         outcome.push_str(&disturbed(node, &fault, a, b, chance, teller)?);
@@ -227,13 +237,22 @@ fn meet(
     if a.generation != b.generation {
         no_leftovers(node, teller)?;
     }
-    if chance.percent(10) {
-        there_and_back(node, a, b, teller)?;
-    }
+    more(node, a, b, chance, teller)?;
     if let Some(theirs) = foreign.take_if(|foreign| foreign.names == "-") {
         node.shell(&format!("{FUNCTIONS}{}", theirs.undo));
+        // What it held back may go now.
+        settle(node, b, &mut None, teller, 1)?;
+        settled(node, b, teller)?;
     }
-    Ok(Met { kinds, outcome, foreign, after: take(node) })
+    Ok(Met { kinds, outcome, foreign, after: take(node), forgot })
+}
+
+/// One of the deeds that `RINGFENCE_CHAOS_DEEDS` names.
+fn chosen(chance: &mut Chance) -> Option<Deed> {
+    let words = std::env::var("RINGFENCE_CHAOS_DEEDS").ok()?;
+    let named = |deed: &&Deed| words.split('|').any(|words| deed.name.contains(words));
+    let named: Vec<Deed> = DEEDS.iter().filter(named).copied().collect();
+    (!named.is_empty()).then(|| *chance.pick(&named))
 }
 
 /// Nothing is left of files that were being written.
@@ -250,18 +269,6 @@ fn repair(node: &Node, a: &Files, teller: &mut Teller) -> Result<(), Failure> {
     let run = node.ringfence(&[], &["apply", "--current"]);
     teller.check("apply --current", &run)?;
     if run.status == 0 { settled(node, a, teller) } else { Ok(()) }
-}
-
-/// Back to the generation before, where one is kept, and to the new one again.
-fn there_and_back(node: &Node, a: &Files, b: &Files, teller: &mut Teller) -> Result<(), Failure> {
-    let run = node.ringfence(&[], &["rollback", "--json"]);
-    teller.check("rollback", &run)?;
-    let told: Value = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
-    if run.status == 0 && told["generation"] == a.generation.as_str() {
-        settled(node, a, teller)?;
-    }
-    settle(node, b, &mut None, teller, 1)?;
-    settled(node, b, teller)
 }
 
 /// Does something to the node by hand; false where there is nothing to do it to.
@@ -284,14 +291,18 @@ fn commit(
     teller.tell(format!("by hand: {} ({luck})", deed.name));
     match deed.kind {
         Kind::Silent => {}
-        Kind::Ours | Kind::Disowned { .. } => {
+        Kind::Ours | Kind::Disowned { .. } | Kind::Unreadable => {
             let run = node.ringfence(&[], &["status", "--json"]);
             teller.check("status", &run)?;
             if run.status == 0 {
                 return teller.fail("status says nothing of it", vec![run.stdout]);
             }
-            if let Kind::Disowned { undo } = deed.kind {
-                let names = "is not ringfence's";
+            let blocks = match deed.kind {
+                Kind::Disowned { undo } => Some((undo, "is not ringfence's")),
+                Kind::Unreadable => Some(("rm $state/state.json", "cannot use `/var/lib")),
+                _ => None,
+            };
+            if let Some((undo, names)) = blocks {
                 *foreign = Some(Foreign { theirs: false, lines: Snapshot::new(), undo, names });
             }
         }
@@ -325,6 +336,8 @@ fn disturbed(
             let script = format!("R={}\n{FUNCTIONS}{}", chance.below(1000), deed.script);
             node.plan(Some((*at, "script")), &script);
         }
+        Fault::Full(at) => node
+            .plan(Some((*at, "script")), "dd if=/dev/zero of=/var/lib/filler bs=64k 2>/dev/null"),
         Fault::Killed(milliseconds) => {
             let after = format!("0.{milliseconds:03}");
             before = ["timeout", "-s", "KILL", &after].map(str::to_owned).to_vec();
@@ -335,7 +348,7 @@ fn disturbed(
         }
         Fault::State(_) => {
             node.done(&format!(
-                "rm -rf /mnt/kept; cp -a {STATE} /mnt/kept; mount -t tmpfs -o size=256k,mode=0700 tmpfs {STATE}; \
+                "rm -rf /mnt/kept; cp -a {STATE} /mnt/kept; mount -t tmpfs -o size=8m,mode=0700 tmpfs {STATE}; \
                  cp -a /mnt/kept/. {STATE}; dd if=/dev/zero of={STATE}/filler bs=4k 2>/dev/null || true"
             ));
         }
@@ -343,6 +356,7 @@ fn disturbed(
     let before: Vec<&str> = before.iter().map(String::as_str).collect();
     let run = node.ringfence(&before, &words);
     node.quiet();
+    node.shell("rm -f /var/lib/filler");
     if let Fault::State(how) = fault {
         let keep = if *how == "full" {
             format!(
@@ -365,8 +379,7 @@ fn disturbed(
         return Ok("killed".to_owned());
     }
     teller.check("apply", &run)?;
-    let planned =
-        matches!(fault, Fault::Command(..) | Fault::Meanwhile(..) | Fault::Unconfirmed(..));
+    let planned = !matches!(fault, Fault::Killed(..) | Fault::Limited(..) | Fault::State(..));
     let reached = !planned || !fired.is_empty();
     let told: Value = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
     match run.status {
@@ -476,19 +489,6 @@ fn settled(node: &Node, files: &Files, teller: &mut Teller) -> Result<(), Failur
         );
     }
     Ok(())
-}
-
-/// A teardown of which a command goes wrong.
-fn broken_teardown(node: &Node, chance: &mut Chance, teller: &mut Teller) -> Result<(), Failure> {
-    let fault = Fault::of_teardown(chance);
-    teller.tell(format!("a teardown with {fault:?}"));
-    let Fault::Command(at, way) = fault else { return Ok(()) };
-    node.plan(Some((at, way)), "");
-    let run = node.ringfence(&[], &["teardown"]);
-    node.quiet();
-    teller.tell(format!("  at: {}", node.fired().trim()));
-    node.plan(None, "");
-    teller.check("teardown", &run)
 }
 
 /// What a node is like that has only seen these files. The state directory is its own.

@@ -11,6 +11,14 @@ pub(super) struct Deed {
     pub(super) kind: Kind,
 }
 
+impl Deed {
+    /// Whether ringfence can't remember any more what kernel settings were before.
+    pub(super) fn forgets(&self) -> bool {
+        matches!(self.kind, Kind::Unreadable)
+            || ["the state is lost", "the state directory is lost"].contains(&self.name)
+    }
+}
+
 /// What a deed is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
@@ -22,6 +30,8 @@ pub(super) enum Kind {
         /// How it goes.
         undo: &'static str,
     },
+    /// What ringfence remembers can't be read any more: an error says what to do.
+    Unreadable,
     /// What may change nothing, or nothing that is looked at.
     Silent,
     /// Something of other people's comes: it stays as it is, and may be named as what is in the way.
@@ -47,6 +57,10 @@ restart() { pkill -KILL -x ovs-vswitchd; until ovs-vswitchd unix:/run/openvswitc
 
 const fn ours(name: &'static str, script: &'static str) -> Deed {
     Deed { name, script, kind: Kind::Ours }
+}
+
+const fn unreadable(name: &'static str, script: &'static str) -> Deed {
+    Deed { name, script, kind: Kind::Unreadable }
 }
 
 const fn disowned(name: &'static str, script: &'static str, undo: &'static str) -> Deed {
@@ -89,7 +103,13 @@ pub(super) const DEEDS: &[Deed] = &[
         "a name of a namespace is hollow",
         "n=$(spaces | pick); umount /run/netns/$n; ip link show >/dev/null",
     ),
-    ours("a namespace loses its mark", "ip -n $(spaces | pick) link set lo alias ''"),
+    // It is somebody else's from then on, whom the plan names.
+    theirs(
+        "a namespace loses its mark",
+        "n=$(spaces | pick); ip -n $n link set lo alias ''; echo $n >/mnt/unmarked",
+        "n=$(cat /mnt/unmarked); ip -n $n link set lo alias \"ringfence $n\"",
+        "-",
+    ),
     ours(
         "a router's macvlan goes",
         "n=$(routers | pick); ip -n $n link show net1 >/dev/null 2>&1 || exit 9; ip -n $n link del net1",
@@ -116,15 +136,23 @@ pub(super) const DEEDS: &[Deed] = &[
         "f=$(ls -d /run/ringfence-router-* 2>/dev/null | pick) && rm -r $f",
     ),
     ours("the gateway's address goes", "ip address flush dev tun0"),
+    ours("the gateway gets a second address", "ip address add 10.77.0.2/32 dev tun0"),
+    ours(
+        "a proxy's pid file has the number of another process",
+        "f=$(ls /run/ringfence-router-*/pid 2>/dev/null | pick) && echo 1 >$f",
+    ),
     ours("the gateway's routes go", "ip route flush dev tun0"),
     ours("the gateway goes down", "ip link set tun0 down"),
     ours(
         "an egress IP goes",
         "a=$(ip -4 -o address show dev lo label lo:ringfence 2>/dev/null | sed 's/.* inet \\([^ ]*\\).*/\\1/' | pick); ip address del $a dev lo",
     ),
-    ours(
+    // It is somebody else's from then on, unless the plan has it.
+    theirs(
         "an egress IP loses its label",
         "a=$(ip -4 -o address show dev lo label lo:ringfence 2>/dev/null | sed 's/.* inet \\([^ ]*\\).*/\\1/' | pick); ip address del $a dev lo; ip address add $a dev lo",
+        "for a in $(ip -4 -o address show dev lo | grep -v ringfence | sed 's/.* inet \\([^ ]*\\).*/\\1/' | grep ^192.168.12.2); do ip address del $a dev lo; done",
+        "-",
     ),
     ours(
         "the node's ruleset is flushed",
@@ -187,10 +215,14 @@ pub(super) const DEEDS: &[Deed] = &[
     ours("the node does not forward", "sysctl -qw net.ipv4.ip_forward=0"),
     ours("Open vSwitch is restarted", "restart"),
     ours("the state is lost", "rm $state/state.json"),
-    ours("the state is cut", "truncate -s 50 $state/state.json"),
-    ours(
+    unreadable(
+        "the state is cut",
+        "[ -s $state/state.json ] || exit 9; truncate -s 50 $state/state.json",
+    ),
+    unreadable(
         "the state is of another version",
-        "sed -i 's/\"version\": [0-9]*/\"version\": 99/' $state/state.json",
+        "[ -s $state/state.json ] || exit 9; \
+         sed -i 's/\"version\": [0-9]*/\"version\": 99/' $state/state.json",
     ),
     ours("the generations are lost", "rm -r $state/generations"),
     ours(
@@ -216,9 +248,11 @@ pub(super) const DEEDS: &[Deed] = &[
         "the clock is far ahead",
         "f=$state/state.json; sed -i 's/\"applied\": [0-9]*/\"applied\": 99999999999/' $f",
     ),
-    silent(
-        "a generation of nobody is kept",
+    theirs(
+        "a directory among the generations",
         "mkdir -p $state/generations/1234; echo x >$state/generations/1234/x",
+        "rm -rf $state/generations/1234",
+        "",
     ),
     theirs(
         "a namespace",
@@ -273,6 +307,54 @@ pub(super) const DEEDS: &[Deed] = &[
         "nft 'add table ip nat2; add chain ip nat2 post { type nat hook postrouting priority 100; }; add rule ip nat2 post ip saddr 10.99.0.0/24 masquerade'",
         "nft delete table ip nat2",
         "",
+    ),
+    theirs(
+        "a table of nft with ringfence's name",
+        "nft list table inet ringfence >/dev/null 2>&1 && nft delete table inet ringfence; nft 'add \
+         table inet ringfence; add chain inet ringfence mine; add rule inet ringfence mine accept'",
+        "nft delete table inet ringfence",
+        "table inet ringfence",
+    ),
+    theirs(
+        "an interface in a pod's namespace",
+        "n=$(spaces | pick); ip -n $n link add mine0 type bridge; ip -n $n link set mine0 up; \
+         ip -n $n address add 10.99.0.1/24 dev mine0; ip -n $n route add 10.98.0.0/16 via 10.99.0.2",
+        "for n in $(ls /run/netns); do ip -n $n link del mine0 2>/dev/null; done",
+        "-",
+    ),
+    theirs(
+        "a table of nft in a pod's namespace",
+        "ip netns exec $(spaces | pick) nft 'add table inet mine; add chain inet mine c { type filter \
+         hook output priority 0; }'",
+        "for n in $(ls /run/netns); do ip netns exec $n nft delete table inet mine 2>/dev/null; done",
+        "-",
+    ),
+    theirs(
+        "a process in a pod's namespace",
+        "ip netns exec $(spaces | pick) setsid tail -f /dev/null >/dev/null 2>&1 </dev/null & \
+         echo $! >/mnt/theirs.pid; sleep 0.05",
+        "kill $(cat /mnt/theirs.pid)",
+        "-",
+    ),
+    theirs(
+        "a flow on the gateway bridge",
+        "ovs-vsctl br-exists br-ex || exit 9; ovs-ofctl add-flow br-ex \
+         cookie=0x9,priority=5,udp,tp_dst=9,actions=drop",
+        "ovs-ofctl del-flows br-ex cookie=0x9/-1",
+        "-",
+    ),
+    theirs(
+        "addresses, routes and rules of the uplink",
+        "d=eth0; ip link show br-ex >/dev/null 2>&1 && d=br-ex; ip address add 192.168.12.61/24 dev $d; \
+         ip address add 10.7.0.1 peer 10.7.0.2/32 dev $d; ip -6 address add fd00:13::1/64 dev $d nodad; \
+         ip route add 198.51.99.0/24 via 192.168.12.1 metric 30; ip route add 198.51.98.0/24 via \
+         192.168.12.1 dev $d onlink table 52; ip rule add pref 600 iif $d table 52; ip -6 route add \
+         fd00:98::/64 via fd00:13::2",
+        "d=eth0; ip link show br-ex >/dev/null 2>&1 && d=br-ex; ip route del 198.51.99.0/24; ip route \
+         flush table 52; ip rule del pref 600; ip -6 route del fd00:98::/64; ip address del \
+         192.168.12.61/24 dev $d; ip address del 10.7.0.1 peer 10.7.0.2/32 dev $d; ip -6 address del \
+         fd00:13::1/64 dev $d",
+        "-",
     ),
     theirs(
         "a bridge with a port and queues",
@@ -347,6 +429,8 @@ pub(super) enum Fault {
     Limited(String),
     /// The state directory is full, or can't be written.
     State(&'static str),
+    /// While it is at the command with this number, the disk gets full.
+    Full(usize),
     /// It waits for a confirmation that never comes, and the command with this number goes wrong.
     Unconfirmed(usize, &'static str),
 }
@@ -370,6 +454,7 @@ impl Fault {
                 Self::Limited(limit)
             }
             2 => Self::State(["full", "read-only"][chance.below(2)]),
+            7 => Self::Full(at),
             6 => Self::Unconfirmed(at, WAYS[chance.below(WAYS.len())]),
             3..=5 => {
                 let ours: Vec<Deed> = DEEDS
@@ -383,10 +468,16 @@ impl Fault {
         }
     }
 
+    /// What somebody does meanwhile.
+    pub(super) fn deed(&self) -> Option<&Deed> {
+        if let Self::Meanwhile(_, deed) = self { Some(deed) } else { None }
+    }
+
     pub(super) fn name(&self) -> String {
         match self {
             Self::Command(_, way) => format!("a command: {way}"),
             Self::Meanwhile(..) => "during a run, somebody's deed".to_owned(),
+            Self::Full(_) => "the disk gets full during a run".to_owned(),
             Self::Killed(_) => "killed at some time".to_owned(),
             Self::Limited(limit) => format!("limited: {}", limit.split('=').next().unwrap()),
             Self::State(how) => format!("the state directory is {how}"),

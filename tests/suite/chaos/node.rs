@@ -29,6 +29,15 @@ ip -n wire link set w0 up
 ethtool -K eth0 tx off >/dev/null
 ip address add 192.168.12.11/24 broadcast + dev eth0
 ip route add default via 192.168.12.1
+# What a node may have beside: it goes with the uplink to its bridge, and back.
+ip address add 192.168.12.60/24 dev eth0 label eth0:two
+ip route add 198.18.0.0/15 via 192.168.12.1 metric 50 mtu 1400
+ip route add default via 192.168.12.1 table 51
+ip rule add pref 500 from 192.168.12.60 table 51
+if [ -e /proc/sys/net/ipv6 ]; then
+	ip -6 address add fd00:12::11/64 dev eth0 nodad
+	ip -6 route add default via fd00:12::1 dev eth0
+fi
 sysctl -qw net.ipv4.ip_forward=1
 for n in 0 1; do ip netns add theirs-$n; done
 for n in 0 1 2 3; do

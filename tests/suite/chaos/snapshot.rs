@@ -39,6 +39,7 @@ find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -p
 find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /var/lib/ringfence/watch -prune -o -type d -printf '%p %y %m\n' 2>/dev/null
 echo '@content node'
 find /run /etc/netns /etc/ringfence /var/lib -path /run/openvswitch -prune -o -path /var/lib/ringfence/generations -prune -o -path /var/lib/ringfence/watch -prune -o -path /run/netns -prune -o -type f -size -1000k -exec sha1sum {} + 2>/dev/null
+echo '@others node'; ls -A /var/lib/ringfence/generations 2>/dev/null | grep -vE '^([0-9a-f]{64}|\.new)$'
 echo '@netns node'; ls /run/netns 2>/dev/null
 echo "@process $$"; ps -eo pid,ppid,stat,args
 "#;

@@ -12,7 +12,7 @@ use text::{APPS, KINDS, PODS, PROJECTS, SERVICES};
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a feature of a network")]
 pub(super) struct World {
-    pub(super) subnet_mode: bool,
+    mode: Mode,
     pod_networks: usize,
     service_network: usize,
     mtu: u32,
@@ -26,7 +26,26 @@ pub(super) struct World {
     unavailable: usize,
     blocks: bool,
     mdns: bool,
+    /// Whether node ports are open only at the node's first address.
+    port_addresses: bool,
     projects: Vec<Project>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Multitenant,
+    Subnet,
+    NetworkPolicy,
+}
+
+impl Mode {
+    fn random(chance: &mut Chance) -> Self {
+        match chance.below(100) {
+            0..=7 => Self::Subnet,
+            8..=27 => Self::NetworkPolicy,
+            _ => Self::Multitenant,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +56,8 @@ struct Project {
     pods: Vec<Pod>,
     services: Vec<Service>,
     policy: Vec<(bool, usize, usize)>,
+    /// Which of the network policies it has, one bit each.
+    network_policies: usize,
     egress_ips: usize,
     router: Option<Router>,
 }
@@ -79,6 +100,8 @@ struct Service {
     behind: usize,
     ports: usize,
     sticky: bool,
+    /// Whether its node ports don't come from the lock file.
+    fixed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -102,7 +125,7 @@ names:
 impl World {
     pub(super) fn random(chance: &mut Chance) -> Self {
         let mut world = Self {
-            subnet_mode: chance.percent(8),
+            mode: Mode::random(chance),
             pod_networks: if chance.percent(70) { 0 } else { chance.below(3) },
             service_network: usize::from(chance.percent(20)),
             mtu: if chance.percent(85) { 1450 } else { 1400 },
@@ -114,6 +137,7 @@ impl World {
             unavailable: if chance.percent(80) { 0 } else { chance.below(8) },
             blocks: chance.percent(15),
             mdns: chance.percent(10),
+            port_addresses: chance.percent(15),
             projects: Vec::new(),
         };
         for _ in 0..=chance.below(3) {
@@ -140,6 +164,7 @@ impl World {
             pods: Vec::new(),
             services: Vec::new(),
             policy: Vec::new(),
+            network_policies: chance.below(16),
             egress_ips: if chance.percent(30) { 1 + chance.below(2) } else { 0 },
             router: None,
         };
@@ -185,9 +210,9 @@ impl World {
     }
 
     fn edit_cluster(&mut self, chance: &mut Chance) -> &'static str {
-        match chance.below(14) {
+        match chance.below(15) {
             0 => {
-                self.subnet_mode = !self.subnet_mode;
+                self.mode = Mode::random(chance);
                 "the mode"
             }
             1 => {
@@ -229,6 +254,10 @@ impl World {
             12 => {
                 self.mdns = !self.mdns;
                 "a name by mDNS"
+            }
+            13 => {
+                self.port_addresses = !self.port_addresses;
+                "the addresses of node ports"
             }
             _ => {
                 self.nodes = 1 + chance.below(3);
@@ -280,6 +309,7 @@ impl Project {
             behind: chance.below(4),
             ports: chance.below(3),
             sticky: chance.percent(20),
+            fixed: chance.percent(20),
         });
     }
 
@@ -290,7 +320,11 @@ impl Project {
     }
 
     fn edit(&mut self, chance: &mut Chance) -> &'static str {
-        match chance.below(16) {
+        match chance.below(18) {
+            16 | 17 => {
+                self.network_policies ^= 1 << chance.below(4);
+                "a network policy"
+            }
             0 => {
                 self.network = *chance.pick(&[Network::Own, Network::Global, Network::Joined]);
                 "a project's network"
@@ -317,6 +351,7 @@ impl Project {
                 let service = &mut self.services[number];
                 (service.kind, service.ports) = (chance.below(3), chance.below(3));
                 service.behind = chance.below(4);
+                service.fixed = chance.percent(20);
                 "a service changes"
             }
             7 => {

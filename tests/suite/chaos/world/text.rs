@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{At, Network, Pod, Project, Router, World};
+use super::{At, Mode, Network, Pod, Project, Router, World};
 
 pub(super) const PROJECTS: [&str; 6] = ["shop", "bank", "audit", "stock", "billing", "monitoring"];
 pub(super) const PODS: [&str; 6] = ["web-0", "web-1", "core", "log", "vm", "db"];
@@ -40,7 +40,11 @@ impl World {
             json!([{"protocol": "udp", "port": 100, "endPort": 200}]),
         ];
         let mut cluster = json!({
-            "mode": if self.subnet_mode { "subnet" } else { "multitenant" },
+            "mode": match self.mode {
+                Mode::Multitenant => "multitenant",
+                Mode::Subnet => "subnet",
+                Mode::NetworkPolicy => "networkpolicy",
+            },
             "podNetworks": networks[self.pod_networks],
             "serviceNetwork": if self.service_network == 0 { "172.30.0.0/16" } else { "172.29.0.0/20" },
             "vxlanPort": self.vxlan_port,
@@ -60,20 +64,25 @@ impl World {
         state["egressRouters"] =
             section(&|n| Some(self.router(&self.projects[n], self.projects[n].router.as_ref()?)))
                 .into();
-        if self.subnet_mode {
+        if self.mode == Mode::Subnet {
             return serde_yaml::to_string(&state).unwrap();
         }
         let name = |n: usize| PROJECTS[self.projects[n].name];
         let of = |network| {
             projects.clone().filter(move |n| self.projects[*n].network == network).map(name)
         };
-        let global: Vec<&str> = of(Network::Global).collect();
-        if !global.is_empty() {
-            state["global"] = json!(global);
-        }
-        let joined: Vec<&str> = of(Network::Joined).collect();
-        if let Some(root) = self.root().filter(|_| !joined.is_empty()) {
-            state["joins"] = json!([{"to": name(root), "projects": joined}]);
+        if self.mode == Mode::NetworkPolicy {
+            state["networkPolicies"] =
+                projects.clone().flat_map(|n| self.network_policies(n)).collect();
+        } else {
+            let global: Vec<&str> = of(Network::Global).collect();
+            if !global.is_empty() {
+                state["global"] = json!(global);
+            }
+            let joined: Vec<&str> = of(Network::Joined).collect();
+            if let Some(root) = self.root().filter(|_| !joined.is_empty()) {
+                state["joins"] = json!([{"to": name(root), "projects": joined}]);
+            }
         }
         state["egressPolicies"] = section(&|n| self.policy(n)).into();
         state["egressIPs"] = section(&|n| {
@@ -107,7 +116,10 @@ impl World {
             1 => uplink["rpFilter"] = "strict".into(),
             _ => uplink["rpFilter"] = "loose".into(),
         }
+        let addresses =
+            if self.port_addresses && number == 0 { json!(["192.168.12.60"]) } else { json!([]) };
         json!({
+            "nodePortAddresses": addresses,
             "name": format!("node-{}", number + 1),
             "address": format!("192.168.12.{}", number + 11),
             "datapath": "netdev",
@@ -138,6 +150,12 @@ impl World {
                             {"name": "b", "protocol": "UDP", "port": 82 + offset}]),
                 _ => json!([{"name": "c", "protocol": "SCTP", "port": 83 + offset}]),
             };
+            let mut ports = ports;
+            if service.fixed && kind != KINDS[0] {
+                for (number, port) in (0..).zip(ports.as_array_mut().unwrap()) {
+                    port["nodePort"] = (30_000 + offset + number).into();
+                }
+            }
             let affinity = if service.sticky { "ClientIP" } else { "None" };
             Some(json!({"name": SERVICES[service.name], "type": kind, key: value, "ports": ports,
                 "sessionAffinity": affinity}))
@@ -181,7 +199,7 @@ impl World {
 
     fn policy(&self, number: usize) -> Option<Value> {
         let project = &self.projects[number];
-        if self.subnet_mode || project.policy.is_empty() || !self.alone(number) {
+        if self.mode == Mode::Subnet || project.policy.is_empty() || !self.alone(number) {
             return None;
         }
         let rules = project.policy.iter().map(|(allow, target, ports)| {
@@ -197,6 +215,30 @@ impl World {
         });
         let rules: Vec<Value> = rules.collect();
         Some(json!({"project": PROJECTS[project.name], "rules": rules}))
+    }
+
+    fn network_policies(&self, number: usize) -> Vec<Value> {
+        let project = &self.projects[number];
+        let other = PROJECTS[(project.name + 1) % PROJECTS.len()];
+        let all = [
+            json!({"name": "closed", "podSelector": {}}),
+            json!({"name": "web", "podSelector": {"matchLabels": {"app": "web"}}, "ingress": [
+                {"from": [{"podSelector": {"matchLabels": {"app": "db"}}}, {"namespaceSelector":
+                    {"matchLabels": {"kubernetes.io/metadata.name": other}}}],
+                 "ports": [{"port": 8080}, {"protocol": "UDP", "port": 53, "endPort": 60}]}]}),
+            json!({"name": "out", "podSelector": {}, "egress": [
+                {"to": [{"ipBlock": {"cidr": "203.0.113.0/24", "except": ["203.0.113.128/25"]}},
+                        {"namespaceSelector": {}}]}]}),
+            json!({"name": "any", "podSelector": {"matchLabels": {"app": "db"}},
+                "policyTypes": ["Ingress", "Egress"], "ingress": [{}],
+                "egress": [{"ports": [{"port": 5432}]}]}),
+        ];
+        let mine = (0..).zip(all).filter(|(bit, _)| project.network_policies >> bit & 1 == 1);
+        mine.map(|(_, mut policy)| {
+            policy["project"] = PROJECTS[project.name].into();
+            policy
+        })
+        .collect()
     }
 
     fn router(&self, project: &Project, router: &Router) -> Value {
