@@ -19,7 +19,7 @@ use crate::support::{directories, ringfence, root};
 /// More breaks than a usual run tries: how many, or `all`.
 const BREAKS: &str = "RINGFENCE_BREAKS";
 
-pub fn meaning(example: &str) -> Meaning {
+pub(crate) fn meaning(example: &str) -> Meaning {
     let directory = root().join("examples").join(example);
     let (read, report) = input::read(std::slice::from_ref(&directory), &mut std::io::empty());
     assert!(!report.has_errors());
@@ -31,12 +31,12 @@ pub fn meaning(example: &str) -> Meaning {
     Meaning::read(&documents, &lock).unwrap()
 }
 
-pub fn text(example: &str, node: &Node) -> Text {
+pub(crate) fn text(example: &str, node: &Node) -> Text {
     let directory = root().join("golden").join(example).join(&node.name);
     Text::read(&directory, &node.name).unwrap()
 }
 
-pub fn holds(proven: &Proven) -> bool {
+pub(crate) fn holds(proven: &Proven) -> bool {
     proven.faults.is_empty() && proven.unread.is_empty() && proven.unknown.is_empty()
 }
 

@@ -91,6 +91,8 @@ impl Contract<'_> {
             .claims
             .held
             .keys()
+            // Those of this node come by no tunnel.
+            .filter(|pod| self.meaning.node_of(**pod) != Some(self.index))
             .filter(|pod| sources.contains(**pod))
             .filter_map(|pod| self.project_of(*pod).map(|(_, vnid)| (*pod, vnid)))
             .filter(|(_, vnid)| (vnids.0..=vnids.1).contains(vnid))
