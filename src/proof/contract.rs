@@ -4,16 +4,22 @@
 //! function are one comparison: what must arrive and doesn't is found as what arrives and must not.
 
 mod egress;
+pub mod egress_ips;
 mod host;
 mod isolation;
+mod multicast;
+mod patch;
 mod routes;
 pub mod ruleset;
 mod senders;
+mod services;
 mod tunnels;
 pub mod wiring;
 
+use std::collections::BTreeMap;
+
 use crate::diagnostic::Place;
-use crate::proof::engine::cube::{Cube, Sender, Set};
+use crate::proof::engine::cube::{Answer, Choice, Cube, Seen, Sender, Set, Source};
 use crate::proof::engine::run::{End, Leaf};
 use crate::proof::frame::{FIELDS, Field, Point, Range, frag, kind, meet, proto};
 use crate::proof::meaning::{Meaning, Node};
@@ -93,6 +99,14 @@ pub enum Outcome {
     Port(u64),
     /// In the tunnel to an address, with the sender's VNID.
     Tunnel(u64),
+    /// To one of the targets in this list.
+    Group(u64),
+    /// To the node, which refuses it.
+    Refused,
+    /// Back, as an answer of ARP.
+    Answered,
+    /// Through conntrack, which it was not.
+    Tracked,
     /// Anywhere else: equals no meaning.
     Other,
 }
@@ -114,6 +128,18 @@ pub struct Fault {
     pub place: Option<Place>,
     /// The last flow that it met.
     pub flow: Option<usize>,
+    /// What conntrack and groups do with the frame.
+    pub choices: Vec<Choice>,
+}
+
+impl Fault {
+    /// One that no frame shows.
+    #[must_use]
+    pub fn plain(lemma: Lemma, why: String, place: Place) -> Self {
+        let (got, want) = (Outcome::Other, Outcome::Other);
+        let (place, choices) = (Some(place), Vec::new());
+        Self { lemma, frame: None, got, want, why, place, flow: None, choices }
+    }
 }
 
 /// What an address is to a node.
@@ -166,6 +192,19 @@ impl Cell<'_> {
 pub struct Contract<'m> {
     meaning: &'m Meaning,
     node: &'m Node,
+    index: usize,
+    /// Whether a workload of it is global.
+    has_global: bool,
+    /// Which workloads answer as services.
+    answers: Vec<bool>,
+    /// The targets that each group of the bridge has.
+    lists: &'m BTreeMap<u64, u64>,
+    /// Whether a drop is as good as what is meant.
+    lenient: bool,
+    /// Whether sources were found among those that answer as services; the set is kept for its identity.
+    answered: BTreeMap<Asked, (bool, Set)>,
+    /// What the node says of egress IPs.
+    pub claims: egress_ips::Claims,
     classes: Vec<(Range, Class)>,
     /// By port, the index of the workload and one more; 0 for none.
     by_port: Vec<u32>,
@@ -180,14 +219,20 @@ pub struct Contract<'m> {
     known: senders::Known,
 }
 
+/// What was asked of a set of sources: which it is, a network, and whether it is about hosts outside.
+type Asked = ((usize, u32, u32, Range), u64, bool);
+
 /// The most faults of one lemma and node that are kept.
 const KEPT: usize = 8;
 
 impl<'m> Contract<'m> {
     /// The contract of a node.
     #[must_use]
-    pub fn new(meaning: &'m Meaning, index: usize) -> Self {
+    pub fn new(meaning: &'m Meaning, index: usize, lists: &'m BTreeMap<u64, u64>) -> Self {
         let node = &meaning.nodes[index];
+        let workloads = node.workloads.iter();
+        let answers = workloads.map(|w| meaning.services.answering.contains(&w.address)).collect();
+        let global = |w: &crate::proof::meaning::Workload| meaning.vnid(w.project) == 0;
         let mut by_port = vec![0; 0x1_0000];
         for (workload, number) in node.workloads.iter().zip(1..) {
             if let Some(slot) =
@@ -199,6 +244,13 @@ impl<'m> Contract<'m> {
         Self {
             meaning,
             node,
+            index,
+            has_global: node.workloads.iter().any(global),
+            answers,
+            lists,
+            lenient: false,
+            answered: BTreeMap::new(),
+            claims: egress_ips::Claims::default(),
             classes: classes(meaning, index),
             by_port,
             faults: Vec::new(),
@@ -215,7 +267,7 @@ impl<'m> Contract<'m> {
             self.unknown_end(leaf, why);
             return;
         }
-        let got = outcome(leaf);
+        let got = self.outcome(leaf);
         let cube = leaf.cube;
         if cube.get(Field::Tagged).1 == 1 {
             // Of a tagged frame, nothing may arrive.
@@ -232,7 +284,7 @@ impl<'m> Contract<'m> {
             match cube.get(Field::InPort) {
                 (1, 1) => return self.tunnel_frames(leaf, got),
                 (2, 2) => return self.host_frames(leaf, got),
-                (3, 3) if self.node.gateway_bridge => return,
+                (3, 3) if self.node.gateway_bridge => return self.patch_frames(leaf, got),
                 _ => {}
             }
         }
@@ -264,6 +316,9 @@ impl<'m> Contract<'m> {
         why: impl FnOnce(&Self) -> (String, Option<Place>),
     ) {
         self.count(lemma);
+        if self.lenient && outcomes.0 == Outcome::Drop {
+            return;
+        }
         if outcomes.0 != outcomes.1 {
             let (why, place) = why(self);
             self.fault(lemma, leaf, Some((cell, sender)), outcomes, why, place);
@@ -283,8 +338,71 @@ impl<'m> Contract<'m> {
             self.more += 1;
             return;
         }
-        let frame = Some(self.point(leaf.cube, at, got));
-        self.faults.push(Fault { lemma, frame, got, want, why, place, flow: leaf.flow });
+        let mut cube = leaf.cube.clone();
+        if let Some((cell, _)) = at {
+            let narrow = [
+                (Field::Dst, (cell.dst.hull().0, cell.dst.hull().0)),
+                (Field::SrcPort, cell.src_port),
+                (Field::DstPort, cell.dst_port),
+            ];
+            for (field, range) in narrow {
+                cube.narrow(field, range);
+            }
+        }
+        cube.settle();
+        let frame = Some(self.point(&cube, at, got));
+        let (flow, choices) = (leaf.flow, cube.choices);
+        self.faults.push(Fault { lemma, frame, got, want, why, place, flow, choices });
+    }
+
+    /// Keeps a fault that no frame shows.
+    fn plain_fault(&mut self, lemma: Lemma, why: String) {
+        if self.is_full(lemma) {
+            self.more += 1;
+        } else {
+            self.faults.push(Fault::plain(lemma, why, self.node.place));
+        }
+    }
+
+    /// What the ends of a leaf are to the desired state.
+    fn outcome(&self, leaf: &Leaf<'_>) -> Outcome {
+        let memory = &leaf.cube.memory;
+        let plain = !memory.odd && memory.answer == Answer::default();
+        match leaf.ends {
+            [] => Outcome::Drop,
+            [End::Port(port)] if plain => {
+                let from_there = |sender: Sender| sender.in_port == (*port, *port);
+                let own = !memory.forgot_in_port && leaf.cube.each_sender().all(from_there);
+                let strange =
+                    *port == 2 && memory.eth_dst.is_some_and(|mac| mac != self.gateway_mac());
+                // A bridge never sends a frame back to where it came from.
+                if own {
+                    Outcome::Drop
+                } else if strange {
+                    Outcome::Other
+                } else {
+                    Outcome::Port(*port)
+                }
+            }
+            [End::Tunnel(_)]
+                if leaf.cube.senders.is_none() && leaf.cube.get(Field::InPort) == (1, 1) =>
+            {
+                Outcome::Drop
+            }
+            [End::Tunnel(to)]
+                if plain && memory.eth_dst.is_none() && memory.source != Source::Kept =>
+            {
+                Outcome::Tunnel(*to)
+            }
+            [End::Group(id)] if plain && matches!(memory.seen, Seen::Fresh | Seen::Not) => {
+                match self.lists.get(id) {
+                    Some(list) if *list > 0 => Outcome::Group(*list),
+                    _ => Outcome::Other,
+                }
+            }
+            [End::Back] => self.arp_answer(leaf),
+            _ => Outcome::Other,
+        }
     }
 
     /// Whether enough faults of a lemma are kept.
@@ -299,8 +417,10 @@ impl<'m> Contract<'m> {
             point[field as usize] = cube.get(field).0;
         }
         let mut put = |field: Field, number: u64| point[field as usize] = number;
-        // Registers are as on entry.
-        for field in [Field::Reg0, Field::Reg1, Field::Reg2, Field::Reg3] {
+        // Registers are as on entry, and so is what conntrack has seen, but by the host's port.
+        let untracked = cube.get(Field::InPort) != (2, 2) || !cube.choices.is_empty();
+        let state = untracked.then_some(Field::Ct);
+        for field in [Field::Reg0, Field::Reg1, Field::Reg2, Field::Reg3].into_iter().chain(state) {
             put(field, 0);
         }
         // To its own port, a bridge sends nothing back.
@@ -335,8 +455,11 @@ impl<'m> Contract<'m> {
         if cube.memory.marked != 0 {
             point[Field::Mark as usize] = cube.memory.marked;
         }
-        if let Some((to, _)) = cube.memory.sent_to {
-            point[Field::Dst as usize] = to;
+        if let Some(before) = cube.before {
+            point[Field::Dst as usize] = before.dst;
+            point[Field::Frag as usize] = before.frag;
+            point[Field::SrcPort as usize] = before.ports.0;
+            point[Field::DstPort as usize] = before.ports.1;
         }
         Point(point)
     }
@@ -362,7 +485,9 @@ impl<'m> Contract<'m> {
             for frag in frags.0..=frags.1 {
                 let cell = Cell { kind, ..cell_of(cube, frag) };
                 let ported = cell.proto >= proto::TCP;
-                let zero = cell.src_port.0 == 0 && cell.dst_port.0 == 0;
+                // What conntrack has translated had ports before it.
+                let zero =
+                    cell.src_port.0 == 0 && cell.dst_port.0 == 0 && cube.memory.seen != Seen::Known;
                 let portless = kind == kind::IP
                     && ported
                     && (frag == frag::PORTLESS || frag == frag::FIRST && zero);
@@ -406,28 +531,6 @@ fn cell_of(cube: &Cube, frag: u64) -> Cell<'_> {
         src_port: cube.get(Field::SrcPort),
         dst_port: cube.get(Field::DstPort),
         dst: &cube.dst,
-    }
-}
-
-/// What the ends of a leaf are to the desired state.
-fn outcome(leaf: &Leaf<'_>) -> Outcome {
-    let memory = &leaf.cube.memory;
-    let plain = memory.sent_to.is_none() && !memory.new_src && !memory.odd;
-    match leaf.ends {
-        [] => Outcome::Drop,
-        [End::Port(port)] if plain => {
-            let from_there = |sender: Sender| sender.in_port == (*port, *port);
-            let own = !memory.forgot_in_port && leaf.cube.each_sender().all(from_there);
-            // A bridge never sends a frame back to where it came from.
-            if own { Outcome::Drop } else { Outcome::Port(*port) }
-        }
-        [End::Tunnel(_)]
-            if leaf.cube.senders.is_none() && leaf.cube.get(Field::InPort) == (1, 1) =>
-        {
-            Outcome::Drop
-        }
-        [End::Tunnel(to)] if plain && memory.eth_dst.is_none() => Outcome::Tunnel(*to),
-        _ => Outcome::Other,
     }
 }
 

@@ -9,4 +9,5 @@
 pub mod cube;
 pub mod point;
 pub mod run;
+pub mod track;
 pub mod walk;

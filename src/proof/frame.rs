@@ -15,6 +15,8 @@ pub enum Field {
     Kind,
     /// 1 with an 802.1Q tag.
     Tagged,
+    /// The index of a state in [`ct::STATES`].
+    Ct,
     /// reg1.
     Reg1,
     /// reg0.
@@ -43,8 +45,6 @@ pub enum Field {
     DstPort,
     /// `pkt_mark`.
     Mark,
-    /// The index of a state in [`ct::STATES`].
-    Ct,
     /// reg3.
     Reg3,
     /// reg2.
@@ -59,6 +59,7 @@ impl Field {
     pub const ALL: [Self; FIELDS] = [
         Self::Kind,
         Self::Tagged,
+        Self::Ct,
         Self::Reg1,
         Self::Reg0,
         Self::InPort,
@@ -73,7 +74,6 @@ impl Field {
         Self::SrcPort,
         Self::DstPort,
         Self::Mark,
-        Self::Ct,
         Self::Reg3,
         Self::Reg2,
     ];
@@ -171,8 +171,12 @@ pub mod ct {
     pub const UNTRACKED: u64 = 0;
     /// The states of the first packets of connections.
     pub const NEWS: (u64, u64) = (1, 2);
-    /// The states of what goes as its connection began, or belongs to none.
-    pub const KNOWN: (u64, u64) = (3, 5);
+    /// The states of what goes as its connection began.
+    pub const KNOWN: (u64, u64) = (3, 4);
+    /// The same with what belongs to none.
+    pub const STRAY: (u64, u64) = (3, 5);
+    /// All states of what was tracked.
+    pub const TRACKED: (u64, u64) = (1, 7);
     /// The states of what goes the other way.
     pub const REPLIES: (u64, u64) = (6, 7);
 }
@@ -216,4 +220,22 @@ pub fn mac_number(bytes: [u8; 6]) -> u64 {
 pub fn meet(a: Range, b: Range) -> Option<Range> {
     let both = (a.0.max(b.0), a.1.min(b.1));
     (both.0 <= both.1).then_some(both)
+}
+
+/// The numbers that are in none of ascending ranges.
+#[must_use]
+pub fn without(all: Range, ranges: &[Range]) -> Vec<Range> {
+    let mut rest = Vec::new();
+    let mut from = all.0;
+    for (first, last) in ranges.iter().copied() {
+        if first > from {
+            rest.push((from, (first - 1).min(all.1)));
+        }
+        from = from.max(last + 1);
+    }
+    if from <= all.1 {
+        rest.push((from, all.1));
+    }
+    rest.retain(|(first, last)| first <= last);
+    rest
 }

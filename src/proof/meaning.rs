@@ -11,6 +11,8 @@
 //! - What leaves the cluster is decided by the first rule of the project's policy that matches;
 //!   without one it is allowed. Closed whatever a policy says: groups and reserved addresses, and
 //!   the VXLAN port of nodes. Open whatever it says: DNS of the pod's own node.
+//! - What is sent to a group is copied to each other pod of the sender's network, if all projects of that
+//!   enable multicast; nobody else gets it, egress routers neither.
 //! - A fragment behind the first has no ports. It passes where an allowed first one may have
 //!   passed: a rule with ports that allows takes it, one that denies doesn't. A first fragment
 //!   without ports is dropped everywhere.
@@ -18,9 +20,12 @@
 //!   the rest. The node reaches all pods. What it forwards to pods is replies alone.
 
 mod lock;
+pub mod outside;
 mod read;
+mod read_services;
+pub mod services;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use lock::Lock;
 
@@ -46,6 +51,12 @@ pub struct Node {
     pub uplink: Option<String>,
     /// Whether its uplink is a port of a gateway bridge.
     pub gateway_bridge: bool,
+    /// The addresses at which it serves node ports.
+    pub served_at: Vec<u64>,
+    /// What it does not serve by an interface: protocol and port, or all.
+    pub blocked: Vec<(String, Option<u64>, Option<u64>)>,
+    /// The same by an address.
+    pub blocked_at: Vec<(u64, Option<u64>, Option<u64>)>,
     /// Its pods and egress routers, by address.
     pub workloads: Vec<Workload>,
     /// Where it stands.
@@ -162,6 +173,16 @@ pub struct Meaning {
     pub projects: Vec<Project>,
     /// The egress policies.
     pub policies: Vec<Policy>,
+    /// The services with an address.
+    pub services: services::Services,
+    /// By network, the workloads that answer as services, sorted.
+    pub answering: BTreeMap<u64, Vec<u64>>,
+    /// The networks with multicast, each with the nodes that have members.
+    pub multicast: BTreeMap<u64, BTreeSet<usize>>,
+    /// By project, its egress IPs.
+    pub egress_ips: BTreeMap<usize, outside::EgressIps>,
+    /// The egress routers.
+    pub routers: Vec<outside::Router>,
     /// What is used.
     pub features: Features,
     /// The addresses of all nodes, sorted.

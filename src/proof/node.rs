@@ -1,12 +1,16 @@
 //! The proof of one node.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use super::contract::egress_ips::Claims;
 use super::contract::wiring::Files;
 use super::contract::{Contract, Fault};
 use super::engine::cube::Cube;
 use super::engine::point::{Trace, trace};
 use super::engine::run::Run;
+use super::engine::track::Zone;
 use super::engine::walk::Tables;
 use super::frame::{Field, Range, ct, frag, kind, proto};
 use super::meaning::{Meaning, Node};
@@ -27,6 +31,8 @@ pub struct Proven {
     pub unknown: Vec<String>,
     /// The cells that each lemma has compared.
     pub checked: [u64; 12],
+    /// What it says of egress IPs.
+    pub claims: Claims,
     /// Its flows.
     pub flows: u64,
     /// The parts that all frames were cut into.
@@ -77,15 +83,65 @@ impl Text {
     }
 }
 
+/// Groups, each with the number of the list of targets that it has, 0 for none of ours.
+#[derive(Debug, Default)]
+pub struct Known {
+    text: Vec<u8>,
+    groups: Groups,
+    lists: BTreeMap<u64, u64>,
+}
+
+/// The groups of the last node: mostly, the next has the same.
+pub type Cache = Mutex<Arc<Known>>;
+
+impl Known {
+    fn read(meaning: &Meaning, file: &str, text: &[u8]) -> Result<Self, Unread> {
+        let groups = groups::read(file, text)?;
+        let list = |group: &groups::Group| {
+            let mut targets: Vec<(u64, Option<u64>)> = Vec::with_capacity(group.buckets.len());
+            for bucket in &group.buckets {
+                // A connection that is begun elsewhere is known to no table.
+                if bucket.zone != 60 {
+                    return 0;
+                }
+                targets.push((bucket.to, bucket.port));
+            }
+            targets.sort_unstable();
+            meaning.services.lists.get(&(group.by_source, targets)).copied().unwrap_or(0)
+        };
+        let lists = groups.iter().map(|(id, group)| (*id, list(group))).collect();
+        Ok(Self { text: text.to_vec(), groups, lists })
+    }
+
+    /// The groups of a node: those of the cache, if their bytes are the same.
+    fn of(meaning: &Meaning, file: &str, text: &[u8], cache: &Cache) -> Result<Arc<Self>, Unread> {
+        let last = cache.lock().map(|last| Arc::clone(&last)).unwrap_or_default();
+        if last.text == text {
+            return Ok(last);
+        }
+        let known = Arc::new(Self::read(meaning, file, text)?);
+        if let Ok(mut last) = cache.lock() {
+            *last = Arc::clone(&known);
+        }
+        Ok(known)
+    }
+}
+
 /// Proves one node.
 #[must_use]
 pub fn prove(meaning: &Meaning, index: usize, text: &Text) -> Proven {
+    prove_with(meaning, index, text, &Cache::default())
+}
+
+/// Proves one node, with the groups of another.
+#[must_use]
+pub fn prove_with(meaning: &Meaning, index: usize, text: &Text, cache: &Cache) -> Proven {
     let mut proven = Proven::default();
     if meaning.features.network_policies {
         // No lemma speaks of this mode, and the others speak of VNIDs alone.
         return proven;
     }
-    if let Err(unread) = attempt(meaning, index, text, &mut proven) {
+    if let Err(unread) = attempt(meaning, index, text, cache, &mut proven) {
         proven.unread.push(unread);
     }
     proven
@@ -95,22 +151,23 @@ fn attempt(
     meaning: &Meaning,
     index: usize,
     text: &Text,
+    cache: &Cache,
     proven: &mut Proven,
 ) -> Result<(), Unread> {
     let name = &meaning.nodes[index].name;
     let file = |file: &str| format!("{name}/{file}");
     let flows = Flows::read(&file("flows.ofctl"), &text.flows)?;
-    let groups = match &text.groups {
-        Some(text) => groups::read(&file("groups.ofctl"), text)?,
-        None => Groups::new(),
-    };
+    let no_groups = Vec::new();
+    let known = text.groups.as_ref().unwrap_or(&no_groups);
+    let known = Known::of(meaning, &file("groups.ofctl"), known, cache)?;
+    let (groups, lists) = (&known.groups, &known.lists);
     let files = Files {
         node: node::read(&file("node.json"), &text.node)?,
         ports: shell::read(&file("ports.sh"), &text.ports)?,
         links: shell::read(&file("links.sh"), &text.links)?,
         settings: shell::read(&file("sysctl.conf"), &text.settings)?,
     };
-    let mut contract = Contract::new(meaning, index);
+    let mut contract = Contract::new(meaning, index, lists);
     proven.unread = contract.wiring(name, &files);
     if super::verdict::has_plain_ruleset(meaning) {
         let file = file("ruleset.nft");
@@ -119,8 +176,15 @@ fn attempt(
             files.node.ports.iter().map(|port| port.interface.as_str()).collect();
         proven.unread.extend(contract.ruleset(&file, &ruleset, &interfaces));
     }
+    if meaning.features.egress_ips {
+        let map = nft::egress_ips(&file("ruleset.nft"), &text.ruleset)?;
+        let addresses = files.node.egress_ips.iter().map(|ip| u64::from(u32::from(ip.address)));
+        contract.holds(map, addresses.collect());
+    }
     let tables = Tables::new(&flows);
-    let mut run = Run::new(&tables);
+    let node = &meaning.nodes[index];
+    let zone = Zone::new(node.kernel, &meaning.pod_networks, node.gateway);
+    let mut run = Run::new(&tables, groups, zone);
     let finished = run.walk(entries(&meaning.nodes[index]), &mut |leaf| contract.leaf(leaf));
     if !finished {
         contract.unknown.insert("the tables have more parts than the proof looks at".to_owned());
@@ -132,11 +196,12 @@ fn attempt(
     proven.leaves = run.leaves;
     let unmet = flows.flows.iter().zip(&run.met).filter(|(_, met)| !**met);
     proven.unmet = unmet.map(|(flow, _)| flow.line).collect();
+    proven.claims = std::mem::take(&mut contract.claims);
     proven.checked = contract.checked;
     proven.more = contract.more;
     proven.unknown = contract.unknown.iter().cloned().collect();
     for fault in std::mem::take(&mut contract.faults) {
-        let trace = fault.frame.as_ref().map(|point| trace(&flows, &groups, point, 0));
+        let trace = fault.frame.as_ref().map(|point| trace(&flows, groups, point, &fault.choices));
         let path = trace.iter().flat_map(|trace| &trace.path);
         let flow = |index: &usize| (flows.flows[*index].line, flows.flows[*index].table);
         proven.lines.push(path.map(flow).collect());

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::contract::{Fault, Lemma, Outcome};
+use super::contract::{Fault, Lemma, Outcome, egress_ips};
 use super::frame::{Field, Point, address, frag, kind, mac, proto};
 use super::meaning::Meaning;
 use super::node::{self, Proven, Text};
@@ -79,12 +79,13 @@ const SHOWN: usize = 10;
 /// Proves all nodes whose files are below a directory.
 #[must_use]
 pub fn prove(meaning: &Meaning, out: &Path) -> Summary {
+    let cache = node::Cache::default();
     let nodes: Vec<Proven> = (0..meaning.nodes.len())
         .into_par_iter()
         .map(|index| {
             let name = &meaning.nodes[index].name;
             match Text::read(&out.join(name), name) {
-                Ok(text) => node::prove(meaning, index, &text),
+                Ok(text) => node::prove_with(meaning, index, &text, &cache),
                 Err(unread) => Proven { unread: vec![unread], ..Proven::default() },
             }
         })
@@ -109,6 +110,18 @@ pub fn summary(meaning: &Meaning, nodes: Vec<Proven>) -> Summary {
     };
     let mut alike: BTreeMap<(Lemma, String, String), usize> = BTreeMap::new();
     let mut unknown = BTreeSet::new();
+    let mut nodes = nodes;
+    if meaning.features.egress_ips {
+        let read = nodes.iter_mut().enumerate().filter(|(_, node)| node.unread.is_empty());
+        let claims: Vec<_> =
+            read.map(|(index, node)| (index, std::mem::take(&mut node.claims))).collect();
+        let (checked, faults) = egress_ips::agree(meaning, &claims);
+        summary.checked[Lemma::L9 as usize] += checked;
+        for (index, fault) in faults {
+            nodes[index].faults.push((fault, None));
+            nodes[index].lines.push(Vec::new());
+        }
+    }
     for (index, proven) in nodes.into_iter().enumerate() {
         summary.flows += proven.flows;
         summary.leaves += proven.leaves;
@@ -163,13 +176,8 @@ fn uncovered(meaning: &Meaning) -> Vec<(Lemma, String)> {
         }
     };
     say(features.network_policies, Lemma::L3, "network policies");
-    say(features.services, Lemma::L6, "services");
-    say(features.multicast, Lemma::L7, "multicast");
-    say(features.node_ports, Lemma::L8, "node ports");
-    say(features.egress_ips, Lemma::L9, "egress IPs");
     say(!has_plain_ruleset(meaning), Lemma::L10, "the rulesets of the nodes");
     say(features.routers, Lemma::L11, "what egress routers forward");
-    say(features.gateway_bridges, Lemma::L11, "the patch to gateway bridges");
     not_proven
 }
 
@@ -194,6 +202,10 @@ fn finding(
             let whose = found.map_or("nobody".to_owned(), |node| format!("node {}", node.name));
             format!("goes through the tunnel to {} ({whose})", address(to))
         }
+        Outcome::Group(_) => "is led to a target of a service".to_owned(),
+        Outcome::Refused => "is refused by the node".to_owned(),
+        Outcome::Answered => "is answered".to_owned(),
+        Outcome::Tracked => "passes conntrack".to_owned(),
         Outcome::Other => "goes on changed, or to several".to_owned(),
     };
     let confirmed =
@@ -217,11 +229,15 @@ fn confirms(trace: &super::engine::point::Trace, got: Outcome, want: Outcome) ->
     use super::engine::point::Exit;
     let seen = match trace.exits[..] {
         [] => Outcome::Drop,
+        [Exit::Port(2)] if got == Outcome::Refused => Outcome::Refused,
         [Exit::Port(port)] => Outcome::Port(port),
         [Exit::Tunnel(to, _)] => Outcome::Tunnel(to),
         _ => Outcome::Other,
     };
-    seen == got
+    // Which targets a group has was read, and behind it a copy goes on.
+    matches!(got, Outcome::Group(_)) && trace.group.is_some()
+        || seen == got
+        || got == Outcome::Other && trace.group.is_some()
         || got == Outcome::Other && (seen != want || trace.eth_dst.is_some())
         || got == Outcome::Other && matches!(seen, Outcome::Tunnel(_))
 }

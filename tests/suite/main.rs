@@ -36,6 +36,7 @@ mod others;
 mod ovs;
 mod progress;
 mod proof;
+mod proof_lemmas;
 mod properties;
 mod proxies;
 mod readme;

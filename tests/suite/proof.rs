@@ -19,7 +19,7 @@ use crate::support::{directories, ringfence, root};
 /// More breaks than a usual run tries: how many, or `all`.
 const BREAKS: &str = "RINGFENCE_BREAKS";
 
-fn meaning(example: &str) -> Meaning {
+pub(crate) fn meaning(example: &str) -> Meaning {
     let directory = root().join("examples").join(example);
     let (read, report) = input::read(std::slice::from_ref(&directory), &mut std::io::empty());
     assert!(!report.has_errors());
@@ -31,18 +31,18 @@ fn meaning(example: &str) -> Meaning {
     Meaning::read(&documents, &lock).unwrap()
 }
 
-fn text(example: &str, node: &Node) -> Text {
+pub(crate) fn text(example: &str, node: &Node) -> Text {
     let directory = root().join("golden").join(example).join(&node.name);
     Text::read(&directory, &node.name).unwrap()
 }
 
-fn holds(proven: &Proven) -> bool {
+pub(crate) fn holds(proven: &Proven) -> bool {
     proven.faults.is_empty() && proven.unread.is_empty() && proven.unknown.is_empty()
 }
 
 /// Examples all of whose flows the lemmas speak of.
-const COVERED: [&str; 6] =
-    ["quickstart", "flat", "allow-then-deny", "dns-names", "gitops", "egress-router"];
+const COVERED: [&str; 7] =
+    ["quickstart", "flat", "allow-then-deny", "dns-names", "gitops", "egress-router", "multicast"];
 
 /// A frame by the numbers of its fields; the others are 0.
 fn point(fields: &[(Field, u64)]) -> Point {
@@ -258,7 +258,7 @@ const KINDS: usize = 32;
 type Seen = (Vec<Exit>, Option<u64>);
 
 fn seen(flows: &Flows, point: &Point) -> (Seen, BTreeSet<u8>) {
-    let trace = trace(flows, &Groups::new(), point, 0);
+    let trace = trace(flows, &Groups::new(), point, &[]);
     let tables = trace.path.iter().map(|flow| flows.flows[*flow].table).collect();
     ((trace.exits, trace.eth_dst), tables)
 }

@@ -12,6 +12,9 @@ const DNS: u64 = 53;
 impl Contract<'_> {
     /// What workloads of this node send outside.
     pub(super) fn leaving(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>, got: Outcome) {
+        if self.meaning.features.egress_ips {
+            self.leaving_node(leaf, cell, got);
+        }
         // Senders of one leaf mostly have one project; each policy is asked once.
         let workloads = std::mem::take(&mut self.known.workloads);
         let mut asked: Vec<Option<usize>> = Vec::new();
@@ -141,12 +144,8 @@ impl Contract<'_> {
         said: Said,
     ) {
         // Through which node it leaves is said by another lemma.
-        let elsewhere = self.meaning.features.egress_ips
-            && want == Outcome::Port(2)
-            && matches!(got, Outcome::Tunnel(_));
-        if elsewhere {
-            return;
-        }
+        let elsewhere = self.meaning.features.egress_ips && matches!(got, Outcome::Tunnel(_));
+        let got = if elsewhere { Outcome::Port(2) } else { got };
         self.compare(Lemma::L5, leaf, cell, Some(from), (got, want), |contract| {
             contract.because(said, from)
         });

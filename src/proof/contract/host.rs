@@ -1,8 +1,9 @@
 //! L1, L2 and L3 for what comes by `tun0`: the node itself, and replies that its ruleset has let pass.
 
+use super::services::Caller;
 use super::{Cell, Class, Contract, Lemma, Outcome, touch};
 use crate::proof::engine::run::Leaf;
-use crate::proof::frame::{Field, Range, kind};
+use crate::proof::frame::{Field, Range, kind, meet};
 
 /// The mark of what a ruleset has let pass, where the bridge sees marks.
 const PASSED: u64 = 0x7266_6e66;
@@ -23,31 +24,24 @@ enum Voice {
 impl Contract<'_> {
     /// What comes by `tun0`.
     pub(super) fn host_frames(&mut self, leaf: &Leaf<'_>, got: Outcome) {
-        let src = leaf.cube.get(Field::Src);
+        self.known.workloads.clear();
+        self.known.forget();
+        let sources: Vec<Range> = leaf.cube.origin().ranges().collect();
         let mark = leaf.cube.get(Field::Mark);
         // Forgotten with the mark is which one it was.
         let marks = if mark == (0, 0) { (PASSED, PASSED) } else { mark };
-        let mut voices: Vec<Voice> = Vec::new();
-        if touch(src, (self.node.gateway, self.node.gateway)) {
-            voices.push(Voice::Gateway);
-        }
         let gateway = self.node.gateway;
-        let pods = self.meaning.pod_networks.iter().any(|network| {
-            let size = |range: Range| range.1 - range.0 + 1;
-            let own = (network.0..=network.1).contains(&gateway);
-            crate::proof::frame::meet(*network, src).is_some_and(|both| {
-                size(both) > u64::from(own && (both.0..=both.1).contains(&gateway))
-            })
-        });
-        voices.extend(pods.then_some(Voice::Pod));
-        let covered: u64 = self
-            .meaning
-            .pod_networks
+        let mut voices: Vec<Voice> = Vec::new();
+        let speaks = sources.iter().any(|range| touch(*range, (gateway, gateway)));
+        voices.extend(speaks.then_some(Voice::Gateway));
+        let size = |range: Range| range.1 - range.0 + 1;
+        let covered: u64 = sources
             .iter()
-            .filter_map(|network| crate::proof::frame::meet(*network, src))
-            .map(|both| both.1 - both.0 + 1)
+            .flat_map(|range| self.meaning.pod_networks.iter().filter_map(|net| meet(*net, *range)))
+            .map(size)
             .sum();
-        if covered < src.1 - src.0 + 1 {
+        voices.extend((covered > u64::from(speaks)).then_some(Voice::Pod));
+        if covered < sources.iter().copied().map(size).sum() {
             let marked = !self.node.kernel || touch(marks, (PASSED, PASSED));
             voices.extend(marked.then_some(Voice::Outside));
             let unmarked = self.node.kernel && marks != (PASSED, PASSED);
@@ -78,15 +72,28 @@ impl Contract<'_> {
         } else {
             Outcome::Other
         };
+        let is_ip = cell.kind == kind::IP;
+        let operation = leaf.cube.get(Field::ArpOp);
         let (lemma, want) = match class {
+            Class::Service if own && features.services && is_ip => {
+                return self.to_services(leaf, cell, Caller::Node, got);
+            }
+            // The node asks for services on `tun0`.
+            Class::Service if own && features.services && touch(operation, (1, 1)) && !is_ip => {
+                (Lemma::L6, Outcome::Answered)
+            }
+            // What the node sends to itself never comes here; it would be led like a packet of its own.
+            Class::Outside if own && features.node_ports && matches!(got, Outcome::Group(_)) => {
+                return;
+            }
+            Class::Outside if own && features.node_ports && got == Outcome::Port(2) => return,
+            Class::Remote(node) if voice == Voice::Outside && features.egress_ips && is_ip => {
+                return self.replies_for_others(leaf, cell, node, got);
+            }
             Class::Workload(to) if heard => return self.delivery(leaf, cell, to, (0, 0), got),
             Class::Remote(node) if own => {
                 (Lemma::L2, Outcome::Tunnel(self.meaning.nodes[node].address))
             }
-            Class::Service if own && features.services => return,
-            Class::Outside if own && features.node_ports => return,
-            Class::Remote(_) if features.egress_ips => return,
-            Class::Multicast if own && features.multicast => return,
             _ => (if heard { Lemma::L2 } else { Lemma::L1 }, Outcome::Drop),
         };
         self.compare(lemma, leaf, cell, None, (got, want), |contract| {

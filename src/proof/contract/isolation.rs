@@ -1,6 +1,7 @@
 //! L3: a workload gets what its own network, global workloads and nodes send, and nothing else.
 
 use super::{Cell, Contract, Lemma, Outcome};
+use crate::proof::engine::cube::Source;
 use crate::proof::engine::run::Leaf;
 
 impl Contract<'_> {
@@ -15,6 +16,16 @@ impl Contract<'_> {
         let target = &self.node.workloads[to];
         let vnid = self.meaning.vnid(target.project);
         let got = self.received(leaf, to, got);
+        if self.known.workloads[..] == [to] {
+            return self.to_itself(leaf, cell, to, got);
+        }
+        let memory = leaf.cube.memory;
+        // As from a service, or back, a packet goes to its own sender alone.
+        let got = match got {
+            Outcome::Port(_) if memory.source == Source::Kept || memory.turned => Outcome::Other,
+            _ => got,
+        };
+        self.untracked(leaf, cell, to, got);
         let arrived = got == Outcome::Port(target.port);
         self.checked[Lemma::L3 as usize] += self.known.workloads.len() as u64;
         let wrong = self.known.workloads.iter().copied().find(|from| {
@@ -58,6 +69,12 @@ impl Contract<'_> {
         let target = &self.node.workloads[to];
         let vnid = self.meaning.vnid(target.project);
         let got = self.received(leaf, to, got);
+        let memory = leaf.cube.memory;
+        let got = match got {
+            Outcome::Port(_) if memory.source == Source::Kept || memory.turned => Outcome::Other,
+            _ => got,
+        };
+        self.untracked(leaf, cell, to, got);
         let within = |number: u64| (vnids.0..=vnids.1).contains(&number);
         let all = !self.meaning.isolates || vnid == 0;
         let meant = all || within(0) || within(vnid);

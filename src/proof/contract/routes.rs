@@ -1,6 +1,8 @@
 //! L2: where what a workload sends goes.
 
+use super::services::Caller;
 use super::{Cell, Class, Contract, Lemma, Outcome};
+use crate::proof::engine::cube::{Seen, Source};
 use crate::proof::engine::run::Leaf;
 use crate::proof::frame::{kind, proto};
 
@@ -14,15 +16,26 @@ impl Contract<'_> {
         got: Outcome,
     ) {
         let first = self.known.workloads.first().copied();
+        let features = self.meaning.features;
+        let is_ip = cell.kind == kind::IP;
         let want = match class {
+            Class::Service if is_ip && features.services => {
+                return self.to_services(leaf, cell, Caller::Workloads, got);
+            }
+            Class::Multicast if is_ip && features.multicast => return self.to_group(leaf, cell),
+            Class::Outside if is_ip && features.services => {
+                return self.to_outside(leaf, cell, got);
+            }
             Class::Gateway => return self.gateway_route(leaf, cell, first, got, Outcome::Port(2)),
             Class::Workload(to) => return self.own_delivery(leaf, cell, to, got),
             Class::Outside if cell.kind == kind::IP => return self.leaving(leaf, cell, got),
-            Class::Service | Class::Multicast if self.is_for_others(cell, class) => return,
             Class::Remote(node) => Outcome::Tunnel(self.meaning.nodes[node].address),
             _ => Outcome::Drop,
         };
         let lemma = Lemma::L2;
+        // Where conntrack may lead, reserved addresses are not: nothing begins there.
+        self.lenient = !matches!(leaf.cube.memory.seen, Seen::Not | Seen::Fresh)
+            && matches!(class, Class::Reserved | Class::Multicast);
         self.compare(lemma, leaf, cell, first, (got, want), |contract| match class {
             Class::Remote(node) => {
                 let node = &contract.meaning.nodes[node];
@@ -33,16 +46,7 @@ impl Contract<'_> {
             }
             _ => ("nobody has the address".to_owned(), None),
         });
-    }
-
-    /// What is the business of a lemma about services or multicast.
-    fn is_for_others(&mut self, cell: &Cell<'_>, class: Class) -> bool {
-        let features = self.meaning.features;
-        cell.kind == kind::IP
-            && match class {
-                Class::Service => features.services,
-                _ => features.multicast,
-            }
+        self.lenient = false;
     }
 
     /// What is for the node's gateway: anything but the port of the tunnels.
@@ -55,7 +59,26 @@ impl Contract<'_> {
         open: Outcome,
     ) {
         let vxlan = self.meaning.vxlan_port;
+        let memory = leaf.cube.memory;
+        if self.meaning.features.services
+            && cell.kind == kind::IP
+            && got == open
+            && got != Outcome::Drop
+        {
+            // The node's processes reach services, too.
+            self.count(Lemma::L6);
+            if memory.seen == Seen::Not {
+                let why = "what comes to the node gets no address of a service".to_owned();
+                let at = Some((cell, sender));
+                self.fault(Lemma::L6, leaf, at, (got, Outcome::Tracked), why, None);
+            }
+        }
+        let got = if memory.source == Source::Kept { Outcome::Other } else { got };
         self.by_port(cell, &[vxlan, vxlan + 1], |contract, cell| {
+            // What comes in parts is dropped by the ruleset, which sees the whole.
+            if memory.of_parts && cell.is_port(proto::UDP, vxlan) {
+                return;
+            }
             let closed = cell.kind == kind::IP && cell.is_port(proto::UDP, vxlan);
             let want = if closed { Outcome::Drop } else { open };
             contract.compare(Lemma::L2, leaf, cell, sender, (got, want), |contract| {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Contract, Fault, Lemma, Outcome};
+use super::{Contract, Fault, Lemma};
 use crate::proof::frame::{Range, address, proto};
 use crate::proof::read::Unread;
 use crate::proof::read::nft::{Chain, Condition, Element, Ruleset, Statement, Table};
@@ -260,10 +260,7 @@ impl Contract<'_> {
             self.more += 1;
             return;
         }
-        let place = Some(self.node.place);
-        let (got, want) = (Outcome::Other, Outcome::Other);
-        let lemma = Lemma::L10;
-        self.faults.push(Fault { lemma, frame: None, got, want, why, place, flow: None });
+        self.faults.push(Fault::plain(Lemma::L10, why, self.node.place));
     }
 }
 

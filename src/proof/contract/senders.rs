@@ -18,11 +18,17 @@ pub(super) struct Known {
     strangers: bool,
 }
 
+impl Known {
+    /// Knows nobody any more.
+    pub(super) fn forget(&mut self) {
+        self.list = None;
+    }
+}
+
 impl Contract<'_> {
     /// What comes by ports that are not the bridge's own.
     pub(super) fn workload_frames(&mut self, leaf: &Leaf<'_>, got: Outcome) {
-        // What egress routers send to the gateway bridge is said by their lemma.
-        if self.node.gateway_bridge && got == Outcome::Port(3) {
+        if self.node.gateway_bridge && self.from_outside_interfaces(leaf, got) {
             return;
         }
         self.know(leaf);

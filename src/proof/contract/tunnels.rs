@@ -29,6 +29,8 @@ impl Contract<'_> {
         } else {
             Field::Reg0.domain()
         };
+        self.known.workloads.clear();
+        self.known.forget();
         self.by_fragment(leaf, got, |contract, cell| {
             contract.by_class(cell, |contract, cell, class| {
                 contract.tunnel_route(leaf, cell, class, vnids, got);
@@ -48,9 +50,14 @@ impl Contract<'_> {
         match class {
             Class::Gateway => self.gateway_route(leaf, cell, None, got, Outcome::Port(2)),
             Class::Workload(to) => self.delivery(leaf, cell, to, vnids, got),
-            Class::Multicast if features.multicast && cell.kind == kind::IP => {}
-            // Which pods send these by this node is said by the lemma of egress IPs.
-            Class::Outside | Class::Reserved if features.egress_ips && cell.kind == kind::IP => {}
+            Class::Multicast if features.multicast && cell.kind == kind::IP => {
+                self.group_from_tunnel(leaf, cell, vnids);
+            }
+            Class::Outside if features.egress_ips && cell.kind == kind::IP => {
+                self.leaving_for_others(leaf, cell, vnids, got);
+            }
+            // Their own nodes let nothing out to reserved addresses.
+            Class::Reserved if features.egress_ips && cell.kind == kind::IP => {}
             _ => {
                 let why = |_: &Self| ("what came by a tunnel ends on this node".to_owned(), None);
                 self.compare(Lemma::L4, leaf, cell, None, (got, Outcome::Drop), why);

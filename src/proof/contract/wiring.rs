@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Contract, Fault, Lemma, Outcome};
+use super::{Contract, Fault, Lemma};
 use crate::diagnostic::Place;
 use crate::proof::frame::{address, mac};
 use crate::proof::meaning::{Attachment, Workload};
@@ -125,15 +125,7 @@ impl Contract<'_> {
     fn agree_at(&mut self, holds: bool, place: Place, why: impl FnOnce() -> String) {
         self.count(Lemma::L0);
         if !holds {
-            self.faults.push(Fault {
-                lemma: Lemma::L0,
-                frame: None,
-                got: Outcome::Other,
-                want: Outcome::Other,
-                why: why(),
-                place: Some(place),
-                flow: None,
-            });
+            self.faults.push(Fault::plain(Lemma::L0, why(), place));
         }
     }
 

@@ -74,6 +74,12 @@ impl Set {
         (self.clip.0 == self.clip.1).then_some(self.clip.0)
     }
 
+    /// What tells it from other sets: as long as it lives, no other has it.
+    #[must_use]
+    pub fn identity(&self) -> (usize, u32, u32, Range) {
+        (self.ranges.as_ptr() as usize, self.first, self.end, self.clip)
+    }
+
     /// How many numbers it has.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -168,16 +174,50 @@ pub struct Memory {
     pub eth_dst: Option<u64>,
     /// Whether the port of entry is forgotten.
     pub forgot_in_port: bool,
-    /// Whether the source address is another than on entry.
-    pub new_src: bool,
-    /// Where it was sent before a translation; the fields have what it became.
-    pub sent_to: Option<(u64, u64)>,
-    /// How conntrack has seen it: see [`Seen`].
+    /// Where its source address is from.
+    pub source: Source,
+    /// How conntrack has seen it.
     pub seen: Seen,
+    /// What is in reg3.
+    pub kept: Kept,
+    /// Whether it was put together from parts.
+    pub put_together: bool,
+    /// Whether the last of these had no ports.
+    pub of_parts: bool,
+    /// Whether it was sent on to its own sender, as the answer by a service may have to be.
+    pub turned: bool,
+    /// How far it has become an answer to a question of ARP.
+    pub answer: Answer,
     /// The mark that it had before that was forgotten.
     pub marked: u64,
     /// Something of it is changed that no meaning has.
     pub odd: bool,
+}
+
+/// Where a source address is from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The frame had it.
+    #[default]
+    Own,
+    /// Conntrack has given it.
+    Nat,
+    /// What was in reg3.
+    Kept,
+}
+
+/// What is in reg3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Kept {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Where the packet was sent to.
+    Destination,
+    /// A number.
+    Number(u64),
+    /// A number, of a packet that was translated.
+    Translated,
 }
 
 /// How conntrack has seen a packet.
@@ -186,30 +226,94 @@ pub enum Seen {
     /// Not at all.
     #[default]
     Not,
-    /// As the beginning of a connection, or as belonging to none: unchanged.
+    /// As the beginning of a connection.
     Fresh,
-    /// As part of a connection, whose translation it got.
+    /// As part of one that is not translated, or as belonging to none.
+    Stray,
+    /// As part of a connection, whose translation it got; or a bucket has begun one.
     Known,
     /// As a reply, whose source may be any.
     Reply,
-    /// A bucket has begun its connection.
-    Begun,
+}
+
+/// What a question of ARP has become, step by step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one step")]
+pub struct Answer {
+    /// The Ethernet destination is the one who asked.
+    pub to_asker: bool,
+    /// The Ethernet source.
+    pub eth_src: Option<u64>,
+    /// The operation.
+    pub operation: Option<u64>,
+    /// The target's Ethernet address is that of the one who asked.
+    pub target: bool,
+    /// The sender's Ethernet address.
+    pub sender: Option<u64>,
+    /// The target's address is that of the one who asked.
+    pub target_address: bool,
+    /// The sender's address is the one that was asked for.
+    pub sender_address: bool,
+}
+
+/// What conntrack, or a group, does with one packet; for the plain evaluator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// The state that it gets.
+    pub state: u64,
+    /// The destination that it gets.
+    pub dst: Option<u64>,
+    /// The port that it gets.
+    pub port: Option<u64>,
+    /// The source that it gets.
+    pub src: Option<u64>,
+    /// Whether a datagram is put together, and its ports.
+    pub whole: Option<(u64, u64)>,
+    /// Whether destination and port are still open.
+    pub to_any: bool,
+    /// Whether the source is still open.
+    pub from_any: bool,
+    /// Whether the ports of the whole are still open.
+    pub whole_any: bool,
+}
+
+/// What a packet was before it was translated or put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// Its destination.
+    pub dst: u64,
+    /// Its ports.
+    pub ports: (u64, u64),
+    /// Which part of a datagram it was.
+    pub frag: u64,
 }
 
 /// A set of frames.
 #[derive(Clone, Debug)]
 pub struct Cube {
-    /// A range for each field; [`Field::Dst`] and [`Field::TunSrc`], and with senders those of
-    /// [`SENDER`], stand elsewhere.
+    /// A range for each field; [`Field::Src`], [`Field::Dst`] and [`Field::TunSrc`], and with senders
+    /// those of [`SENDER`], stand elsewhere.
     pub fields: [Range; FIELDS],
+    /// The sources, but for those of senders that are listed; what conntrack made of them.
+    pub src: Set,
+    /// The sources before conntrack made others of them.
+    pub came: Option<Set>,
     /// The destinations.
     pub dst: Set,
+    /// The destinations that reg3 stands for, once they have changed.
+    pub kept: Option<Set>,
     /// The other ends of the tunnel that it came through.
     pub tunnel: Set,
     /// The senders, where they are a list.
     pub senders: Option<Rc<[Sender]>>,
     /// What the pipeline remembers.
     pub memory: Memory,
+    /// The copies that were made so far.
+    pub ends: Vec<super::run::End>,
+    /// One packet of it as it was, and what became of that; no part of what it is.
+    pub before: Option<Before>,
+    /// What conntrack and groups did with that packet.
+    pub choices: Vec<Choice>,
 }
 
 impl Cube {
@@ -218,10 +322,16 @@ impl Cube {
     pub fn all() -> Self {
         Self {
             fields: Field::ALL.map(Field::domain),
+            src: Set::new(Field::Src.domain()),
+            came: None,
             dst: Set::new(Field::Dst.domain()),
+            kept: None,
             tunnel: Set::new(Field::TunSrc.domain()),
             senders: None,
             memory: Memory::default(),
+            ends: Vec::new(),
+            before: None,
+            choices: Vec::new(),
         }
     }
 
@@ -229,6 +339,7 @@ impl Cube {
     #[must_use]
     pub fn with(mut self, field: Field, range: Range) -> Self {
         match field {
+            Field::Src => self.src = Set::new(range),
             Field::Dst => self.dst = Set::new(range),
             Field::TunSrc => self.tunnel = Set::new(range),
             _ => self.fields[field as usize] = range,
@@ -240,6 +351,7 @@ impl Cube {
     #[must_use]
     pub fn get(&self, field: Field) -> Range {
         match field {
+            Field::Src => self.src.hull(),
             Field::Dst => self.dst.hull(),
             Field::TunSrc => self.tunnel.hull(),
             _ => self.fields[field as usize],
@@ -249,7 +361,15 @@ impl Cube {
     /// Whether it has a list of senders that have this field.
     #[must_use]
     pub fn listed(&self, field: Field) -> bool {
-        self.senders.is_some() && SENDER & field.bit() != 0
+        self.senders.is_some()
+            && SENDER & field.bit() != 0
+            && (field != Field::Src || self.memory.source == Source::Own)
+    }
+
+    /// The sources as they came, of a cube without a list.
+    #[must_use]
+    pub fn origin(&self) -> &Set {
+        self.came.as_ref().unwrap_or(&self.src)
     }
 
     /// Its senders: those of the list, or one with all ranges.
@@ -266,7 +386,7 @@ impl Cube {
             in_port: field(Field::InPort),
             dl_src: field(Field::DlSrc),
             sha: field(Field::Sha),
-            src: field(Field::Src),
+            src: self.origin().hull(),
             reg0: field(Field::Reg0),
         }
     }
@@ -281,10 +401,34 @@ impl Cube {
             self.senders = Some(list.into());
         } else {
             self.fields[field as usize] = (number, number);
-            match field {
-                Field::Dst => self.dst = Set::new((number, number)),
-                Field::TunSrc => self.tunnel = Set::new((number, number)),
-                _ => {}
+        }
+    }
+
+    /// Remembers how a packet of it was, before that changes.
+    pub fn remember(&mut self) {
+        let first = |field: Field| self.fields[field as usize].0;
+        self.before.get_or_insert(Before {
+            dst: self.dst.hull().0,
+            ports: (first(Field::SrcPort), first(Field::DstPort)),
+            frag: first(Field::Frag),
+        });
+    }
+
+    /// Fixes what conntrack did last, now that it is known which packets are meant.
+    pub fn settle(&mut self) {
+        let (dst, src) = (self.dst.hull().0, self.src.hull().0);
+        let port = |field: Field| self.fields[field as usize].0;
+        let ports = (port(Field::SrcPort), port(Field::DstPort));
+        for choice in &mut self.choices {
+            if std::mem::take(&mut choice.to_any) {
+                choice.dst = Some(dst);
+                choice.port = Some(ports.1);
+            }
+            if std::mem::take(&mut choice.from_any) {
+                choice.src = Some(src);
+            }
+            if std::mem::take(&mut choice.whole_any) {
+                choice.whole = Some(ports);
             }
         }
     }
@@ -299,6 +443,10 @@ impl Cube {
     /// Narrows it to where a field is in a range; false if nothing is left.
     pub fn narrow(&mut self, field: Field, range: Range) -> bool {
         match field {
+            Field::Src if !self.listed(field) => match self.src.clip(range) {
+                Some(src) => self.src = src,
+                None => return false,
+            },
             Field::Dst => match self.dst.clip(range) {
                 Some(dst) => self.dst = dst,
                 None => return false,

@@ -1,6 +1,7 @@
 //! One frame through the tables, by looking at every flow: no diagram, no sets. It confirms what
 //! the walk of cubes has found, and tells the flows on the way.
 
+use super::cube::Choice;
 use crate::proof::frame::{Field, Point, ct, frag, proto};
 use crate::proof::read::flows::{Action, Flow, Flows};
 use crate::proof::read::groups::Groups;
@@ -25,6 +26,8 @@ pub struct Trace {
     pub last: Option<Point>,
     /// The Ethernet destination that it was given.
     pub eth_dst: Option<u64>,
+    /// The group that it came to.
+    pub group: Option<u64>,
     /// Something in it is not what Open vSwitch would surely do.
     pub unknown: bool,
 }
@@ -37,15 +40,15 @@ struct State {
     steps: u32,
 }
 
-/// Sends a frame. `reg0` of the point is the VNI that it came with, by a tunnel. Conntrack calls
-/// everything new, and a group takes its bucket number `choice`.
+/// Sends a frame. `reg0` of the point is the VNI that it came with, by a tunnel. What conntrack and groups
+/// do stands in `choices`, in order; behind these everything is new, and the first bucket is taken.
 #[must_use]
-pub fn trace(flows: &Flows, groups: &Groups, point: &Point, choice: usize) -> Trace {
+pub fn trace(flows: &Flows, groups: &Groups, point: &Point, choices: &[Choice]) -> Trace {
     let mut trace = Trace::default();
     let mut frame = *point;
     let vni = frame.get(Field::Reg0);
     frame.0[Field::Reg0 as usize] = 0;
-    let mut walk = Walk { flows, groups, vni, choice, trace: &mut trace };
+    let mut walk = Walk { flows, groups, vni, choices: choices.iter(), trace: &mut trace };
     walk.from(0, frame, State::default());
     trace.exits.sort_unstable();
     trace
@@ -55,7 +58,7 @@ struct Walk<'w> {
     flows: &'w Flows,
     groups: &'w Groups,
     vni: u64,
-    choice: usize,
+    choices: std::slice::Iter<'w, Choice>,
     trace: &'w mut Trace,
 }
 
@@ -115,9 +118,15 @@ impl Walk<'_> {
             Action::OutputReg2 => self.output(get(frame, Field::Reg2), frame, state),
             Action::OutputInPort => self.trace.exits.push(Exit::Port(get(frame, Field::InPort))),
             Action::Goto(table) => return Some(table),
-            Action::Track { table, .. } => {
-                put(frame, Field::Ct, ct::NEWS.0);
+            Action::Track { table, zone: 60, .. } => {
+                self.tracked(frame);
                 return Some(table);
+            }
+            Action::Track { table, .. } => {
+                // Copies: what this flow does goes on.
+                let mut copy = *frame;
+                put(&mut copy, Field::Ct, ct::NEWS.0);
+                self.from(table, copy, *state);
             }
             Action::ForgetState => put(frame, Field::Ct, ct::UNTRACKED),
             Action::Group(id) => return self.group(id, frame),
@@ -126,7 +135,9 @@ impl Walk<'_> {
             Action::DstToReg3 => put(frame, Field::Reg3, get(frame, Field::Dst)),
             Action::Reg3ToDst => put(frame, Field::Dst, get(frame, Field::Reg3)),
             Action::Reg3ToSrc => put(frame, Field::Src, get(frame, Field::Reg3)),
-            Action::SpaToTpa => put(frame, Field::Dst, get(frame, Field::Src)),
+            Action::SpaToTpa => {
+                put(frame, Field::Dst, get(frame, Field::Src));
+            }
             Action::ArpOp(number) => put(frame, Field::ArpOp, number),
             Action::Sha(mac) => put(frame, Field::Sha, mac),
             Action::ForgetMark => put(frame, Field::Mark, 0),
@@ -140,12 +151,34 @@ impl Walk<'_> {
         None
     }
 
+    /// What conntrack makes of a frame.
+    fn tracked(&mut self, frame: &mut Point) {
+        let fresh = Choice { state: ct::NEWS.0, ..Choice::default() };
+        let choice = self.choices.next().copied().unwrap_or(fresh);
+        let mut put = |field: Field, number: u64| frame.0[field as usize] = number;
+        put(Field::Ct, choice.state);
+        if let Some((from, to)) = choice.whole {
+            put(Field::Frag, frag::WHOLE);
+            put(Field::SrcPort, from);
+            put(Field::DstPort, to);
+        }
+        for (field, number) in
+            [(Field::Src, choice.src), (Field::Dst, choice.dst), (Field::DstPort, choice.port)]
+        {
+            if let Some(number) = number {
+                put(field, number);
+            }
+        }
+    }
+
     fn group(&mut self, id: u64, frame: &mut Point) -> Option<u8> {
-        let buckets = &self.groups.get(&id)?.buckets;
-        let bucket = buckets[self.choice % buckets.len()];
-        frame.0[Field::Dst as usize] = bucket.to;
+        let bucket = self.groups.get(&id)?.buckets.first()?;
+        let choice = self.choices.next().copied().unwrap_or_default();
+        self.trace.group.get_or_insert(id);
+        frame.0[Field::Dst as usize] = choice.dst.unwrap_or(bucket.to);
+        frame.0[Field::Ct as usize] = ct::KNOWN.0;
         let ported = frame.get(Field::Proto) >= proto::TCP && frame.get(Field::Frag) <= frag::FIRST;
-        if let (Some(port), true) = (bucket.port, ported) {
+        if let (Some(port), true) = (choice.port.or(bucket.port), ported) {
             frame.0[Field::DstPort as usize] = port;
         }
         Some(bucket.table)

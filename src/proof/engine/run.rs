@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use super::cube::{Cube, SENDER, Sender, Set};
+use super::cube::{Cube, Kept, SENDER, Sender, Set, Source};
+use super::track::Zone;
 use super::walk::{Met, Tables};
-use crate::proof::frame::{FIELDS, Field, Range};
+use crate::proof::frame::{FIELDS, Field, Range, ct, kind};
 use crate::proof::read::flows::Action;
+use crate::proof::read::groups::Groups;
+
+/// The zone of the connections to services.
+const SERVICES: u64 = 60;
 
 /// The most parts of one bridge. More is "not proven" instead of an endless run.
 const BUDGET: u64 = 100_000_000;
 
 /// Where a copy leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
     /// By a port.
     Port(u64),
@@ -20,6 +25,8 @@ pub enum End {
     Tunnel(u64),
     /// By the port of entry.
     Back,
+    /// To one bucket of a group, which begins a connection.
+    Group(u64),
 }
 
 /// What becomes of a set of frames.
@@ -39,7 +46,11 @@ pub struct Leaf<'c> {
 #[derive(Debug)]
 pub struct Run<'t, 'f> {
     tables: &'t Tables<'f>,
+    groups: &'t Groups,
+    zone: Zone,
     pending: BTreeMap<u8, Vec<Cube>>,
+    /// What conntrack sees before it comes to a table, and whether translated.
+    tracked: BTreeMap<u8, [Vec<Cube>; 2]>,
     /// Which flows were met.
     pub met: Vec<bool>,
     /// How many parts there were at the ends.
@@ -52,16 +63,25 @@ pub struct Run<'t, 'f> {
 impl<'t, 'f> Run<'t, 'f> {
     /// A walk through these tables.
     #[must_use]
-    pub fn new(tables: &'t Tables<'f>) -> Self {
-        let met = vec![false; tables.flows.flows.len()];
-        Self { tables, pending: BTreeMap::new(), met, leaves: 0, miscounted: false, steps: 0 }
+    pub fn new(tables: &'t Tables<'f>, groups: &'t Groups, zone: Zone) -> Self {
+        Self {
+            tables,
+            groups,
+            zone,
+            pending: BTreeMap::new(),
+            tracked: BTreeMap::new(),
+            met: vec![false; tables.flows.flows.len()],
+            leaves: 0,
+            miscounted: false,
+            steps: 0,
+        }
     }
 
     /// Walks frames from table 0; `leaf` gets each part of them once. False where the budget is
     /// used up.
     pub fn walk(&mut self, entries: Vec<Cube>, leaf: &mut dyn FnMut(&Leaf<'_>)) -> bool {
         self.pending.insert(0, entries);
-        while let Some((table, cubes)) = self.pending.pop_first() {
+        while let Some((table, cubes)) = self.next() {
             for cube in self.merged(cubes) {
                 let weight = weight(&cube);
                 let mut parts = 0;
@@ -79,14 +99,31 @@ impl<'t, 'f> Run<'t, 'f> {
         true
     }
 
+    /// The next table, with all that comes to it.
+    fn next(&mut self) -> Option<(u8, Vec<Cube>)> {
+        let keys = [self.pending.keys().next(), self.tracked.keys().next()];
+        let table = keys.into_iter().flatten().min().copied()?;
+        let mut cubes = self.pending.remove(&table).unwrap_or_default();
+        for (nat, tracked) in
+            [false, true].into_iter().zip(self.tracked.remove(&table).unwrap_or_default())
+        {
+            for cube in self.merged(tracked) {
+                self.zone.fork(cube, nat, &mut |fork| cubes.push(fork));
+            }
+        }
+        Some((table, cubes))
+    }
+
     fn merged(&mut self, cubes: Vec<Cube>) -> Vec<Cube> {
-        if cubes.len() == 1 {
+        if cubes.len() <= 1 {
             return cubes;
         }
+        let cubes = distinct(cubes);
         let total = |cubes: &[Cube]| cubes.iter().map(weight).fold(0, |a, b| (a + b) % PRIME);
         let before = total(&cubes);
-        let cubes = merge_sets(cubes, false);
-        let cubes = merge_sets(cubes, true);
+        let cubes = merge_sets(cubes, Field::Dst);
+        let cubes = merge_sets(cubes, Field::TunSrc);
+        let cubes = merge_sets(cubes, Field::Src);
         let cubes = merge_senders(cubes);
         self.miscounted |= total(&cubes) != before;
         cubes
@@ -106,15 +143,44 @@ impl<'t, 'f> Run<'t, 'f> {
         };
         self.met[index] = true;
         let flows = self.tables.flows;
-        let mut ends: Vec<End> = Vec::new();
+        let mut ends: Vec<End> = std::mem::take(&mut cube.ends);
         let mut next = None;
-        for action in flows.actions(&flows.flows[index]) {
+        let actions = flows.actions(&flows.flows[index]);
+        for (action, number) in actions.iter().zip(1..) {
             if next.is_some() {
                 let why = "an action behind `goto_table`";
                 return self.end(&cube, &ends, Some(index), Some(why.to_owned()), leaf);
             }
+            let last = number == actions.len();
             match step(&mut cube, *action, &mut ends) {
                 Step::On => {}
+                Step::Track(to, zone, nat) if zone == SERVICES && last && ends.is_empty() => {
+                    // Packets go round in a table once, since it is tracked behind what is not.
+                    let again =
+                        to == table && cube.get(Field::Ct) == (ct::UNTRACKED, ct::UNTRACKED);
+                    if to <= table && !again {
+                        let why = format!("`ct(table={to})` in table {table}");
+                        return self.end(&cube, &ends, Some(index), Some(why), leaf);
+                    }
+                    self.tracked.entry(to).or_default()[usize::from(nat)].push(cube);
+                    return;
+                }
+                Step::Track(to, _, false) if to > table => {
+                    if let Err(why) = self.copy(&cube, to, &mut ends) {
+                        return self.end(&cube, &ends, Some(index), Some(why), leaf);
+                    }
+                }
+                Step::Track(..) => {
+                    let why = "tracking that no lemma speaks of".to_owned();
+                    return self.end(&cube, &ends, Some(index), Some(why), leaf);
+                }
+                Step::Group(id) if last && ends.is_empty() => {
+                    return self.group(table, cube, id, index, leaf);
+                }
+                Step::Group(_) => {
+                    let why = "a group among other actions".to_owned();
+                    return self.end(&cube, &ends, Some(index), Some(why), leaf);
+                }
                 Step::Goto(to) if to > table => next = Some(to),
                 Step::Goto(to) => {
                     let why = format!("`goto_table:{to}` in table {table}");
@@ -135,6 +201,61 @@ impl<'t, 'f> Run<'t, 'f> {
         }
     }
 
+    /// A group: which buckets it has is said once, at its end; what is behind it has to be right for any
+    /// that it may have.
+    fn group(
+        &mut self,
+        table: u8,
+        mut cube: Cube,
+        id: u64,
+        index: usize,
+        leaf: &mut dyn FnMut(&Leaf<'_>),
+    ) {
+        let groups = self.groups;
+        let Some(group) = groups.get(&id) else {
+            let why = Some(format!("the group {id} is nowhere"));
+            return self.end(&cube, &[], Some(index), why, leaf);
+        };
+        self.end(&cube, &[End::Group(id)], Some(index), None, leaf);
+        let mut tables: Vec<u8> = group.buckets.iter().map(|bucket| bucket.table).collect();
+        tables.sort_unstable();
+        tables.dedup();
+        cube.settle();
+        cube.remember();
+        cube.choices.push(super::cube::Choice { state: ct::NEWS.0, ..Default::default() });
+        cube.memory.seen = super::cube::Seen::Known;
+        cube.fields[Field::Ct as usize] = ct::KNOWN;
+        self.zone.translate(&mut cube);
+        for to in tables {
+            if to <= table {
+                let why = Some(format!("a bucket of the group {id} leads back"));
+                return self.end(&cube, &[], Some(index), why, leaf);
+            }
+            self.pending.entry(to).or_default().push(cube.clone());
+        }
+    }
+
+    /// A copy that is taken up anew in a table, which sends it out at once.
+    fn copy(&mut self, cube: &Cube, table: u8, ends: &mut Vec<End>) -> Result<(), String> {
+        let mut cube = self.zone.whole(cube.clone());
+        cube.fields[Field::Ct as usize] = ct::TRACKED;
+        let mut parts = Vec::new();
+        self.tables.walk(table, cube, &mut |part, met| parts.push((part, met)));
+        for (mut part, met) in std::mem::take(&mut parts) {
+            let Met::Flow(index) = met else { return Err("copies that no flow makes".to_owned()) };
+            self.met[index] = true;
+            let flows = self.tables.flows;
+            for action in flows.actions(&flows.flows[index]) {
+                match step(&mut part, *action, ends) {
+                    Step::On => {}
+                    _ => return Err("copies that go on".to_owned()),
+                }
+            }
+            parts.push((part, met));
+        }
+        if parts.len() == 1 { Ok(()) } else { Err("copies that differ".to_owned()) }
+    }
+
     fn end(
         &mut self,
         cube: &Cube,
@@ -151,6 +272,9 @@ impl<'t, 'f> Run<'t, 'f> {
 enum Step {
     On,
     Goto(u8),
+    Group(u64),
+    /// A table, a zone, and whether it translates.
+    Track(u8, u64, bool),
     Unknown(String),
 }
 
@@ -161,6 +285,9 @@ fn step(cube: &mut Cube, action: Action, ends: &mut Vec<End>) -> Step {
             if field == Field::Reg0 {
                 cube.memory.vni_is_reg0 = false;
                 cube.memory.reg0_is_vni = false;
+            }
+            if field == Field::Reg3 {
+                cube.memory.kept = Kept::Number(number);
             }
             cube.load(field, number);
         }
@@ -187,17 +314,68 @@ fn step(cube: &mut Cube, action: Action, ends: &mut Vec<End>) -> Step {
         Action::OutputInPort => ends.push(End::Back),
         Action::Goto(table) => return Step::Goto(table),
         Action::EthDst(mac) => cube.memory.eth_dst = Some(mac),
+        Action::ForgetState => {
+            cube.fields[Field::Ct as usize] = (ct::UNTRACKED, ct::UNTRACKED);
+        }
+        Action::DstToReg3 => {
+            cube.memory.kept = Kept::Destination;
+            cube.fields[Field::Reg3 as usize] = Field::Reg3.domain();
+            cube.kept = None;
+        }
+        Action::Dst(to) => {
+            cube.settle();
+            cube.remember();
+            if cube.memory.kept == Kept::Destination && cube.kept.is_none() {
+                cube.kept = Some(cube.dst.clone());
+            }
+            cube.dst = Set::new((to, to));
+            cube.memory.turned = true;
+        }
+        Action::Reg3ToDst => match (cube.memory.kept, cube.kept.clone()) {
+            (Kept::Destination, Some(kept)) => {
+                cube.dst = kept;
+                cube.memory.turned = false;
+            }
+            _ => return Step::Unknown("a destination that nothing kept".to_owned()),
+        },
         Action::ForgetMark => {
             cube.memory.marked = cube.get(Field::Mark).0;
             cube.load(Field::Mark, 0);
         }
         Action::ForgetInPort => cube.memory.forgot_in_port = true,
         Action::Meter(_) | Action::Note => {}
-        Action::Track { .. } => return Step::Unknown("conntrack".to_owned()),
-        Action::Group(_) => return Step::Unknown("a group".to_owned()),
-        other => return Step::Unknown(format!("the action {other:?}")),
+        Action::Track { table, zone, nat } => return Step::Track(table, zone, nat),
+        Action::Group(id) => return Step::Group(id),
+        Action::Reg3ToSrc if cube.get(Field::Kind) == (kind::IP, kind::IP) => {
+            cube.settle();
+            if cube.memory.source == Source::Own && cube.came.is_none() {
+                cube.came = Some(cube.src.clone());
+            }
+            cube.memory.source = Source::Kept;
+            cube.src = Set::new(Field::Src.domain());
+        }
+        other => answer(cube, other),
     }
     Step::On
+}
+
+/// A step on the way to an answer of ARP. Each has to come before what it reads is changed.
+fn answer(cube: &mut Cube, action: Action) {
+    let arp = cube.get(Field::Kind) == (kind::ARP, kind::ARP);
+    let memory = &mut cube.memory;
+    let answer = &mut memory.answer;
+    match action {
+        Action::EthSrcToDst if answer.eth_src.is_none() => answer.to_asker = true,
+        Action::EthSrc(mac) => answer.eth_src = Some(mac),
+        Action::ArpOp(number) if arp => answer.operation = Some(number),
+        Action::ShaToTha if arp && answer.sender.is_none() => answer.target = true,
+        Action::Sha(mac) if arp => answer.sender = Some(mac),
+        Action::SpaToTpa if arp && !answer.sender_address => answer.target_address = true,
+        Action::Reg3ToSrc if arp && memory.kept == Kept::Destination => {
+            answer.sender_address = true;
+        }
+        _ => memory.odd = true,
+    }
 }
 
 fn output(cube: &Cube, port: u64, ends: &mut Vec<End>) -> Step {
@@ -227,8 +405,11 @@ fn weight(cube: &Cube) -> u64 {
     let fields = Field::ALL.into_iter().filter(|field| field.bit() & skip == 0);
     let all = fields.map(|field| size(cube.get(field))).filter(|size| *size > 1).fold(1, times);
     let sets = times(cube.dst.count(), cube.tunnel.count());
+    let sets = if cube.listed(Field::Src) { sets } else { times(sets, cube.src.count()) };
     let of = |sender: Sender| {
         let Sender { in_port, dl_src, sha, src, reg0 } = sender;
+        // What is in no list has its source apart.
+        let src = if cube.listed(Field::Src) { src } else { (0, 0) };
         [in_port, dl_src, sha, src, reg0]
             .map(size)
             .into_iter()
@@ -273,28 +454,80 @@ fn same_senders(a: &Cube, b: &Cube) -> bool {
     }
 }
 
-/// Makes one cube of those that differ only in their destinations, or ends of tunnels.
-fn merge_sets(cubes: Vec<Cube>, tunnels: bool) -> Vec<Cube> {
-    let set = if tunnels { Field::TunSrc } else { Field::Dst } as usize;
-    let fields = |cube: &Cube| -> [Range; FIELDS] {
-        let mut fields = cube.fields;
-        fields[set] = (0, 0);
-        fields
-    };
-    let other = |cube: &Cube| if tunnels { cube.dst.clone() } else { cube.tunnel.clone() };
+/// Whether cubes are the same in what is in no range and no set.
+fn same_rest(a: &Cube, b: &Cube) -> bool {
+    a.memory == b.memory && a.ends == b.ends && a.kept == b.kept
+}
+
+/// Leaves out what stands twice: what was sent to different services is the same behind them.
+fn distinct(cubes: Vec<Cube>) -> Vec<Cube> {
+    if cubes.iter().all(|cube| cube.memory.seen != super::cube::Seen::Known) {
+        return cubes;
+    }
     let groups = alike(
         &cubes,
         |cube, hasher| {
-            fields(cube).hash(hasher);
+            cube.fields.hash(hasher);
             cube.memory.hash(hasher);
+            cube.dst.hash(hasher);
             cube.senders.as_ref().map_or(0, |list| list.len()).hash(hasher);
-            other(cube).hash(hasher);
         },
         |a, b| {
-            fields(a) == fields(b)
-                && a.memory == b.memory
-                && other(a) == other(b)
+            a.fields == b.fields
+                && same_rest(a, b)
+                && a.dst == b.dst
+                && a.src == b.src
+                && a.came == b.came
+                && a.tunnel == b.tunnel
                 && same_senders(a, b)
+        },
+    );
+    if groups.len() == cubes.len() {
+        return cubes;
+    }
+    groups.into_iter().map(|group| cubes[group[0]].clone()).collect()
+}
+
+/// Makes one cube of those that differ only in one set: destinations, sources, or ends of tunnels.
+fn merge_sets(cubes: Vec<Cube>, field: Field) -> Vec<Cube> {
+    let set = |cube: &Cube| -> Set {
+        match field {
+            Field::Src => cube.src.clone(),
+            Field::Dst => cube.dst.clone(),
+            _ => cube.tunnel.clone(),
+        }
+    };
+    // Of senders in a list, each has its own source.
+    if field == Field::Src && cubes.iter().all(|cube| cube.senders.is_some()) {
+        return cubes;
+    }
+    let is = |other: Field, a: &Cube, b: &Cube| match other {
+        _ if other == field => true,
+        Field::Src => a.src == b.src,
+        Field::Dst => a.dst == b.dst,
+        _ => a.tunnel == b.tunnel,
+    };
+    let groups = alike(
+        &cubes,
+        |cube, hasher| {
+            cube.fields.hash(hasher);
+            cube.memory.hash(hasher);
+            cube.senders.as_ref().map_or(0, |list| list.len()).hash(hasher);
+            for (other, of) in
+                [(Field::Src, &cube.src), (Field::Dst, &cube.dst), (Field::TunSrc, &cube.tunnel)]
+            {
+                if other != field {
+                    of.hash(hasher);
+                }
+            }
+        },
+        |a, b| {
+            a.fields == b.fields
+                && same_rest(a, b)
+                && [Field::Src, Field::Dst, Field::TunSrc].into_iter().all(|of| is(of, a, b))
+                && a.came == b.came
+                && same_senders(a, b)
+                && (field != Field::Src || a.senders.is_none() && a.memory.source == Source::Own)
         },
     );
     if groups.len() == cubes.len() {
@@ -303,10 +536,10 @@ fn merge_sets(cubes: Vec<Cube>, tunnels: bool) -> Vec<Cube> {
     let merged = groups.into_iter().flat_map(|group| {
         let mut cube = cubes[group[0]].clone();
         if group.len() > 1 {
-            let of =
-                |index: &usize| if tunnels { &cubes[*index].tunnel } else { &cubes[*index].dst };
-            let mut ranges: Vec<Range> =
-                group.iter().flat_map(|index| of(index).ranges()).collect();
+            let mut ranges: Vec<Range> = group
+                .iter()
+                .flat_map(|index| set(&cubes[*index]).ranges().collect::<Vec<_>>())
+                .collect();
             ranges.sort_unstable();
             if ranges.windows(2).any(|pair| pair[0].1 >= pair[1].0) {
                 // Translated to the same: they stay apart, so that none is lost.
@@ -320,7 +553,11 @@ fn merge_sets(cubes: Vec<Cube>, tunnels: bool) -> Vec<Cube> {
                 }
             }
             let set = Set::of(joined);
-            if tunnels { cube.tunnel = set } else { cube.dst = set }
+            match field {
+                Field::Src => cube.src = set,
+                Field::Dst => cube.dst = set,
+                _ => cube.tunnel = set,
+            }
         }
         vec![cube]
     });
@@ -340,8 +577,8 @@ fn merge_senders(cubes: Vec<Cube>) -> Vec<Cube> {
     };
     // Only single ports and addresses: a wide sender among many would be cut again and again.
     let known = |cube: &Cube| {
-        let single = |field: Field| size(cube.get(field)) == 1;
-        cube.senders.is_some() || single(Field::InPort) && single(Field::Src)
+        cube.senders.is_some()
+            || size(cube.get(Field::InPort)) == 1 && size(cube.origin().hull()) == 1
     };
     let groups = alike(
         &cubes,
@@ -352,7 +589,9 @@ fn merge_senders(cubes: Vec<Cube>) -> Vec<Cube> {
         },
         |a, b| {
             fields(a) == fields(b)
-                && a.memory == b.memory
+                && same_rest(a, b)
+                // With a source that conntrack gave, it is the same for all.
+                && (a.memory.source == Source::Own || a.src == b.src)
                 && a.dst == b.dst
                 && a.tunnel == b.tunnel
                 && known(a)
@@ -368,6 +607,10 @@ fn merge_senders(cubes: Vec<Cube>) -> Vec<Cube> {
             let list: Vec<Sender> =
                 group.iter().flat_map(|index| cubes[*index].each_sender()).collect();
             cube.senders = Some(list.into());
+            if cube.memory.source == Source::Own {
+                cube.src = Set::new(Field::Src.domain());
+            }
+            cube.came = None;
         }
         cube
     });

@@ -9,18 +9,27 @@ use super::{Attachment, Features, Lock, Meaning, Node, Policy, Project, Rule, Wo
 use crate::diagnostic::Place;
 use crate::input::{At, Documents};
 use crate::proof::frame::{Range, mac_number, proto};
-use crate::spec::{self, DesiredState, Mode, ServiceType};
+use crate::spec::ServiceType;
+use crate::spec::{self, DesiredState, Mode};
 use crate::value::{Cidr, ClusterIp, Datapath, Name, Protocol};
 
 pub(super) struct Reader<'d> {
-    documents: Vec<(At<'d>, &'d DesiredState)>,
-    lock: &'d Lock<'d>,
-    meaning: Meaning,
+    pub(super) documents: Vec<(At<'d>, &'d DesiredState)>,
+    pub(super) lock: &'d Lock<'d>,
+    pub(super) meaning: Meaning,
     projects: BTreeMap<&'d str, usize>,
     nodes: BTreeMap<&'d str, usize>,
     /// The project that each is joined to.
     joined: BTreeMap<usize, usize>,
     global: BTreeSet<usize>,
+    /// The nodes that are out of service.
+    pub(super) unavailable: BTreeSet<usize>,
+    /// By project, its pods with address and node.
+    pub(super) pods_of: BTreeMap<usize, Vec<(u64, usize, &'d spec::Pod)>>,
+    /// The egress routers, each with project and address.
+    pub(super) routers_of: Vec<(usize, u64, &'d spec::EgressRouter)>,
+    /// Protocol and port at nodes, address of the service, protocol and port there.
+    pub(super) node_ports: Vec<((u64, u64), u64, (u64, u64))>,
 }
 
 impl<'d> Reader<'d> {
@@ -33,11 +42,15 @@ impl<'d> Reader<'d> {
             nodes: BTreeMap::new(),
             joined: BTreeMap::new(),
             global: BTreeSet::new(),
+            unavailable: BTreeSet::new(),
+            pods_of: BTreeMap::new(),
+            routers_of: Vec::new(),
+            node_ports: Vec::new(),
         }
     }
 
     /// The items of a section in all documents.
-    fn items<T>(
+    pub(super) fn items<T>(
         &self,
         section: &'static str,
         list: impl Fn(&'d DesiredState) -> &'d [T],
@@ -65,11 +78,15 @@ impl<'d> Reader<'d> {
         self.networks()?;
         self.pods()?;
         self.routers()?;
+        self.services()?;
+        self.egress_ips()?;
         self.policies()?;
         self.features();
         for node in &mut self.meaning.nodes {
             node.workloads.sort_by_key(|workload| workload.address);
         }
+        self.multicast();
+        self.answering();
         self.sensible()?;
         Ok(self.meaning)
     }
@@ -116,6 +133,9 @@ impl<'d> Reader<'d> {
             let address = v4(node.address.0)?;
             let index = self.meaning.nodes.len();
             self.nodes.insert(name, index);
+            if node.unavailable {
+                self.unavailable.insert(index);
+            }
             self.meaning.tunnel_ends.push(address);
             self.meaning.subnets.push((net(subnet), index));
             let bridge = node.uplink.as_ref().is_some_and(|uplink| uplink.bridge.is_some());
@@ -129,6 +149,9 @@ impl<'d> Reader<'d> {
                 kernel: node.datapath == Datapath::System,
                 uplink: node.uplink.as_ref().map(|uplink| uplink.interface.to_string()),
                 gateway_bridge: bridge,
+                served_at: Vec::new(),
+                blocked: Vec::new(),
+                blocked_at: Vec::new(),
                 workloads: Vec::new(),
                 place: at.place(),
             });
@@ -139,7 +162,7 @@ impl<'d> Reader<'d> {
     }
 
     /// The projects that a list of names and a selector mean, but for those of `without` by selector.
-    fn members(
+    pub(super) fn members(
         &self,
         names: &[Name],
         selector: Option<&spec::Selector>,
@@ -161,7 +184,7 @@ impl<'d> Reader<'d> {
         Ok(members)
     }
 
-    fn project(&self, name: &Name) -> Result<usize, String> {
+    pub(super) fn project(&self, name: &Name) -> Result<usize, String> {
         let found = self.projects.get(name.as_str()).copied();
         found.ok_or_else(|| format!("no project `{name}`"))
     }
@@ -239,25 +262,27 @@ impl<'d> Reader<'d> {
                     router: false,
                     place: at.place(),
                 };
-                self.put(pod.node.as_str(), workload)?;
+                let node = self.put(pod.node.as_str(), workload)?;
+                self.pods_of.entry(number).or_default().push((address, node, pod));
             }
         }
         Ok(())
     }
 
-    fn put(&mut self, node: &str, workload: Workload) -> Result<(), String> {
-        let index = self.nodes.get(node).ok_or_else(|| format!("no node `{node}`"))?;
-        self.meaning.nodes[*index].workloads.push(workload);
-        Ok(())
+    fn put(&mut self, node: &str, workload: Workload) -> Result<usize, String> {
+        let index = *self.nodes.get(node).ok_or_else(|| format!("no node `{node}`"))?;
+        self.meaning.nodes[index].workloads.push(workload);
+        Ok(index)
     }
 
     fn routers(&mut self) -> Result<(), String> {
         for (at, router) in self.items("egressRouters", |state| &state.egress_routers) {
             self.meaning.features.routers = true;
             let binding = self.lock.port_binding("routers", router.name.as_str())?;
+            let project = self.project(&router.project)?;
             let workload = Workload {
                 name: format!("router {}", router.name),
-                project: self.project(&router.project)?,
+                project,
                 address: binding.address,
                 mac: binding.mac,
                 port: binding.port,
@@ -265,7 +290,15 @@ impl<'d> Reader<'d> {
                 router: true,
                 place: at.place(),
             };
-            self.put(binding.node, workload)?;
+            let node = self.put(binding.node, workload)?;
+            self.routers_of.push((project, binding.address, router));
+            let mut meant = self.router_of(router, node)?;
+            if self.meaning.nodes[node].gateway_bridge {
+                let text = self.lock.get("outsidePorts", router.name.as_str())?;
+                let port = text.split_once(' ').and_then(|(_, port)| port.parse().ok());
+                meant.port = Some(port.ok_or("the lock file has no port of an egress router")?);
+            }
+            self.meaning.routers.push(meant);
         }
         Ok(())
     }
@@ -309,6 +342,43 @@ impl<'d> Reader<'d> {
                 }
             }
         }
+    }
+
+    /// The networks all of whose projects enable multicast.
+    fn multicast(&mut self) {
+        let projects = self.items("projects", |state| &state.projects);
+        let mut closed = BTreeSet::new();
+        for (number, (_, project)) in projects.into_iter().enumerate() {
+            if !project.multicast {
+                closed.insert(self.meaning.vnid(number));
+            }
+        }
+        let mut members: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
+        for (node, index) in self.meaning.nodes.iter().zip(0..) {
+            for workload in node.workloads.iter().filter(|workload| !workload.router) {
+                let vnid = self.meaning.vnid(workload.project);
+                if !closed.contains(&vnid) {
+                    members.entry(vnid).or_default().insert(index);
+                }
+            }
+        }
+        self.meaning.multicast = members;
+    }
+
+    fn answering(&mut self) {
+        let mut answering: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for node in &self.meaning.nodes {
+            for workload in &node.workloads {
+                if self.meaning.services.answering.contains(&workload.address) {
+                    let vnid = self.meaning.vnid(workload.project);
+                    answering.entry(vnid).or_default().push(workload.address);
+                }
+            }
+        }
+        for list in answering.values_mut() {
+            list.sort_unstable();
+        }
+        self.meaning.answering = answering;
     }
 
     /// The lock is common ground of compiler and proof, so what it says must make sense by itself.
@@ -375,7 +445,7 @@ fn read_rule(
     Ok(Rule { allow, networks, ports: ports.collect(), text: format!("{verb} {whom}"), place })
 }
 
-fn protocol(protocol: Protocol) -> u64 {
+pub(super) fn protocol(protocol: Protocol) -> u64 {
     match protocol {
         Protocol::Tcp => proto::TCP,
         Protocol::Udp => proto::UDP,
@@ -383,14 +453,14 @@ fn protocol(protocol: Protocol) -> u64 {
     }
 }
 
-fn v4(address: IpAddr) -> Result<u64, String> {
+pub(super) fn v4(address: IpAddr) -> Result<u64, String> {
     match address {
         IpAddr::V4(address) => Ok(u32::from(address).into()),
         IpAddr::V6(address) => Err(format!("`{address}` is IPv6")),
     }
 }
 
-fn cidr(network: &Cidr) -> Result<Range, String> {
+pub(super) fn cidr(network: &Cidr) -> Result<Range, String> {
     match network.0 {
         IpNet::V4(network) => Ok(net(network)),
         IpNet::V6(network) => Err(format!("`{network}` is IPv6")),

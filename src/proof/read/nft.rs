@@ -114,6 +114,33 @@ pub fn read(file: &str, text: &[u8]) -> Result<Ruleset, Unread> {
     }
 }
 
+/// The map of pods to the addresses by which they leave, alone; without one, an empty map.
+pub fn egress_ips(file: &str, text: &[u8]) -> Result<BTreeMap<u64, u64>, Unread> {
+    let text = std::str::from_utf8(text).map_err(|_| Unread::new(file, 0, "not UTF-8"))?;
+    let mut map = BTreeMap::new();
+    let mut lines = (1..).zip(text.lines().map(str::trim));
+    if !lines.any(|(_, line)| line == "map rf_egress_ips {") {
+        return Ok(map);
+    }
+    for wanted in ["type ipv4_addr : ipv4_addr", "elements = {"] {
+        let (number, line) = lines.next().unwrap_or((0, ""));
+        if line != wanted {
+            return Err(Unread::new(file, number, format!("expected `{wanted}`")));
+        }
+    }
+    for (number, line) in lines.take_while(|(_, line)| *line != "}") {
+        let mut at = Cursor(line.as_bytes());
+        let pair = at.address().and_then(|pod| at.need(" : ").map(|()| pod));
+        let pair = pair.and_then(|pod| at.address().map(|address| (pod, address)));
+        let done = at.eat(",") && at.is_done();
+        match pair {
+            Ok((pod, address)) if done && map.insert(pod, address).is_none() => {}
+            _ => return Err(Unread::new(file, number, "no pod with its address")),
+        }
+    }
+    Ok(map)
+}
+
 #[derive(Debug)]
 enum State {
     Top,

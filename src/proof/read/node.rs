@@ -23,12 +23,21 @@ pub struct NodeFile {
     pub ports: Vec<Port>,
     pub netns: Vec<Netns>,
     pub routers: Vec<IgnoredAny>,
-    pub egress_ips: Vec<IgnoredAny>,
+    pub egress_ips: Vec<EgressIp>,
     #[serde(default)]
     pub draining: IgnoredAny,
     #[serde(default)]
     pub uplink: IgnoredAny,
     pub sysctls: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(missing_docs, reason = "the names are those of the file")]
+pub struct EgressIp {
+    pub address: std::net::Ipv4Addr,
+    pub uplink: IgnoredAny,
+    pub cookie: IgnoredAny,
 }
 
 #[derive(Debug, Deserialize)]
