@@ -15,8 +15,10 @@ pub mod schema;
 mod snapshot;
 mod status;
 mod teardown;
+pub mod test;
 mod trial;
 mod validate;
+pub mod why;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -74,6 +76,10 @@ enum Command {
     Compile(compile::Arguments),
     /// Prove that the files of all nodes do what the desired state says, for every frame
     Prove(prove::Arguments),
+    /// Tell whether a packet arrives, which line decides, and its way through every table
+    Why(why::Arguments),
+    /// Run the tests of the desired state, each of all its packets
+    Test(test::Arguments),
     /// Make this machine match the files of its node
     Apply(apply::Arguments),
     /// Bring an earlier generation back, as it is kept on this machine
@@ -172,6 +178,8 @@ pub fn main() -> ExitCode {
         Command::Resolve(arguments) => resolve::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Prove(arguments) => prove::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),
         Command::Confirm(arguments) => confirm::run(&arguments),

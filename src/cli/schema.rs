@@ -6,6 +6,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::prove::Proof;
+use super::test::Tests;
+use super::why::Why;
 use crate::apply::{Generations, Outcome, Status};
 use crate::diagnostic::json::Findings;
 use crate::spec::schema;
@@ -23,6 +25,10 @@ pub enum Subject {
     Generations,
     /// What `prove` prints with --json
     Proof,
+    /// What `test` prints with --json
+    Test,
+    /// What `why` prints with --json
+    Why,
     /// What `validate --format json` prints, and every command with --json that fails
     Report,
 }
@@ -36,6 +42,8 @@ pub fn of(subject: Subject) -> Value {
         Subject::Status => printed::<Status>(),
         Subject::Generations => printed::<Generations>(),
         Subject::Proof => printed::<Proof>(),
+        Subject::Test => printed::<Tests>(),
+        Subject::Why => printed::<Why>(),
         Subject::Report => printed::<Findings>(),
     }
 }
