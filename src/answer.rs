@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod cells;
+pub mod diff;
 pub mod emitted;
 pub mod path;
 pub mod policy_test;

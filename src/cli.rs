@@ -4,12 +4,14 @@ mod apply;
 mod clock;
 mod compile;
 mod confirm;
+pub mod diff;
 mod explain;
 mod lab;
 mod lock;
 mod progress;
 pub mod prove;
 mod resolve;
+mod revision;
 mod rollback;
 pub mod schema;
 mod snapshot;
@@ -80,6 +82,8 @@ enum Command {
     Why(why::Arguments),
     /// Run the tests of the desired state, each of all its packets
     Test(test::Arguments),
+    /// Tell what a change of the desired state opens and closes
+    Diff(diff::Arguments),
     /// Make this machine match the files of its node
     Apply(apply::Arguments),
     /// Bring an earlier generation back, as it is kept on this machine
@@ -179,6 +183,7 @@ pub fn main() -> ExitCode {
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Prove(arguments) => prove::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
+use super::diff::Difference;
 use super::prove::Proof;
 use super::test::Tests;
 use super::why::Why;
@@ -25,6 +26,8 @@ pub enum Subject {
     Generations,
     /// What `prove` prints with --json
     Proof,
+    /// What `diff` prints with --format json
+    Diff,
     /// What `test` prints with --json
     Test,
     /// What `why` prints with --json
@@ -42,6 +45,7 @@ pub fn of(subject: Subject) -> Value {
         Subject::Status => printed::<Status>(),
         Subject::Generations => printed::<Generations>(),
         Subject::Proof => printed::<Proof>(),
+        Subject::Diff => printed::<Difference>(),
         Subject::Test => printed::<Tests>(),
         Subject::Why => printed::<Why>(),
         Subject::Report => printed::<Findings>(),
