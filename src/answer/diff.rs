@@ -94,7 +94,16 @@ pub struct Detail {
 
 impl Row {
     fn about(effect: Effect, from: String, what: String, place: Option<(Side, Place)>) -> Self {
-        Self { effect, from, arrow: "", to: String::new(), what, because: String::new(), place, detail: Detail::default() }
+        Self {
+            effect,
+            from,
+            arrow: "",
+            to: String::new(),
+            what,
+            because: String::new(),
+            place,
+            detail: Detail::default(),
+        }
     }
 }
 

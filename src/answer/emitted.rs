@@ -94,8 +94,7 @@ fn go_on(
         None => {}
         Some(Exit::Port(port)) => {
             let mut tenants = model.tenants(node);
-            let tenant =
-                tenants.find(|who| u64::from(model.endpoint(*who).port.get()) == *port);
+            let tenant = tenants.find(|who| u64::from(model.endpoint(*who).port.get()) == *port);
             let number = u16::try_from(last.get(Field::DstPort)).ok();
             let to = address(last.get(Field::Dst));
             followed.arrival = Some(Arrival { node, tenant, address: to, port: number });
@@ -106,7 +105,8 @@ fn go_on(
                 return Ok(());
             };
             let mut next = last;
-            for field in [Field::Reg0, Field::Reg1, Field::Reg2, Field::Reg3, Field::Mark, Field::Ct]
+            for field in
+                [Field::Reg0, Field::Reg1, Field::Reg2, Field::Reg3, Field::Mark, Field::Ct]
             {
                 next.0[field as usize] = 0;
             }
@@ -121,8 +121,9 @@ fn go_on(
 
 fn read(directory: &Path) -> Result<Node, Diagnostic> {
     let bad = |message: String| {
-        Diagnostic::new(Code::FilesDiffer, message)
-            .help("name the directory that `compile` wrote with --out; `ringfence prove` tells more")
+        Diagnostic::new(Code::FilesDiffer, message).help(
+            "name the directory that `compile` wrote with --out; `ringfence prove` tells more",
+        )
     };
     let file = directory.join(FLOWS);
     let shown = file.display().to_string();

@@ -106,7 +106,9 @@ impl Ground<'_> {
                 Some(index) => {
                     let side: &mut Side = &mut sides[*index];
                     let first = Endpoint::Tenant;
-                    if side.second.is_none() && tenant.is_some_and(|tenant| first(tenant) != side.end) {
+                    if side.second.is_none()
+                        && tenant.is_some_and(|tenant| first(tenant) != side.end)
+                    {
                         side.second = tenant;
                     }
                 }
@@ -186,12 +188,7 @@ impl Ground<'_> {
     }
 
     /// The ports that a test is about.
-    fn transports(
-        &self,
-        test: &PolicyTest,
-        from: Endpoint,
-        to: Endpoint,
-    ) -> Vec<(Protocol, Port)> {
+    fn transports(&self, test: &PolicyTest, from: Endpoint, to: Endpoint) -> Vec<(Protocol, Port)> {
         let fits = |protocol: Protocol| test.protocol.is_none_or(|wanted| wanted == protocol);
         if let Some(port) = test.port {
             return vec![(test.protocol.unwrap_or(Protocol::Tcp), port)];

@@ -98,11 +98,7 @@ pub struct Question {
 }
 
 /// The sender that an end of a connection is. The error has no place.
-pub fn sender(
-    model: &Model,
-    directory: &Directory,
-    end: Endpoint,
-) -> Result<From, Diagnostic> {
+pub fn sender(model: &Model, directory: &Directory, end: Endpoint) -> Result<From, Diagnostic> {
     let unusable = |message: String| {
         Err(Diagnostic::new(Code::EndpointUnusable, message)
             .help("name a pod, an egress router, a node, an address of one of them, or `outside`"))
@@ -120,7 +116,9 @@ pub fn sender(
             Holder::Gateway(node) | Holder::Node(node) => Ok(From::Node(node)),
             Holder::Outside if is_host(address) => Ok(From::Outside),
             Holder::Outside => unusable(format!("no host has the address `{address}`")),
-            Holder::Service(_) => unusable(format!("`{address}` is a service, which sends nothing")),
+            Holder::Service(_) => {
+                unusable(format!("`{address}` is a service, which sends nothing"))
+            }
             Holder::EgressIp => unusable(format!("`{address}` is an egress IP: name its pods")),
             Holder::Group => unusable(format!("`{address}` is a multicast group")),
             Holder::Nobody => unusable(format!("nobody has the address `{address}`")),

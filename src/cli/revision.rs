@@ -82,7 +82,8 @@ fn git(side: &str, arguments: &[&str], input: Option<Vec<u8>>) -> Result<Vec<u8>
         .map_err(|error| bad(side, &format!("git cannot be run: {}", reason(&error))))?;
     if !output.status.success() {
         let told = String::from_utf8_lossy(&output.stderr);
-        let told = told.lines().next().unwrap_or("there is no such file, and Git knows no such revision");
+        let told =
+            told.lines().next().unwrap_or("there is no such file, and Git knows no such revision");
         return Err(bad(side, told));
     }
     Ok(output.stdout)
@@ -119,9 +120,9 @@ fn check_out(side: &str, commit: &str, below: &Path, to: &Path) -> Result<(), Di
         let text = next_blob(&mut rest).ok_or_else(|| bad(side, "git printed something else"))?;
         let file = to.join(path);
         let directory = file.parent().unwrap_or(to);
-        fs::create_dir_all(directory)
-            .and_then(|()| fs::write(&file, text))
-            .map_err(|error| bad(side, &format!("its files cannot be written: {}", reason(&error))))?;
+        fs::create_dir_all(directory).and_then(|()| fs::write(&file, text)).map_err(|error| {
+            bad(side, &format!("its files cannot be written: {}", reason(&error)))
+        })?;
     }
     Ok(())
 }

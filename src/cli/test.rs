@@ -99,7 +99,8 @@ fn fail(arguments: &Arguments, report: &Report, sources: &Sources) -> Exit {
 fn write(file: &Path, text: &str) -> Result<(), Diagnostic> {
     write_atomically(file, text.as_bytes()).map_err(|error| {
         let message = format!("`{}` cannot be written: {}", file.display(), reason(&error));
-        Diagnostic::new(Code::OutputUnwritable, message).help("check the directory and its free space")
+        Diagnostic::new(Code::OutputUnwritable, message)
+            .help("check the directory and its free space")
     })
 }
 
@@ -149,7 +150,8 @@ fn junit(model: &Model, outcomes: &[Outcome], sources: &Sources) -> String {
     let total = results.tests.len();
     let failed = results.failed;
     let _ = writeln!(text, "<testsuites tests=\"{total}\" failures=\"{failed}\">");
-    let _ = writeln!(text, "  <testsuite name=\"ringfence\" tests=\"{total}\" failures=\"{failed}\">");
+    let _ =
+        writeln!(text, "  <testsuite name=\"ringfence\" tests=\"{total}\" failures=\"{failed}\">");
     for test in &results.tests {
         let mut place = test.place.splitn(3, ':');
         let (file, line) = (place.next().unwrap_or_default(), place.next().unwrap_or_default());

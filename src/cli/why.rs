@@ -146,8 +146,7 @@ struct Answer {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    let loaded =
-        Loaded::read(&arguments.paths, arguments.lock.as_deref(), &mut std::io::stdin());
+    let loaded = Loaded::read(&arguments.paths, arguments.lock.as_deref(), &mut std::io::stdin());
     let (model, sources, _) = match loaded.draft() {
         Ok(loaded) => loaded,
         Err((sources, report)) => return fail(arguments, &report, &sources),
@@ -209,11 +208,8 @@ fn answer(arguments: &Arguments, model: &Model) -> Result<Answer, Diagnostic> {
     let common = Common::new(model)?;
     let mut fabric = Fabric::new(&common);
     let request = fabric.request(&question, &reach)?;
-    let reply = if reach.allowed() || reach.sometimes {
-        fabric.reply(&question, &request)?
-    } else {
-        None
-    };
+    let reply =
+        if reach.allowed() || reach.sometimes { fabric.reply(&question, &request)? } else { None };
     let files = match &arguments.out {
         Some(out) => {
             let followed = emitted::follow(model, out, &question)?;
@@ -240,7 +236,8 @@ fn transport(text: &str) -> Result<(Protocol, Port), Diagnostic> {
         "sctp" => Protocol::Sctp,
         _ => return Err(bad("the protocols with ports are tcp, udp and sctp: `53/udp`")),
     };
-    let number: u64 = number.parse().map_err(|_| bad("write a number, as in `:443` or `:53/udp`"))?;
+    let number: u64 =
+        number.parse().map_err(|_| bad("write a number, as in `:443` or `:53/udp`"))?;
     let port = Port::new(number).map_err(|_| bad("ports are numbers from 1 to 65535"))?;
     Ok((protocol, port))
 }
@@ -314,8 +311,7 @@ fn human(answer: &Answer, model: &Model, sources: &Sources) -> String {
     let mut text = headline(&answer.reach, names, &answer.question);
     text.push('\n');
     if let Some(place) = answer.reach.place {
-        let _ =
-            writeln!(text, "  at {}: {}", sources.position(place), sources.line(place).trim());
+        let _ = writeln!(text, "  at {}: {}", sources.position(place), sources.line(place).trim());
     }
     write_way(&mut text, "request", &answer.request, model, sources);
     if let Some(reply) = &answer.reply {

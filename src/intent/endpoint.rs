@@ -127,8 +127,9 @@ fn pod(intent: &Intent, project: &str, name: &str) -> Option<Endpoint> {
 
 fn service(intent: &Intent, project: &str, name: &str) -> Option<Endpoint> {
     let project = intent.project_named(project)?;
-    let key =
-        |service: &super::Service| service.project.cmp(&project).then(service.name.as_str().cmp(name));
+    let key = |service: &super::Service| {
+        service.project.cmp(&project).then(service.name.as_str().cmp(name))
+    };
     let found = intent.services.binary_search_by(key).ok()?;
     Some(Endpoint::Service(ServiceId::new(found)))
 }

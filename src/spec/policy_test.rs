@@ -74,7 +74,8 @@ pub struct TestPods {
     pub pod_selector: Selector,
 }
 
-const EXPECTED: &str = "the name of an end, or a mapping with `projects`, `selector` or `podSelector`";
+const EXPECTED: &str =
+    "the name of an end, or a mapping with `projects`, `selector` or `podSelector`";
 
 impl<'de> Deserialize<'de> for TestEnd {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -66,9 +66,15 @@ FAILED  nothing else (";
         assert!(run.stderr.contains(part), "{part}\n{}", run.stderr);
     }
     let report = fs::read_to_string(directory.path().join("report.xml")).unwrap();
-    assert!(report.contains("name=\"apart, &lt;always&gt;\" file=\"network.yaml\" line=\"16\"/>"), "{report}");
+    assert!(
+        report.contains("name=\"apart, &lt;always&gt;\" file=\"network.yaml\" line=\"16\"/>"),
+        "{report}"
+    );
     assert!(report.contains("<testsuites tests=\"4\" failures=\"1\">"), "{report}");
-    assert!(report.contains("but it must not arrive\">decided at network.yaml:12:9</failure>"), "{report}");
+    assert!(
+        report.contains("but it must not arrive\">decided at network.yaml:12:9</failure>"),
+        "{report}"
+    );
 }
 
 #[test]

@@ -9,7 +9,15 @@ use crate::support::{assert_none, compare, ringfence, root};
 fn the_committed_schemas_are_fresh() {
     let mut wrong = Vec::new();
     for subject in [
-        "desired-state", "apply", "status", "generations", "proof", "diff", "test", "why", "report",
+        "desired-state",
+        "apply",
+        "status",
+        "generations",
+        "proof",
+        "diff",
+        "test",
+        "why",
+        "report",
     ] {
         let run = ringfence(root(), &["schema", subject]);
         let path = root().join(format!("schemas/{subject}.schema.json"));

@@ -44,7 +44,12 @@ fn differences(effect: Effect, noun: &str, old: &Named, new: &Named) -> Vec<Row>
         })
         .collect();
     let one = |(name, was, now): &(&String, &String, &(String, Place))| {
-        Row::about(effect, format!("{noun} {name}"), format!("{was} -> {}", now.0), Some((Side::New, now.1)))
+        Row::about(
+            effect,
+            format!("{noun} {name}"),
+            format!("{was} -> {}", now.0),
+            Some((Side::New, now.1)),
+        )
     };
     if changed.len() <= EACH {
         return changed.iter().map(one).collect();
@@ -52,7 +57,12 @@ fn differences(effect: Effect, noun: &str, old: &Named, new: &Named) -> Vec<Row>
     let words: Vec<String> =
         changed.iter().map(|(name, was, now)| format!("{name} {was} -> {}", now.0)).collect();
     let place = Some((Side::New, changed[0].2.1));
-    vec![Row::about(effect, counted(changed.len(), noun), text::listed(&words, "change", EACH), place)]
+    vec![Row::about(
+        effect,
+        counted(changed.len(), noun),
+        text::listed(&words, "change", EACH),
+        place,
+    )]
 }
 
 fn vnids(model: &Model) -> Named {
@@ -143,9 +153,9 @@ fn subnets(model: &Model) -> Named {
 
 fn service_addresses(model: &Model) -> Named {
     let intent = model.intent();
-    let named = model.services().map(|(id, address)| {
-        (intent.service_name(id), (address.to_string(), intent[id].place))
-    });
+    let named = model
+        .services()
+        .map(|(id, address)| (intent.service_name(id), (address.to_string(), intent[id].place)));
     named.collect()
 }
 
@@ -231,13 +241,14 @@ fn seen_as(both: &Both<'_>) -> Vec<Row> {
         let entry = changed.entry((project, was.clone(), now));
         entry.or_insert_with(|| (Vec::new(), place)).0.push(name);
     }
-    let row = |((project, was, now), (pods, place)): ((String, String, String), (Vec<String>, Place))| {
-        let who = match pods.len() {
-            1 => pods[0].clone(),
-            many => format!("{} of {project}", counted(many, "pod")),
+    let row =
+        |((project, was, now), (pods, place)): ((String, String, String), (Vec<String>, Place))| {
+            let who = match pods.len() {
+                1 => pods[0].clone(),
+                many => format!("{} of {project}", counted(many, "pod")),
+            };
+            let what = format!("seen outside as {now}, was {was}");
+            Row::about(Effect::Changes, who, what, Some((Side::New, place)))
         };
-        let what = format!("seen outside as {now}, was {was}");
-        Row::about(Effect::Changes, who, what, Some((Side::New, place)))
-    };
     changed.into_iter().map(row).collect()
 }

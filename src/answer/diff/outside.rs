@@ -60,8 +60,11 @@ pub(super) fn rows(both: &Both<'_>) -> Vec<Row> {
     let mut rows: Vec<Row> = rows.into_iter().map(row).collect();
     for (project, units) in alike {
         for (effect, side) in [(Effect::Closes, Side::Old), (Effect::Opens, Side::New)] {
-            let here: BTreeSet<usize> =
-                units.iter().copied().filter(|unit| both.units[*unit].members[side as usize].is_some()).collect();
+            let here: BTreeSet<usize> = units
+                .iter()
+                .copied()
+                .filter(|unit| both.units[*unit].members[side as usize].is_some())
+                .collect();
             let Some(first) = here.first() else { continue };
             rows.push(Row {
                 effect,
@@ -116,7 +119,8 @@ fn rules(model: &Model, project: ProjectId) -> String {
     text
 }
 
-fn is_touched(both: &Both<'_>, index: usize) -> bool {
+/// Whether what the network does with what somebody sends outside may differ.
+pub(super) fn is_touched(both: &Both<'_>, index: usize) -> bool {
     let unit = &both.units[index];
     if !matches!(unit.kind, Kind::Pods | Kind::Router) {
         return false;
@@ -182,7 +186,9 @@ fn regions(both: &Both<'_>, index: usize) -> Regions {
     // The reserved addresses at the end are nobody's either.
     if let Some((first, last @ u32::MAX)) = gap {
         for (list, _) in regions.values_mut() {
-            if let Some((_, end)) = list.last_mut().filter(|(_, end)| end.checked_add(1) == Some(first)) {
+            if let Some((_, end)) =
+                list.last_mut().filter(|(_, end)| end.checked_add(1) == Some(first))
+            {
                 *end = last;
             }
         }
@@ -218,8 +224,9 @@ fn why(both: &Both<'_>, index: usize, reaches: [Option<&Reach>; 2]) -> Why {
         }
         [old, new] => {
             let sides = [(Side::New, new), (Side::Old, old)];
-            let found =
-                sides.iter().find_map(|(side, reach)| Some((*side, *reach.as_ref()?, reach.as_ref()?.place?)));
+            let found = sides
+                .iter()
+                .find_map(|(side, reach)| Some((*side, *reach.as_ref()?, reach.as_ref()?.place?)));
             match found {
                 Some((Side::Old, reach, place)) => Why {
                     because: format!("no longer {}", reach.because),
@@ -236,9 +243,11 @@ fn why(both: &Both<'_>, index: usize, reaches: [Option<&Reach>; 2]) -> Why {
 
 /// What the nodes' own processes take from pods of their node.
 fn own_nodes(both: &Both<'_>) -> Vec<Row> {
-    let Some(unit) = both.units.iter().position(|unit| {
-        unit.kind == Kind::Pods && unit.members.iter().all(Option::is_some)
-    }) else {
+    let Some(unit) = both
+        .units
+        .iter()
+        .position(|unit| unit.kind == Kind::Pods && unit.members.iter().all(Option::is_some))
+    else {
         return Vec::new();
     };
     let mut rows = Vec::new();
@@ -257,7 +266,8 @@ fn own_nodes(both: &Both<'_>) -> Vec<Row> {
                 borders.extend(port.get().checked_add(1));
             }
         }
-        let ends: Vec<u16> = borders.iter().skip(1).map(|next| next - 1).chain([u16::MAX]).collect();
+        let ends: Vec<u16> =
+            borders.iter().skip(1).map(|next| next - 1).chain([u16::MAX]).collect();
         for (first, last) in borders.iter().zip(ends) {
             let ask = |side: usize| {
                 let (from, _) = both.units[unit].members[side]?;
@@ -275,7 +285,10 @@ fn own_nodes(both: &Both<'_>) -> Vec<Row> {
                 _ => continue,
             };
             let why = || why(both, unit, [old.as_ref(), new.as_ref()]);
-            lost.entry(effect).or_insert_with(|| (Ports::new(), why())).0.push((protocol, *first, last));
+            lost.entry(effect)
+                .or_insert_with(|| (Ports::new(), why()))
+                .0
+                .push((protocol, *first, last));
         }
     }
     for (effect, (ports, why)) in lost {

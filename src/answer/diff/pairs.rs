@@ -94,8 +94,7 @@ fn compare(both: &Both<'_>, pair: Pair) -> Vec<Change> {
     let mut changes = changes(both, pair, &cells, &asked, false);
     let member = [0, 1].map(|side| {
         let (from, to) = sides[side]?;
-        let packet =
-            Packet { from, to: To::Member(to), protocol: Protocol::Udp, port: Port::HTTP };
+        let packet = Packet { from, to: To::Member(to), protocol: Protocol::Udp, port: Port::HTTP };
         Some(reach(both.models()[side], &packet))
     });
     let member = member.map(|reach| vec![reach]);
@@ -202,7 +201,8 @@ pub(super) fn said(both: &Both<'_>, found: Found, what: &str) -> Vec<Row> {
                 continue;
             }
             // What is new stands in front.
-            let (first, second) = if back && to.len() < from.len() { (to, from) } else { (from, to) };
+            let (first, second) =
+                if back && to.len() < from.len() { (to, from) } else { (from, to) };
             let mut receivers = both.set(second, effect);
             if let Some((nodes, ..)) = from_nodes(first).filter(|_| back) {
                 receivers = format!("{receivers}, and from {}", both.set(nodes, effect));

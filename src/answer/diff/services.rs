@@ -110,10 +110,19 @@ fn service(
             let project = intent[id].project;
             let global = super::units::network(models[side], project);
             let apart = models[side].mode().compares_vnids();
-            (intent[project].name.as_str(), global, apart, models[side].mode() == Mode::Networkpolicy)
+            (
+                intent[project].name.as_str(),
+                global,
+                apart,
+                models[side].mode() == Mode::Networkpolicy,
+            )
         })
     };
     let whole = itself || project(0) != project(1) || backend_touched(both, ids);
+    let outside = [0, 1].iter().any(|side| {
+        let service = ids[*side].map(|id| &models[*side].intent()[id]);
+        service.is_some_and(|found| found.ports.iter().any(|port| !port.endpoints.is_empty()))
+    });
     for (protocol, port) in ports(both, ids) {
         for (index, unit) in both.units.iter().enumerate() {
             if matches!(unit.kind, Kind::Outside | Kind::Router)
@@ -121,7 +130,9 @@ fn service(
             {
                 continue;
             }
-            if !whole && !unit.touched {
+            // Hosts outside are reached as the egress policy says.
+            let leaves = outside && super::outside::is_touched(both, index);
+            if !whole && !unit.touched && !leaves {
                 continue;
             }
             let ask = |side: usize| {
@@ -186,7 +197,11 @@ fn note(
         let because = found.map(|(_, reach)| reach.because.clone()).unwrap_or_default();
         Why { because, place }
     };
-    clients.entry((effect, object, port)).or_insert_with(|| (BTreeSet::new(), why())).0.insert(unit);
+    clients
+        .entry((effect, object, port))
+        .or_insert_with(|| (BTreeSet::new(), why()))
+        .0
+        .insert(unit);
 }
 
 /// What is behind a service that both states have.
@@ -246,7 +261,8 @@ fn node_ports(both: &Both<'_>, changed: &BTreeSet<String>, clients: &mut Clients
                 continue;
             }
             // Pods reach node ports of all nodes alike.
-            let here = senders.iter().filter(|s| number == 0 || both.units[**s].kind == Kind::Outside);
+            let here =
+                senders.iter().filter(|s| number == 0 || both.units[**s].kind == Kind::Outside);
             for client in here {
                 let ask = |side: usize| {
                     let (from, _) = both.units[*client].members[side]?;

@@ -65,9 +65,16 @@ pub(super) fn addresses(ranges: &[(u32, u32)]) -> String {
         };
         return ranges.iter().map(range).collect::<Vec<_>>().join(", ");
     }
-    let words: Vec<String> = networks.iter().map(|network| {
-        if network.prefix_len() == 32 { network.addr().to_string() } else { network.to_string() }
-    }).collect();
+    let words: Vec<String> = networks
+        .iter()
+        .map(|network| {
+            if network.prefix_len() == 32 {
+                network.addr().to_string()
+            } else {
+                network.to_string()
+            }
+        })
+        .collect();
     listed(&words, "network", SHOWN)
 }
 
@@ -85,7 +92,9 @@ impl Both<'_> {
                     let project = unit.project.as_deref().unwrap_or_default();
                     projects.entry(project).or_default().push(*index);
                 }
-                Kind::Router => words.push(format!("egress router {}{}", unit.names[0], unit.mark())),
+                Kind::Router => {
+                    words.push(format!("egress router {}{}", unit.names[0], unit.mark()))
+                }
                 Kind::Node => nodes.push(format!("node {}{}", unit.names[0], unit.mark())),
                 Kind::Outside => words.push("outside".to_owned()),
             }

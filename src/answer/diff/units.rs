@@ -71,9 +71,9 @@ pub(super) fn units(states: &[State<'_>; 2]) -> Vec<Unit> {
             let from = From::Tenant(Tenant::Router(id));
             (Kind::Router, router.name.as_str(), Some(project), from, router.place)
         });
-        let nodes = intent.nodes().map(|(id, node)| {
-            (Kind::Node, node.name.as_str(), None, From::Node(id), node.place)
-        });
+        let nodes = intent
+            .nodes()
+            .map(|(id, node)| (Kind::Node, node.name.as_str(), None, From::Node(id), node.place));
         for (kind, name, project, from, place) in routers.chain(nodes) {
             let unit = others.entry((kind, name)).or_insert_with(|| Unit {
                 kind,
@@ -171,7 +171,8 @@ impl<'m> Signatures<'m> {
                 // Who has such pods reaches every service.
                 let mut text = model.has_global_tenants(node).to_string();
                 if self.addresses {
-                    let _ = write!(text, "{} {}", model.gateway(node), model.node_port_source(node));
+                    let _ =
+                        write!(text, "{} {}", model.gateway(node), model.node_port_source(node));
                 }
                 return text;
             }
