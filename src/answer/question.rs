@@ -156,6 +156,13 @@ pub fn question(
         Holder::Nobody => Target::Nobody,
         Holder::EgressIp | Holder::Outside => Target::One(To::Outside(address)),
     };
+    if let (From::Tenant(own), Target::One(To::Tenant(same))) = (from, to)
+        && own == same
+    {
+        let message = format!("`{}` sends to itself", model.intent().tenant_name(own));
+        return Err(Diagnostic::new(Code::EndpointUnusable, message)
+            .help("such packets stay in the pod, and no bridge sees them: name another end"));
+    }
     let outside = matches!(to, Target::One(To::Outside(_)));
     if outside && (from == From::Outside || !(is_host(address) || address.octets()[0] >= 240)) {
         let message = match from {

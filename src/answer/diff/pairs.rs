@@ -240,7 +240,14 @@ fn among(
     rows: &mut Vec<Row>,
 ) -> Vec<(usize, BTreeSet<usize>, Why)> {
     let mut circles: BTreeMap<BTreeSet<usize>, BTreeSet<usize>> = BTreeMap::new();
+    // Of several that are alike, each other is said of them among themselves, too.
+    let closed = |sender: &usize, receivers: &BTreeSet<usize>| {
+        both.units[*sender].names.len() == 1 || receivers.contains(sender)
+    };
     for (sender, (receivers, _)) in &senders {
+        if !closed(sender, receivers) {
+            continue;
+        }
         let mut circle = receivers.clone();
         circle.insert(*sender);
         circles.entry(circle).or_default().insert(*sender);
@@ -252,10 +259,12 @@ fn among(
     for (sender, (receivers, why)) in senders {
         let mut circle = receivers.clone();
         circle.insert(sender);
-        let members = &circles[&circle];
-        if !complete(members, &circle) {
+        let members = circles.get(&circle).filter(|members| complete(members, &circle));
+        let Some(members) = members.filter(|_| closed(&sender, &receivers)) else {
             rest.push((sender, receivers, why));
-        } else if members.first() == Some(&sender) {
+            continue;
+        };
+        if members.first() == Some(&sender) {
             rows.push(Row {
                 effect,
                 from: both.set(members, effect),
