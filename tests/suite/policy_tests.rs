@@ -235,7 +235,7 @@ proptest! {
 fn many_tests_of_a_large_network_end() {
     let full = std::env::var_os("RINGFENCE_FULL_WORLD").is_some();
     let (nodes, projects, pods_per_node, tests) =
-        if full { (500, 5000, 200, 1000) } else { (20, 200, 20, 200) };
+        if full { (500, 5000, 200, 1000) } else { (20, 200, 200, 200) };
     let directory = tempfile::tempdir().unwrap();
     let size = Size { nodes, projects, pods_per_node, rules: 20, services: Services::None };
     scale::write(directory.path(), size);
