@@ -4,19 +4,23 @@ mod apply;
 mod clock;
 mod compile;
 mod confirm;
+pub mod diff;
 mod explain;
 mod lab;
 mod lock;
 mod progress;
 pub mod prove;
 mod resolve;
+mod revision;
 mod rollback;
 pub mod schema;
 mod snapshot;
 mod status;
 mod teardown;
+pub mod test;
 mod trial;
 mod validate;
+pub mod why;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -74,6 +78,12 @@ enum Command {
     Compile(compile::Arguments),
     /// Prove that the files of all nodes do what the desired state says, for every frame
     Prove(prove::Arguments),
+    /// Tell whether a packet arrives, which line decides, and its way through every table
+    Why(why::Arguments),
+    /// Run the tests of the desired state, each of all its packets
+    Test(test::Arguments),
+    /// Tell what a change of the desired state opens and closes
+    Diff(diff::Arguments),
     /// Make this machine match the files of its node
     Apply(apply::Arguments),
     /// Bring an earlier generation back, as it is kept on this machine
@@ -172,6 +182,9 @@ pub fn main() -> ExitCode {
         Command::Resolve(arguments) => resolve::run(&arguments),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Prove(arguments) => prove::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),
         Command::Confirm(arguments) => confirm::run(&arguments),

@@ -7,9 +7,11 @@ mod cluster;
 mod egress_ip;
 mod egress_policy;
 mod egress_router;
+mod endpoint;
 mod mdns;
 mod network_policy;
 mod node;
+mod policy_test;
 mod project;
 mod service;
 
@@ -19,10 +21,12 @@ pub use egress_policy::{Addresses, EgressPolicy, EgressRule, Ports, Target, Verd
 pub use egress_router::{
     Destination, EgressRouter, ProxyPort, RouterMode, Site, SiteRule, Upstream,
 };
+pub use endpoint::Endpoint;
 pub use mdns::MdnsRecord;
 pub use network_policy::{Direction, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet};
 pub(crate) use network_policy::{is_empty, selector_name};
 pub use node::{BlockAt, Node, NodePortBlock, Uplink};
+pub use policy_test::{PodSet, PolicyTest, TestEnd, Via};
 pub use project::{Attachment, Membership, Pod, Project, Tenant};
 pub use service::{NodeServices, Service, ServiceAddress, ServicePort};
 
@@ -45,6 +49,7 @@ pub struct Intent {
     pub(crate) services: Vec<Service>,
     pub(crate) mdns: Vec<MdnsRecord>,
     pub(crate) node_services: Option<NodeServices>,
+    pub(crate) tests: Vec<PolicyTest>,
 }
 
 macro_rules! ids {
@@ -94,6 +99,12 @@ impl Intent {
     #[must_use]
     pub fn node_services(&self) -> Option<&NodeServices> {
         self.node_services.as_ref()
+    }
+
+    /// What `ringfence test` checks, in the order in which it is written. Nothing else depends on it.
+    #[must_use]
+    pub fn tests(&self) -> &[PolicyTest] {
+        &self.tests
     }
 
     /// What holds for the whole network.

@@ -12,12 +12,14 @@
 //! - [`lock`], [`allocate`] → [`model`]: the numbers that must not move; intent with numbers
 //! - [`lower`], [`emit`]: one node's flows, links and rules; their bytes and the output tree
 //! - [`verify`]: what is meant for a packet, and what flows do with it
+//! - [`answer`]: why a packet arrives or not, whether the tests hold, what a change opens and closes
 //! - [`proof`]: that emitted files do what the desired state says, for every frame
 //! - [`driver`]: the stages in a row
 //! - [`system`], [`apply`]: the one door to the machine; make a node match its files
 //! - [`lab`], [`cli`]: the whole network in namespaces of this machine; the commands
 
 pub mod allocate;
+pub mod answer;
 pub mod apply;
 pub mod artifact;
 pub mod cli;

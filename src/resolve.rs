@@ -14,6 +14,7 @@ mod node_access;
 mod node_ports;
 mod nodes;
 mod outside;
+mod policy_tests;
 mod projects;
 mod services;
 
@@ -56,7 +57,7 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         network_policies::resolve(&wire, &projects, &cluster, &routers, &services, &mut context);
     let mdns = mdns::resolve(&wire, &nodes, &projects, &services, &mut context);
     addresses::check(&cluster, &nodes, &projects, &mut context);
-    let intent = Intent {
+    let mut intent = Intent {
         cluster,
         nodes: nodes.list,
         projects: projects.list,
@@ -68,7 +69,11 @@ pub fn resolve(documents: &[Documents], complete: bool) -> (Option<Intent>, Repo
         egress_ips,
         services,
         mdns,
+        tests: Vec::new(),
     };
+    // What had an error is missing from the intent.
+    context.complete = complete && !context.report.has_errors();
+    intent.tests = policy_tests::resolve(&wire, &intent, &mut context);
     (complete.then_some(intent).filter(|_| !context.report.has_errors()), context.report)
 }
 
@@ -103,6 +108,9 @@ impl Context {
                 | Code::NetworkPolicyPeer
                 | Code::NamedPortMissing
                 | Code::PolicyServicePort
+                | Code::EndpointUnknown
+                | Code::TestNothing
+                | Code::TestVia
         );
         if self.complete || !about_absence {
             self.report.push(diagnostic);

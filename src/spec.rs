@@ -10,6 +10,7 @@ mod egress_router;
 mod mdns;
 mod network_policy;
 mod node;
+mod policy_test;
 mod project;
 pub mod schema;
 mod selector;
@@ -28,6 +29,7 @@ pub use network_policy::{
     NetworkPolicyPort, PolicyPort, PolicyType,
 };
 pub use node::{Node, NodePortBlock, RpFilter, Uplink};
+pub use policy_test::{Expectation, PolicyTest, TestEnd, TestEnds, TestPods};
 pub use project::{Join, Pod, PodBandwidth, Project, ProjectSet};
 pub use selector::{Expression, Labels, Operator, Selector};
 pub use service::{
@@ -81,4 +83,7 @@ pub struct DesiredState {
     /// Names that nodes announce on their own network by multicast DNS, for services.
     #[serde(default)]
     pub mdns: Vec<Mdns>,
+    /// What the network must do with some packets, for `ringfence test`.
+    #[serde(default)]
+    pub tests: Vec<PolicyTest>,
 }

@@ -5,7 +5,10 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
+use super::diff::Difference;
 use super::prove::Proof;
+use super::test::Tests;
+use super::why::Why;
 use crate::apply::{Generations, Outcome, Status};
 use crate::diagnostic::json::Findings;
 use crate::spec::schema;
@@ -23,6 +26,12 @@ pub enum Subject {
     Generations,
     /// What `prove` prints with --json
     Proof,
+    /// What `diff` prints with --format json
+    Diff,
+    /// What `test` prints with --json
+    Test,
+    /// What `why` prints with --json
+    Why,
     /// What `validate --format json` prints, and every command with --json that fails
     Report,
 }
@@ -36,6 +45,9 @@ pub fn of(subject: Subject) -> Value {
         Subject::Status => printed::<Status>(),
         Subject::Generations => printed::<Generations>(),
         Subject::Proof => printed::<Proof>(),
+        Subject::Diff => printed::<Difference>(),
+        Subject::Test => printed::<Tests>(),
+        Subject::Why => printed::<Why>(),
         Subject::Report => printed::<Findings>(),
     }
 }

@@ -262,6 +262,17 @@ codes! {
     NotUnderstood = 300 Error,
     Refuted = 301 Error,
     NoMeaning = 302 Error,
+    // Questions, policy tests and differences.
+    EndpointUnknown = 310 Error,
+    EndpointAmbiguous = 311 Error,
+    EndpointUnusable = 312 Error,
+    TestNothing = 313 Error,
+    TestTwice = 314 Error,
+    TestVia = 315 Error,
+    TestFailed = 316 Error,
+    NoTests = 317 Error,
+    FilesDiffer = 318 Error,
+    BadRevision = 320 Error,
 }
 
 const EXPLANATIONS: &str = include_str!("codes.md");

@@ -21,6 +21,8 @@ pub struct Vnid(u32);
 impl Port {
     /// DNS, which egress policies leave open to the pod's own node.
     pub const DNS: Self = Self(53);
+    /// HTTP (RFC 9110).
+    pub const HTTP: Self = Self(80);
     /// Where egress routers of mode `http-proxy` answer.
     pub const HTTP_PROXY: Self = Self(8080);
 

@@ -34,6 +34,8 @@ pub struct Frame {
     pub reassembles: bool,
     /// What conntrack says of it where network policies ask: on every node the same.
     pub connection: CtState,
+    /// What conntrack says of it where services ask.
+    pub service_connection: CtState,
 }
 
 impl Frame {
@@ -49,6 +51,7 @@ impl Frame {
             choice: 0,
             reassembles: false,
             connection: CtState::New,
+            service_connection: CtState::New,
         }
     }
 }
@@ -130,7 +133,7 @@ pub struct Walk<'f, 'm> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Registers {
     values: [u32; 8],
-    /// What conntrack said when it was asked last. For services, every frame begins a connection.
+    /// What conntrack said when it was asked last.
     tracked: Option<CtState>,
     /// The conjunction that all dimensions are met of, while it is looked up.
     conjunction: Option<u32>,
@@ -181,7 +184,7 @@ impl<'f, 'm> Walk<'f, 'm> {
                     }
                     Action::Goto(next) => table = Some(*next),
                     Action::Track(next) => {
-                        registers.tracked = Some(CtState::New);
+                        registers.tracked = Some(frame.service_connection);
                         if let (true, Body::Ip { piece, .. }) = (frame.reassembles, &mut frame.body)
                         {
                             *piece = Piece::Whole;

@@ -358,8 +358,8 @@ fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> 
         return way;
     }
     let intent = model.intent();
-    let mut held = intent.nodes().flat_map(|(id, _)| model.held(id));
-    if held.any(|(ip, _)| ip.address == address) {
+    let mut held = intent.egress_ips().iter().flat_map(|list| &list.addresses);
+    if held.any(|ip| ip.address == address) {
         return Reach::new(Verdict::Deny, "an egress IP takes only replies", None);
     }
     let own = model.node(from);
@@ -384,8 +384,8 @@ pub fn let_out(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) 
 /// What the bridge lets leave: the egress policy, and what none can change.
 #[must_use]
 pub fn leaves(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
-    let tunnels = model.intent().nodes().any(|(_, node)| node.address == address);
-    if tunnels && is_vxlan(model, packet) {
+    let tunnels = || model.intent().nodes().any(|(_, node)| node.address == address);
+    if is_vxlan(model, packet) && tunnels() {
         return Reach::new(Verdict::Deny, "pods can't send to the VXLAN port of nodes", None);
     }
     if address.octets()[0] >= 224 {

@@ -25,6 +25,7 @@ const LAYERS: &[&str] = &[
     "emit",
     "verify",
     "proof",
+    "answer",
     "driver",
     "system",
     "apply",

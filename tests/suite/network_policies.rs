@@ -11,3 +11,5 @@ mod recipes;
 mod rollout;
 mod traces;
 mod worlds;
+
+pub(crate) use worlds::cluster;

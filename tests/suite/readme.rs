@@ -45,6 +45,16 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ),
     (
         "README.md",
+        "$ ringfence why bank/core-0 outside:80 examples/quickstart",
+        "the_commands_of_the_readme_print_what_it_says",
+    ),
+    (
+        "README.md",
+        "$ ringfence test examples/egress-router",
+        "the_commands_of_the_readme_print_what_it_says",
+    ),
+    (
+        "README.md",
         "$ ringfence prove examples/flat --out golden/flat",
         "the_commands_of_the_readme_print_what_it_says",
     ),
@@ -173,7 +183,7 @@ fn the_commands_of_the_readme_print_what_it_says() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 3);
+    assert_eq!(shown, 5);
 }
 
 /// A directory in which scripts of the documents run as they are.

@@ -8,7 +8,17 @@ use crate::support::{assert_none, compare, ringfence, root};
 #[test]
 fn the_committed_schemas_are_fresh() {
     let mut wrong = Vec::new();
-    for subject in ["desired-state", "apply", "status", "generations", "proof", "report"] {
+    for subject in [
+        "desired-state",
+        "apply",
+        "status",
+        "generations",
+        "proof",
+        "diff",
+        "test",
+        "why",
+        "report",
+    ] {
         let run = ringfence(root(), &["schema", subject]);
         let path = root().join(format!("schemas/{subject}.schema.json"));
         wrong.extend(compare(&path, run.stdout.as_bytes()));

@@ -34,9 +34,11 @@ pub fn policies(
 ) -> Reach {
     let intent = model.intent();
     let project = model.project(subject);
-    let selecting = intent.network_policies().iter().filter(|policy| {
-        policy.project == project && policy.selector.matches(labels(model, subject))
-    });
+    // They are sorted by project.
+    let all = intent.network_policies();
+    let own = &all[all.partition_point(|policy| policy.project < project)..];
+    let own = own.iter().take_while(|policy| policy.project == project);
+    let selecting = own.filter(|policy| policy.selector.matches(labels(model, subject)));
     let isolating: Vec<&NetworkPolicy> =
         selecting.filter(|policy| policy.rules(direction).is_some()).collect();
     let Some(first) = isolating.first() else {

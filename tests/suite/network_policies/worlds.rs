@@ -248,6 +248,6 @@ pub(super) fn with_other_policies(yaml: &str, seed: u64) -> String {
 }
 
 /// The cluster with a number.
-pub(super) fn cluster(seed: u64) -> Model {
+pub(crate) fn cluster(seed: u64) -> Model {
     world::model(vec![yaml(seed)]).0
 }
