@@ -74,7 +74,7 @@ fn go_on(
         nodes.insert(node, read(&out.join(name.as_str()))?);
     }
     let files = &nodes[&node];
-    let trace = trace(&files.flows, &files.groups, &point, 0);
+    let trace = trace(&files.flows, &files.groups, &point, &[]);
     for index in &trace.path {
         let flow = &files.flows.flows[*index];
         let line = usize::try_from(flow.line).unwrap_or(0).saturating_sub(1);
