@@ -142,13 +142,16 @@ pub(crate) struct Sender<'l> {
     live: &'l Live,
     pod: &'static str,
     address: Ipv4Addr,
+    /// The Ethernet address that the frames are for: the gateway's, unless somebody is to answer.
+    pub(crate) towards: [u8; 6],
     marks: &'l mut u16,
     frames: Vec<Vec<u8>>,
 }
 
 impl<'l> Sender<'l> {
     pub(crate) fn new(live: &'l Live, pod: &'static str, marks: &'l mut u16) -> Self {
-        Self { live, pod, address: live.address(pod), marks, frames: Vec::new() }
+        let towards = [0x0a, 0x58, 10, 128, 0, 1];
+        Self { live, pod, address: live.address(pod), towards, marks, frames: Vec::new() }
     }
 
     pub(crate) fn datagram(&mut self, to: (Ipv4Addr, u8, u16), size: usize) -> Datagram {
@@ -159,9 +162,8 @@ impl<'l> Sender<'l> {
     /// Takes packets as frames with this ethertype or tag before the address of IP.
     fn push(&mut self, between: &[u8], packets: impl IntoIterator<Item = Vec<u8>>) {
         let mac = self.live.lab.model().endpoint(self.live.tenant(self.pod)).mac;
-        let gateway = [&[0x0a, 0x58][..], &[10, 128, 0, 1]].concat();
         for packet in packets {
-            self.frames.push([&gateway[..], &mac.bytes(), between, &packet].concat());
+            self.frames.push([&self.towards[..], &mac.bytes(), between, &packet].concat());
         }
     }
 

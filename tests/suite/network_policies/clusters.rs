@@ -26,9 +26,10 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 7, 7);
 
 /// A pod as `project/name`, on one of two nodes, with its labels and its ports.
 fn yaml(pods: &[(&str, &str)], list: &str) -> String {
-    let mut text = "version: 1\ncluster: {mode: networkpolicy}\nnodes:\n  - {name: node-1, address: \
+    let mut text =
+        "version: 1\ncluster: {mode: networkpolicy}\nnodes:\n  - {name: node-1, address: \
                     192.168.12.11}\n  - {name: node-2, address: 192.168.12.12}\nprojects:\n"
-        .to_owned();
+            .to_owned();
     let projects: BTreeSet<&str> =
         pods.iter().map(|(name, _)| name.split_once('/').unwrap().0).collect();
     for project in projects {
@@ -294,9 +295,10 @@ fn a_shop_of_many_programs() {
     let mut open: Vec<(String, String, String)> = Vec::new();
     for app in &apps {
         let own = |app: &str| format!("{{podSelector: {{matchLabels: {{app: {app}}}}}}}");
-        let from = asks.iter().filter(|(_, to, _)| to == app).map(|(from, _, port)| {
-            format!("{{from: [{}], ports: [{{port: {port}}}]}}", own(from))
-        });
+        let from = asks
+            .iter()
+            .filter(|(_, to, _)| to == app)
+            .map(|(from, _, port)| format!("{{from: [{}], ports: [{{port: {port}}}]}}", own(from)));
         let mut to: Vec<String> = asks
             .iter()
             .filter(|(from, ..)| from == app)
@@ -353,17 +355,22 @@ fn three_projects_that_close_everything_first() {
     let names = "{to: [{namespaceSelector: {}}], ports: [{protocol: UDP, port: 5353}]}";
     let [from_checkout, from_web] =
         [near("checkout"), far("front", "web")].map(|peer| at("from", &peer));
-    let [to_catalog, to_gate] =
-        [near("catalog"), far("money", "gate")].map(|peer| at("to", &peer));
+    let [to_catalog, to_gate] = [near("catalog"), far("money", "gate")].map(|peer| at("to", &peer));
     let list = [
-        policy("front", "web", &format!(
-            "ingress: [{}], egress: [{}, {names}]",
-            at("from", "{namespaceSelector: {}}"),
-            at("to", &far("back", "checkout")),
-        )),
-        policy("back", "checkout", &format!(
-            "ingress: [{from_web}], egress: [{to_catalog}, {to_gate}, {names}]"
-        )),
+        policy(
+            "front",
+            "web",
+            &format!(
+                "ingress: [{}], egress: [{}, {names}]",
+                at("from", "{namespaceSelector: {}}"),
+                at("to", &far("back", "checkout")),
+            ),
+        ),
+        policy(
+            "back",
+            "checkout",
+            &format!("ingress: [{from_web}], egress: [{to_catalog}, {to_gate}, {names}]"),
+        ),
         policy("back", "catalog", &format!("ingress: [{from_checkout}]")),
         policy("money", "gate", &format!("ingress: [{}]", at("from", &far("back", "checkout")))),
     ];

@@ -129,8 +129,7 @@ fn check(list: &[String], vias: &[Via], expected: &dyn Fn(&Pod, &Pod, Via) -> bo
                 let frame = from_tenant(&model, from.tenant, body);
                 let mut arrived = fabric.spread(model.node(from.tenant), &frame);
                 arrived.retain(|arrival| *arrival != Arrival::Nowhere);
-                let there =
-                    Arrival::Tenant(model.node(to.tenant), model.endpoint(to.tenant).port);
+                let there = Arrival::Tenant(model.node(to.tenant), model.endpoint(to.tenant).port);
                 let there = if wanted { vec![there] } else { Vec::new() };
                 assert_eq!(arrived, there, "the flows, {what}\n{list}");
                 sent += 1;
@@ -155,20 +154,24 @@ const PEERS: &[Peers] = &[
     ("{namespaceSelector: {matchLabels: {side: s}}, podSelector: {}}", |other| {
         other.project == "south"
     }),
-    ("{namespaceSelector: {matchLabels: {side: s}}, podSelector: {matchLabels: {pod: q}}}", |other| {
-        other.is("south", "q")
-    }),
+    (
+        "{namespaceSelector: {matchLabels: {side: s}}, podSelector: {matchLabels: {pod: q}}}",
+        |other| other.is("south", "q"),
+    ),
     ("{namespaceSelector: {matchLabels: {side: s, season: cold}}}", |_| false),
-    ("{namespaceSelector: {matchExpressions: [{key: side, operator: In, values: [s, w]}]}}", |other| {
-        other.project != "north"
-    }),
-    ("{namespaceSelector: {matchExpressions: [{key: side, operator: NotIn, values: [s, x]}]}}", |other| {
-        other.project != "south"
-    }),
+    (
+        "{namespaceSelector: {matchExpressions: [{key: side, operator: In, values: [s, w]}]}}",
+        |other| other.project != "north",
+    ),
+    (
+        "{namespaceSelector: {matchExpressions: [{key: side, operator: NotIn, values: [s, x]}]}}",
+        |other| other.project != "south",
+    ),
     // Who lacks the label has none of the values.
-    ("{namespaceSelector: {matchExpressions: [{key: season, operator: NotIn, values: [warm]}]}}", |other| {
-        other.project != "south"
-    }),
+    (
+        "{namespaceSelector: {matchExpressions: [{key: season, operator: NotIn, values: [warm]}]}}",
+        |other| other.project != "south",
+    ),
     ("{namespaceSelector: {matchExpressions: [{key: season, operator: Exists}]}}", |other| {
         other.project == "south"
     }),
@@ -176,8 +179,13 @@ const PEERS: &[Peers] = &[
         other.project != "south"
     }),
     ("{namespaceSelector: {matchExpressions: [{key: none, operator: DoesNotExist}]}}", |_| true),
-    ("{namespaceSelector: {matchExpressions: [{key: none, operator: NotIn, values: [a]}]}}", |_| true),
-    ("{namespaceSelector: {matchExpressions: [{key: none, operator: In, values: [a]}]}}", |_| false),
+    (
+        "{namespaceSelector: {matchExpressions: [{key: none, operator: NotIn, values: [a]}]}}",
+        |_| true,
+    ),
+    ("{namespaceSelector: {matchExpressions: [{key: none, operator: In, values: [a]}]}}", |_| {
+        false
+    }),
     ("{namespaceSelector: {matchExpressions: [{key: none, operator: Exists}]}}", |_| false),
     ("{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: west}}}", |other| {
         other.project == "west"
@@ -199,9 +207,10 @@ const PEERS: &[Peers] = &[
          [\"yes\"]}]}}",
         |other| !other.is("south", "r"),
     ),
-    ("{namespaceSelector: {}, podSelector: {matchExpressions: [{key: odd, operator: Exists}]}}", |other| {
-        other.is("south", "r")
-    }),
+    (
+        "{namespaceSelector: {}, podSelector: {matchExpressions: [{key: odd, operator: Exists}]}}",
+        |other| other.is("south", "r"),
+    ),
     (
         "{namespaceSelector: {}, podSelector: {matchLabels: {pod: r}, matchExpressions: [{key: odd, operator: \
          DoesNotExist}, {key: pod, operator: NotIn, values: [p]}]}}",
@@ -349,21 +358,24 @@ fn a_policy_is_about_pods_of_its_own_project() {
             ("", |_| true),
             (", podSelector: {}", |_| true),
             (", podSelector: {matchLabels: {pod: p}}", |pod| pod.name == "p"),
-            (", podSelector: {matchExpressions: [{key: pod, operator: In, values: [p, q]}]}", |pod| {
-                pod.name != "r"
-            }),
-            (", podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: [p, q]}]}", |pod| {
-                pod.name == "r"
-            }),
+            (
+                ", podSelector: {matchExpressions: [{key: pod, operator: In, values: [p, q]}]}",
+                |pod| pod.name != "r",
+            ),
+            (
+                ", podSelector: {matchExpressions: [{key: pod, operator: NotIn, values: [p, q]}]}",
+                |pod| pod.name == "r",
+            ),
             (", podSelector: {matchExpressions: [{key: odd, operator: Exists}]}", |pod| {
                 pod.is("south", "r")
             }),
             (", podSelector: {matchExpressions: [{key: odd, operator: DoesNotExist}]}", |pod| {
                 !pod.is("south", "r")
             }),
-            (", podSelector: {matchExpressions: [{key: odd, operator: NotIn, values: [\"no\"]}]}", |_| {
-                true
-            }),
+            (
+                ", podSelector: {matchExpressions: [{key: odd, operator: NotIn, values: [\"no\"]}]}",
+                |_| true,
+            ),
             (", podSelector: {matchLabels: {side: n}}", |_| false),
         ];
         for (selector, means) in cases {
@@ -390,8 +402,10 @@ fn a_policy_isolates_in_the_directions_that_it_speaks_of() {
                 let policy = format!("{{project: north, name: a{types}{ingress}{egress}}}");
                 check(&[policy], &FEW, &|from, to, _| {
                     let own = from.project == to.project;
-                    let let_in = to.project != "north" || !takes || (own && ingress.contains("from"));
-                    let let_out = from.project != "north" || !sends || (own && egress.contains("to:"));
+                    let let_in =
+                        to.project != "north" || !takes || (own && ingress.contains("from"));
+                    let let_out =
+                        from.project != "north" || !sends || (own && egress.contains("to:"));
                     let_in && let_out
                 });
             }

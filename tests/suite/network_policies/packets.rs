@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::frames::{Datagram, LARGE, Listener, SIZE, Sender, TCP, UDP, checksum, wait};
 use crate::lab::{Live, live_of};
+use crate::support::until;
 use ringfence::lab::{Place, Probe, Want};
 use ringfence::value::Protocol;
 
@@ -226,31 +227,37 @@ fn every_clause_holds_for_real_packets() {
     live.prove();
 }
 
+const LET_IN: &str = "mod-flows br0 table=80,ip,actions=goto_table:84";
+const LET_OUT: &str = "mod-flows br0 table=27,ip,actions=goto_table:28";
+
+/// Spoils the flows of both nodes.
+fn damage(live: &Live, damage: &str) {
+    for node in ["node-1", "node-2"] {
+        live.on(node, &format!("ovs-ofctl -O OpenFlow14 {damage}"));
+    }
+}
+
 /// A flow that is wrong on both nodes, and the clause whose packets show it.
 #[test]
 fn every_clause_notices_what_breaks_it() {
     let (_directory, live) = live_of(WORLD);
     live.apply_all();
-    let let_in = "mod-flows br0 table=80,ip,actions=goto_table:84";
-    let let_out = "mod-flows br0 table=27,ip,actions=goto_table:28";
-    for (clause, damage) in [
-        ("pods", let_in),
-        ("pods", let_out),
+    for (clause, spoilt) in [
+        ("pods", LET_IN),
+        ("pods", LET_OUT),
         ("sctp", "mod-flows br0 table=80,sctp,actions=goto_table:84"),
-        ("services", let_in),
-        ("services for hosts", let_out),
-        ("egress IPs", let_out),
-        ("routers", let_in),
-        ("node ports", let_in),
-        ("nodes", let_in),
+        ("services", LET_IN),
+        ("services for hosts", LET_OUT),
+        ("egress IPs", LET_OUT),
+        ("routers", LET_IN),
+        ("node ports", LET_IN),
+        ("nodes", LET_IN),
         ("nodes", "del-flows br0 table=78,ip,in_port=2"),
         ("multicast", "mod-flows br0 table=30,ip,nw_dst=224.0.0.0/4,actions=drop"),
     ] {
-        for node in ["node-1", "node-2"] {
-            live.on(node, &format!("ovs-ofctl -O OpenFlow14 {damage}"));
-        }
+        damage(&live, spoilt);
         let (wrong, table) = wrong(&live, Some(clause));
-        assert!(wrong > 0, "{clause} does not notice `{damage}`\n{table}");
+        assert!(wrong > 0, "{clause} does not notice `{spoilt}`\n{table}");
         live.apply_all();
     }
     let (wrong, table) = wrong(&live, None);
@@ -259,6 +266,7 @@ fn every_clause_notices_what_breaks_it() {
 
 /// An echo request with a mark, which comes back with the reply.
 fn ping(live: &Live, sender: &mut Sender<'_>, from: &'static str, to: &str) -> u16 {
+    sender.towards = live.lab.model().endpoint(live.tenant(to)).mac.bytes();
     let mut datagram = sender.datagram((live.address(to), 1, 0), SIZE);
     let mut body = vec![8, 0, 0, 0, 0, 7];
     body.extend(datagram.id.to_be_bytes());
@@ -270,9 +278,9 @@ fn ping(live: &Live, sender: &mut Sender<'_>, from: &'static str, to: &str) -> u
     datagram.id
 }
 
-fn listen(live: &Live, pod: &str, directory: &tempfile::TempDir) -> Listener {
+fn listen(live: &Live, pod: &str, words: &[&str], directory: &tempfile::TempDir) -> Listener {
     let (host, netns) = live.lab.place(Place::Tenant(live.tenant(pod))).unwrap();
-    Listener::start(host, netns.as_deref(), &["sniff", "eth0"], directory)
+    Listener::start(host, netns.as_deref(), words, directory)
 }
 
 /// What has no ports passes rules without ports only, with its replies.
@@ -282,8 +290,9 @@ fn echoes_pass_where_no_ports_are_listed() {
     live.apply_all();
     live.prove();
     let directory = tempfile::tempdir().unwrap();
-    let pods = ["shop/cli-0", "shop/free", "shop/bell-0", "shop/bell-1", "shop/web-0", "shop/web-1"];
-    let listeners = pods.map(|pod| listen(&live, pod, &directory));
+    let pods =
+        ["shop/cli-0", "shop/free", "shop/bell-0", "shop/bell-1", "shop/web-0", "shop/web-1"];
+    let listeners = pods.map(|pod| listen(&live, pod, &["sniff", "eth0"], &directory));
     let marks_at = |pod: &str| listeners[pods.iter().position(|p| *p == pod).unwrap()].marks();
     let mut marks = 0;
     let mut closed = BTreeSet::new();
@@ -300,17 +309,23 @@ fn echoes_pass_where_no_ports_are_listed() {
         closed.insert(ping(&live, &mut sender, from, to));
         sender.send();
     }
-    for (from, to) in [
-        ("shop/cli-0", "shop/bell-0"),
-        ("shop/cli-0", "shop/bell-1"),
-        ("shop/web-0", "shop/free"),
-    ] {
+    for (from, to) in
+        [("shop/cli-0", "shop/bell-0"), ("shop/cli-0", "shop/bell-1"), ("shop/web-0", "shop/free")]
+    {
         let mut sender = Sender::new(&live, from, &mut marks);
         let mark = ping(&live, &mut sender, from, to);
         sender.send();
         for pod in [from, to] {
             wait(pod, || BTreeSet::from([mark]).difference(&marks_at(pod)).copied().collect());
         }
+    }
+    // Where the flows are wrong, the same would come.
+    damage(&live, LET_IN);
+    for to in ["shop/bell-0", "shop/bell-1"] {
+        let mut sender = Sender::new(&live, "shop/free", &mut marks);
+        let mark = ping(&live, &mut sender, "shop/free", to);
+        sender.send();
+        wait(to, || BTreeSet::from([mark]).difference(&marks_at(to)).copied().collect());
     }
     fs::write(directory.path().join("stop"), "").unwrap();
     for (pod, listener) in pods.iter().zip(&listeners) {
@@ -320,8 +335,8 @@ fn echoes_pass_where_no_ports_are_listed() {
     }
 }
 
-/// However a datagram to a closed port is cut, and whatever its parts pretend, nothing of it arrives; nor
-/// do beginnings that are too short to have ports. What is open arrives in parts.
+/// However a datagram to a closed port is cut, and whatever its parts pretend, nobody gets it; of whoever
+/// is no peer, no part comes at all. What is open arrives in parts.
 #[test]
 fn no_fragment_gets_round_a_policy() {
     let (_directory, live) = live_of(WORLD);
@@ -329,25 +344,34 @@ fn no_fragment_gets_round_a_policy() {
     live.prove();
     let directory = tempfile::tempdir().unwrap();
     let pods = ["shop/web-0", "shop/web-1"];
-    let listeners = pods.map(|pod| listen(&live, pod, &directory));
-    let mut marks = 0;
+    let listen = |words: &[&str]| pods.map(|pod| listen(&live, pod, words, &directory));
+    let (all, closed) = (listen(&["sniff", "eth0"]), listen(&["serve", "0.0.0.0", "8081"]));
+    let open = listen(&["serve", "0.0.0.0", "8080"]);
+    let tiny = || live.met("node-1", 30, "tcp,nw_frag=first");
+    let (mut marks, dropped) = (0, tiny());
     for pod in pods {
         let to = live.address(pod);
         let mut sender = Sender::new(&live, "shop/cli-0", &mut marks);
+        sender.towards = live.lab.model().endpoint(live.tenant(pod)).mac.bytes();
         sender.cuts((to, UDP, 8081));
         sender.deceptions((to, UDP, 8081), 8080);
         // Too short for the ports of TCP.
-        let tiny = sender.datagram((to, TCP, 8080), SIZE).cut(8);
-        sender.ip(tiny);
+        let parts = sender.datagram((to, TCP, 8080), SIZE).cut(8);
+        sender.ip(parts);
         sender.send();
+    }
+    let of_peers = marks;
+    for pod in pods {
+        let to = live.address(pod);
         let mut sender = Sender::new(&live, "shop/free", &mut marks);
         sender.cuts((to, UDP, 8080));
         sender.deceptions((to, UDP, 8081), 8080);
         sender.send();
     }
-    let closed = marks;
-    for (pod, listener) in pods.iter().zip(&listeners) {
+    let of_others = marks;
+    for (pod, listener) in pods.iter().zip(&open) {
         let mut sender = Sender::new(&live, "shop/cli-0", &mut marks);
+        sender.towards = live.lab.model().endpoint(live.tenant(pod)).mac.bytes();
         let datagram = sender.datagram((live.address(pod), UDP, 8080), LARGE + 16);
         sender.ip(datagram.cut(LARGE));
         sender.send();
@@ -355,11 +379,27 @@ fn no_fragment_gets_round_a_policy() {
             BTreeSet::from([datagram.id]).difference(&listener.marks()).copied().collect()
         });
     }
+    until("nobody drops beginnings without ports", || tiny() >= dropped + 2);
+    // Where the flows are wrong, the same would come.
+    damage(&live, LET_IN);
+    for (pod, listener) in pods.iter().zip(&closed) {
+        let mut sender = Sender::new(&live, "shop/free", &mut marks);
+        sender.towards = live.lab.model().endpoint(live.tenant(pod)).mac.bytes();
+        let datagram = sender.datagram((live.address(pod), UDP, 8081), LARGE + 16);
+        sender.ip(datagram.cut(LARGE));
+        sender.send();
+        wait(pod, || {
+            BTreeSet::from([datagram.id]).difference(&listener.marks()).copied().collect()
+        });
+    }
     fs::write(directory.path().join("stop"), "").unwrap();
-    for (pod, listener) in pods.iter().zip(&listeners) {
+    for listener in all.iter().chain(&closed).chain(&open) {
         listener.handle.wait().unwrap();
-        let arrived: Vec<u16> =
-            listener.marks().into_iter().filter(|mark| *mark <= closed).collect();
-        assert_eq!(arrived, Vec::<u16>::new(), "at {pod}");
+    }
+    for ((pod, all), closed) in pods.iter().zip(&all).zip(&closed) {
+        let taken: Vec<u16> = closed.marks().range(..=of_others).copied().collect();
+        assert_eq!(taken, Vec::<u16>::new(), "at the closed port of {pod}");
+        let others: Vec<u16> = all.marks().range(of_peers + 1..=of_others).copied().collect();
+        assert_eq!(others, Vec::<u16>::new(), "at {pod}");
     }
 }
