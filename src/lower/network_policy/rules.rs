@@ -144,8 +144,9 @@ fn refuse_too_many_about_a_pod(
             let pods = rule.pods.as_ref().is_some_and(|pods| pods.binary_search(tenant).is_ok());
             pods && dimensions(rule).len() > 1
         };
-        let number = rules().filter(about).count();
-        if let Some(last) = rules().filter(about).last()
+        let all: Vec<&Allowance> = rules().filter(about).collect();
+        let number = all.len();
+        if let Some(last) = all.last()
             && number > MOST_CONJUNCTIONS
         {
             let name = match tenant {

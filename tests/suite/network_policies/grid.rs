@@ -449,9 +449,12 @@ fn policies_add_up_at_one_end_and_meet_at_two() {
             // Out of one project and into another: in the first, `{podSelector: {}}` is its own.
             let list =
                 [policy("out", "north", "Egress", one), policy("in", "south", "Ingress", other)];
-            let in_south = |pod: &Pod, via: Via| match other.contains("podSelector: {}") {
-                true => pod.project == "south" && is(via, Protocol::Tcp, 80..=80),
-                false => second(pod, via),
+            let in_south = |pod: &Pod, via: Via| {
+                if other.contains("podSelector: {}") {
+                    pod.project == "south" && is(via, Protocol::Tcp, 80..=80)
+                } else {
+                    second(pod, via)
+                }
             };
             check(&list, &FEW, &|from, to, via| {
                 (!from.is("north", "p") || first(to, via))
