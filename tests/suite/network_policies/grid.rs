@@ -139,7 +139,7 @@ fn check(list: &[String], vias: &[Via], expected: &dyn Fn(&Pod, &Pod, Via) -> bo
     sent
 }
 
-/// Part of a rule, and whom it means: the other end, and who gets the packet.
+/// Part of a rule, and whom or what it means of a pod.
 type Peers = (&'static str, fn(&Pod) -> bool);
 type Ports = (&'static str, fn(&Pod, Via) -> bool);
 
@@ -354,7 +354,7 @@ fn a_rule_wants_one_of_its_peers_and_one_of_its_ports() {
 #[test]
 fn a_policy_is_about_pods_of_its_own_project() {
     for project in ["north", "south", "west"] {
-        let cases: [(&str, fn(&Pod) -> bool); 9] = [
+        let cases: [Peers; 9] = [
             ("", |_| true),
             (", podSelector: {}", |_| true),
             (", podSelector: {matchLabels: {pod: p}}", |pod| pod.name == "p"),
@@ -416,7 +416,7 @@ fn a_policy_isolates_in_the_directions_that_it_speaks_of() {
 /// Policies of one pod add up, and those of both ends must agree.
 #[test]
 fn policies_add_up_at_one_end_and_meet_at_two() {
-    let allow: [(&str, fn(&Pod, Via) -> bool); 6] = [
+    let allow: [Ports; 6] = [
         ("[]", |_, _| false),
         ("[{}]", |_, _| true),
         ("[{PEERS: [{namespaceSelector: {}}]}]", |_, _| true),

@@ -63,7 +63,9 @@ fn is_found_out_of_all(mutation: impl for<'m> Fn(Vec<Flow<'m>>) -> Vec<Flow<'m>>
             let after = mutation(flows.clone());
             changed |= after != flows;
             let mut mutated = FlowTable::default();
-            after.into_iter().for_each(|flow| mutated.push(flow));
+            for flow in after {
+                mutated.push(flow);
+            }
             mutated.set_groups(plan.flows.groups().to_vec());
             plan.flows = mutated;
         }
