@@ -47,14 +47,14 @@ egressPolicies:
 
 const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 12, 11), Ipv4Addr::new(192, 168, 12, 12)];
-const UDP: u8 = 17;
-const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
 /// The payload of most datagrams, behind the mark.
-const SIZE: usize = 64;
+pub(crate) const SIZE: usize = 64;
 /// What a pod's kernel puts into the first of two fragments: the MTU less the header, in eights.
-const LARGE: usize = 1424;
+pub(crate) const LARGE: usize = 1424;
 
-fn checksum(parts: &[&[u8]]) -> u16 {
+pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let bytes: Vec<u8> = parts.concat();
     let words =
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
@@ -67,13 +67,13 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 
 /// An IPv4 datagram before it is cut.
 #[derive(Clone)]
-struct Datagram {
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    protocol: u8,
-    id: u16,
-    options: Vec<u8>,
-    body: Vec<u8>,
+pub(crate) struct Datagram {
+    pub(crate) from: Ipv4Addr,
+    pub(crate) to: Ipv4Addr,
+    pub(crate) protocol: u8,
+    pub(crate) id: u16,
+    pub(crate) options: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Datagram {
@@ -109,7 +109,7 @@ impl Datagram {
     }
 
     /// The packet with these bytes of the body, followed by more or not.
-    fn packet(&self, bytes: std::ops::Range<usize>, more: bool) -> Vec<u8> {
+    pub(crate) fn packet(&self, bytes: std::ops::Range<usize>, more: bool) -> Vec<u8> {
         let body = &self.body[bytes.clone()];
         let header = 20 + self.options.len();
         let offset = u16::try_from(bytes.start / 8).unwrap() | if more { 0x2000 } else { 0 };
@@ -127,31 +127,34 @@ impl Datagram {
         packet
     }
 
-    fn whole(&self) -> Vec<u8> {
+    pub(crate) fn whole(&self) -> Vec<u8> {
         self.packet(0..self.body.len(), false)
     }
 
     /// In two parts, the second from this byte on.
-    fn cut(&self, at: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn cut(&self, at: usize) -> Vec<Vec<u8>> {
         vec![self.packet(0..at, true), self.packet(at..self.body.len(), false)]
     }
 }
 
 /// Makes frames of one pod, each datagram with a mark of its own.
-struct Sender<'l> {
+pub(crate) struct Sender<'l> {
     live: &'l Live,
     pod: &'static str,
     address: Ipv4Addr,
+    /// The Ethernet address that the frames are for: the gateway's, unless somebody is to answer.
+    pub(crate) towards: [u8; 6],
     marks: &'l mut u16,
     frames: Vec<Vec<u8>>,
 }
 
 impl<'l> Sender<'l> {
-    fn new(live: &'l Live, pod: &'static str, marks: &'l mut u16) -> Self {
-        Self { live, pod, address: live.address(pod), marks, frames: Vec::new() }
+    pub(crate) fn new(live: &'l Live, pod: &'static str, marks: &'l mut u16) -> Self {
+        let towards = [0x0a, 0x58, 10, 128, 0, 1];
+        Self { live, pod, address: live.address(pod), towards, marks, frames: Vec::new() }
     }
 
-    fn datagram(&mut self, to: (Ipv4Addr, u8, u16), size: usize) -> Datagram {
+    pub(crate) fn datagram(&mut self, to: (Ipv4Addr, u8, u16), size: usize) -> Datagram {
         *self.marks += 1;
         Datagram::new(*self.marks, self.address, to, size)
     }
@@ -159,18 +162,17 @@ impl<'l> Sender<'l> {
     /// Takes packets as frames with this ethertype or tag before the address of IP.
     fn push(&mut self, between: &[u8], packets: impl IntoIterator<Item = Vec<u8>>) {
         let mac = self.live.lab.model().endpoint(self.live.tenant(self.pod)).mac;
-        let gateway = [&[0x0a, 0x58][..], &[10, 128, 0, 1]].concat();
         for packet in packets {
-            self.frames.push([&gateway[..], &mac.bytes(), between, &packet].concat());
+            self.frames.push([&self.towards[..], &mac.bytes(), between, &packet].concat());
         }
     }
 
-    fn ip(&mut self, packets: impl IntoIterator<Item = Vec<u8>>) {
+    pub(crate) fn ip(&mut self, packets: impl IntoIterator<Item = Vec<u8>>) {
         self.push(&[0x08, 0x00], packets);
     }
 
     /// A datagram in every way in which it can be cut and still is whole in the end.
-    fn cuts(&mut self, to: (Ipv4Addr, u8, u16)) -> Vec<u16> {
+    pub(crate) fn cuts(&mut self, to: (Ipv4Addr, u8, u16)) -> Vec<u16> {
         let mut marks = Vec::new();
         let length = 8 + SIZE;
         for at in (8..length).step_by(8) {
@@ -197,7 +199,7 @@ impl<'l> Sender<'l> {
     }
 
     /// A datagram in ways in which only somebody who wants to deceive cuts it.
-    fn deceptions(&mut self, to: (Ipv4Addr, u8, u16), allowed: u16) {
+    pub(crate) fn deceptions(&mut self, to: (Ipv4Addr, u8, u16), allowed: u16) {
         let length = 8 + SIZE;
         for at in (8..length).step_by(8) {
             // The parts overlap.
@@ -289,13 +291,13 @@ impl<'l> Sender<'l> {
         }
     }
 
-    fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         let (host, netns) = self.live.lab.place(Place::Tenant(self.live.tenant(self.pod))).unwrap();
         transmit(host, netns.as_deref(), "eth0", self.frames.drain(..));
     }
 }
 
-fn transmit(
+pub(crate) fn transmit(
     host: &Host,
     netns: Option<&str>,
     interface: &str,
@@ -315,13 +317,13 @@ fn script() -> PathBuf {
 }
 
 /// Somebody who notes the marks that arrive.
-struct Listener {
-    handle: duct::Handle,
+pub(crate) struct Listener {
+    pub(crate) handle: duct::Handle,
     output: PathBuf,
 }
 
 impl Listener {
-    fn start(
+    pub(crate) fn start(
         host: &Host,
         netns: Option<&str>,
         words: &[&str],
@@ -344,13 +346,13 @@ impl Listener {
         std::fs::read_to_string(&self.output).unwrap_or_default()
     }
 
-    fn marks(&self) -> BTreeSet<u16> {
+    pub(crate) fn marks(&self) -> BTreeSet<u16> {
         self.text().lines().filter_map(|line| line.parse().ok()).collect()
     }
 }
 
 /// Waits until nothing is lacking.
-fn wait<T: std::fmt::Debug>(what: &str, lacking: impl Fn() -> BTreeSet<T>) {
+pub(crate) fn wait<T: std::fmt::Debug>(what: &str, lacking: impl Fn() -> BTreeSet<T>) {
     let end = Instant::now() + Duration::from_mins(1);
     loop {
         let lacking = lacking();

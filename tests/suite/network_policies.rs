@@ -2,11 +2,14 @@
 //! that takes, and what real packets do.
 
 mod cases;
+mod clusters;
 mod counts;
 mod explain;
+mod grid;
 mod live;
 mod meaning;
 mod mutations;
+mod packets;
 mod recipes;
 mod rollout;
 mod traces;

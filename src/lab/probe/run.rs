@@ -256,7 +256,8 @@ impl Lab {
         for (place, transport, number) in behind {
             // What comes to a router goes on, or to its proxy.
             let is_router = matches!(place, Place::Tenant(Tenant::Router(_)));
-            let other = !is_router && u64::from(number) != POD_PORT;
+            let known = u64::from(number) == POD_PORT && transport != Transport::Sctp;
+            let other = !is_router && !known;
             if let Some(agent) = agents.get_mut(&place).filter(|_| other) {
                 agent.listen(transport, any(number))?;
             }

@@ -62,6 +62,7 @@ impl<'m> Shared<'m> {
             for tenants in nodes.values() {
                 for direction in Direction::BOTH {
                     let rules = active(model, project, direction, tenants);
+                    refuse_too_many_about_a_pod(model, project, &rules, tenants)?;
                     if rules.is_empty() || sections.contains_key(&(direction, rules.clone())) {
                         continue;
                     }
@@ -125,6 +126,44 @@ fn active(
     };
     let rules = model.allowances(project).iter().enumerate();
     rules.filter(|(_, rule)| needed(rule)).map(|(number, _)| number).collect()
+}
+
+/// RF272: the clause of a pod takes part in the conjunctions of all rules that are about it.
+fn refuse_too_many_about_a_pod(
+    model: &Model,
+    project: ProjectId,
+    rules: &[usize],
+    tenants: &[Tenant],
+) -> Result<(), Diagnostic> {
+    if rules.len() <= MOST_CONJUNCTIONS {
+        return Ok(());
+    }
+    let rules = || rules.iter().map(|rule| &model.allowances(project)[*rule]);
+    for tenant in tenants {
+        let about = |rule: &&Allowance| {
+            let pods = rule.pods.as_ref().is_some_and(|pods| pods.binary_search(tenant).is_ok());
+            pods && dimensions(rule).len() > 1
+        };
+        let all: Vec<&Allowance> = rules().filter(about).collect();
+        let number = all.len();
+        if let Some(last) = all.last()
+            && number > MOST_CONJUNCTIONS
+        {
+            let name = match tenant {
+                Tenant::Pod(id) => format!("pod `{}`", model.intent().pod_name(*id)),
+                Tenant::Router(id) => format!("egress router `{}`", model.intent()[*id].name),
+            };
+            let message = format!(
+                "{number} {} rules are about the {name}; {MOST_CONJUNCTIONS} is the most",
+                last.direction.as_str()
+            );
+            let policy = &model.intent().network_policies()[last.policy];
+            return Err(Diagnostic::new(Code::NetworkPolicyTooLarge, message)
+                .help("unite rules that differ in their peers or in their ports only")
+                .at(policy.place));
+        }
+    }
+    Ok(())
 }
 
 /// What rules have alike on every node: peers, ports, and what is met by all dimensions.

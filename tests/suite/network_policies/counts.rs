@@ -197,3 +197,35 @@ fn four_thousand_rules_on_one_peer_are_enough() {
         "4001 rules of the project `shop` are about the same peer or port; 4000 is the most"
     );
 }
+
+/// RF272 where the rules differ in everything but the pods that they are about.
+#[test]
+fn four_thousand_rules_about_one_pod_are_enough() {
+    let many = |number: usize, direction: &str, peers: &str| {
+        let mut text = format!(
+            "version: 1\ncluster: {{mode: networkpolicy}}\nnodes: [{{name: node-1, address: \
+             192.168.12.11}}]\nprojects:\n  - {{name: shop, pods: [{{name: a, node: node-1, labels: {{app: \
+             a}}}}]}}\nnetworkPolicies:\n  - project: shop\n    name: all\n    podSelector: {{matchLabels: \
+             {{app: a}}}}\n    {direction}:\n"
+        );
+        for rule in 1..=number {
+            let other = format!("10.128.{}.{}/32", rule / 256, rule % 256);
+            let _ = writeln!(text, "      - {{{peers}: [{{ipBlock: {{cidr: {other}}}}}]}}");
+        }
+        world::model(vec![text]).0
+    };
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        let model = many(4000, direction, peers);
+        let common = Common::new(&model).unwrap();
+        let (node, _) = model.intent().nodes().next().unwrap();
+        let plan = Plan::of(&common, node).unwrap();
+        assert!(plan.flows.iter().any(|flow| flow.actions.len() == 4000));
+        let model = many(4001, direction, peers);
+        let error = Common::new(&model).unwrap_err();
+        assert_eq!(error.code, ringfence::diagnostic::Code::NetworkPolicyTooLarge);
+        assert_eq!(
+            error.message,
+            format!("4001 {direction} rules are about the pod `shop/a`; 4000 is the most")
+        );
+    }
+}

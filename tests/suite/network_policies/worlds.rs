@@ -9,16 +9,15 @@ use ringfence::model::Model;
 pub(super) struct Dice(u64);
 
 impl Dice {
+    /// The first state is mixed too: states that follow each other would give sequences that are all
+    /// one, each a step further on.
     pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Self(mixed(seed ^ 0x5851_f42d_4c95_7f2d))
     }
 
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mixed(self.0)
     }
 
     /// A number below `sides`.
@@ -34,6 +33,12 @@ impl Dice {
     pub(super) fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.roll(all.len())]
     }
+}
+
+fn mixed(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 const POD_SELECTORS: [&str; 9] = [
@@ -221,10 +226,12 @@ fn rule(dice: &mut Dice, key: &str) -> String {
 fn peer(dice: &mut Dice) -> String {
     let pods = *dice.pick(&POD_SELECTORS);
     let projects = *dice.pick(&PROJECT_SELECTORS);
-    match dice.roll(4) {
-        0 => format!("{{podSelector: {pods}}}"),
-        1 => format!("{{namespaceSelector: {projects}}}"),
-        2 => format!("{{podSelector: {pods}, namespaceSelector: {projects}}}"),
+    match dice.roll(9) {
+        // Whoever is a pod, which nodes and the outside are not.
+        8 => "{namespaceSelector: {}}".to_owned(),
+        0 | 4 => format!("{{podSelector: {pods}}}"),
+        1 | 5 => format!("{{namespaceSelector: {projects}}}"),
+        2 | 6 => format!("{{podSelector: {pods}, namespaceSelector: {projects}}}"),
         _ => format!("{{ipBlock: {}}}", dice.pick(&BLOCKS)),
     }
 }
