@@ -23,7 +23,7 @@ pub use mdns::MdnsRecord;
 pub use network_policy::{Direction, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet};
 pub(crate) use network_policy::{is_empty, selector_name};
 pub use node::{BlockAt, Node, NodePortBlock, Uplink};
-pub use project::{Attachment, Membership, Pod, Project, Tenant};
+pub use project::{Attachment, Membership, Pod, Project, Workload};
 pub use service::{NodeServices, Service, ServiceAddress, ServicePort};
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::system::{Command, System, Tool};
 
 /// Where the kernel has settings of interfaces, each in a directory of the interface's name beside
@@ -18,7 +18,7 @@ const DEFAULT: &str = "default";
 pub(super) fn inherit(
     from: &str,
     to: &str,
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     system: &dyn System,
 ) -> Option<Command> {
     let mut words = vec!["-qw".to_owned()];

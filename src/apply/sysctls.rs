@@ -2,7 +2,7 @@
 
 use super::change::{Action, Kind, Step};
 use super::state::{Replaced, State};
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::system::guard::Guard;
 use crate::system::{Command, System, Tool};
 
@@ -11,7 +11,7 @@ use crate::system::{Command, System, Tool};
 const FORWARDING: &str = "net.ipv4.ip_forward";
 
 /// The settings that are not as planned, and those that are to be what they were before.
-pub(super) fn step(wiring: &Wiring, state: &State, system: &dyn System) -> Step {
+pub(super) fn step(wiring: &NodeConfig, state: &State, system: &dyn System) -> Step {
     let mut step = Step::default();
     for (name, value) in &wiring.sysctls {
         let have = system.sysctl(name);
@@ -26,7 +26,7 @@ pub(super) fn step(wiring: &Wiring, state: &State, system: &dyn System) -> Step 
 
 /// Gives back what was changed and no plan has any more: all of it without one.
 pub(super) fn give_back(
-    wiring: Option<&Wiring>,
+    wiring: Option<&NodeConfig>,
     state: &State,
     system: &dyn System,
     step: &mut Step,
@@ -48,7 +48,7 @@ fn set(step: &mut Step, name: &str, have: &str, value: &str) -> Command {
 }
 
 /// Remembers what the settings are that are about to be changed.
-pub(super) fn remember(wiring: &Wiring, state: &mut State, system: &dyn System) {
+pub(super) fn remember(wiring: &NodeConfig, state: &mut State, system: &dyn System) {
     for (name, value) in wiring.sysctls.iter().filter(|(name, _)| *name != FORWARDING) {
         if let Some(replaced) = state.sysctls.get_mut(name) {
             replaced.set.clone_from(value);
@@ -60,6 +60,6 @@ pub(super) fn remember(wiring: &Wiring, state: &mut State, system: &dyn System) 
 }
 
 /// Forgets those that are no longer ringfence's.
-pub(super) fn forget(wiring: &Wiring, state: &mut State) {
+pub(super) fn forget(wiring: &NodeConfig, state: &mut State) {
     state.sysctls.retain(|name, _| wiring.sysctls.contains_key(name));
 }

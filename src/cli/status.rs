@@ -7,10 +7,10 @@ use clap::Args;
 
 use super::apply::fail_as;
 use super::{Exit, print};
-use crate::apply::{Generations, STATE_DIRECTORY, Status, generations, short, status};
+use crate::apply::{Generations, STATE_DIRECTORY, Status, generations, short_id, status};
 use crate::diagnostic::{counted, json};
 use crate::system::Machine;
-use crate::value::Moment;
+use crate::value::Timestamp;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -37,17 +37,17 @@ fn human(status: &Status) -> String {
         let _ = writeln!(text, "{name:<8} {value}");
     };
     let says = |generation: &Option<String>| match generation {
-        Some(generation) => short(generation).to_owned(),
+        Some(generation) => short_id(generation).to_owned(),
         None => "no generation".to_owned(),
     };
     line("node", &status.node);
-    line("current", &format!("{}, applied {}", short(&status.current), date(status.applied)));
+    line("current", &format!("{}, applied {}", short_id(&status.current), date(status.applied)));
     if let Some(pending) = &status.pending {
         line(
             "pending",
             &match status.confirm_within {
-                Some(left) => format!("{}, to be confirmed within {left} s", short(pending)),
-                None => format!("{}, by a run that has not ended", short(pending)),
+                Some(left) => format!("{}, to be confirmed within {left} s", short_id(pending)),
+                None => format!("{}, by a run that has not ended", short_id(pending)),
             },
         );
     }
@@ -86,7 +86,7 @@ fn list(kept: &Generations) -> String {
     let mut text = String::new();
     for kept in &kept.generations {
         let current = if kept.current { "  current" } else { "" };
-        let (digits, date) = (short(&kept.generation), date(kept.applied));
+        let (digits, date) = (short_id(&kept.generation), date(kept.applied));
         let _ = writeln!(text, "{:>3}  {digits}  {date}{current}", kept.number);
     }
     text
@@ -94,5 +94,5 @@ fn list(kept: &Generations) -> String {
 
 /// A time in seconds since 1970, as RFC 3339 writes it.
 fn date(seconds: u64) -> String {
-    Moment::from_seconds(seconds).unwrap_or_default().to_string()
+    Timestamp::from_seconds(seconds).unwrap_or_default().to_string()
 }

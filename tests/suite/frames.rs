@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Live, datapath, live};
 use crate::support::root;
-use ringfence::lab::{Host, Place};
+use ringfence::lab::{Host, Location};
 use ringfence::value::Datapath;
 
 /// `only` may send little outside, `logs` nearly everything, and `bank` is somebody else.
@@ -158,7 +158,7 @@ impl<'l> Sender<'l> {
 
     /// Takes packets as frames with this ethertype or tag before the address of IP.
     fn push(&mut self, between: &[u8], packets: impl IntoIterator<Item = Vec<u8>>) {
-        let mac = self.live.lab.model().endpoint(self.live.tenant(self.pod)).mac;
+        let mac = self.live.lab.model().endpoint(self.live.workload(self.pod)).mac;
         let gateway = [&[0x0a, 0x58][..], &[10, 128, 0, 1]].concat();
         for packet in packets {
             self.frames.push([&gateway[..], &mac.bytes(), between, &packet].concat());
@@ -290,7 +290,8 @@ impl<'l> Sender<'l> {
     }
 
     fn send(&mut self) {
-        let (host, netns) = self.live.lab.place(Place::Tenant(self.live.tenant(self.pod))).unwrap();
+        let (host, netns) =
+            self.live.lab.place(Location::Workload(self.live.workload(self.pod))).unwrap();
         transmit(host, netns.as_deref(), "eth0", self.frames.drain(..));
     }
 }
@@ -433,7 +434,7 @@ fn no_frame_gets_round_a_rule_and_what_is_allowed_comes_in_fragments_too() {
         Listener::start(host, netns, words, &directory)
     };
     let pod = |name: &str, words: &[&str]| {
-        let (host, netns) = live.lab.place(Place::Tenant(live.tenant(name))).unwrap();
+        let (host, netns) = live.lab.place(Location::Workload(live.workload(name))).unwrap();
         listen(host, netns.as_deref(), words)
     };
     let node =

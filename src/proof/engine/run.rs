@@ -175,7 +175,7 @@ fn step(cube: &mut Cube, action: Action, ends: &mut Vec<End>) -> Step {
             cube.memory.reg0_is_vni = true;
         }
         Action::Reg0ToVni => cube.memory.vni_is_reg0 = true,
-        Action::TunnelTo(address) => cube.memory.tunnel_to = Some(address),
+        Action::SetTunnelDst(address) => cube.memory.tunnel_to = Some(address),
         Action::Output(port) => return output(cube, port, ends),
         Action::OutputReg2 => {
             let (first, last) = cube.get(Field::Reg2);
@@ -187,11 +187,11 @@ fn step(cube: &mut Cube, action: Action, ends: &mut Vec<End>) -> Step {
         Action::OutputInPort => ends.push(End::Back),
         Action::Goto(table) => return Step::Goto(table),
         Action::EthDst(mac) => cube.memory.eth_dst = Some(mac),
-        Action::ForgetMark => {
+        Action::ClearMark => {
             cube.memory.marked = cube.get(Field::Mark).0;
             cube.load(Field::Mark, 0);
         }
-        Action::ForgetInPort => cube.memory.forgot_in_port = true,
+        Action::ClearInPort => cube.memory.forgot_in_port = true,
         Action::Meter(_) | Action::Note => {}
         Action::Track { .. } => return Step::Unknown("conntrack".to_owned()),
         Action::Group(_) => return Step::Unknown("a group".to_owned()),

@@ -7,13 +7,13 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{Attachment, Features, Lock, Meaning, Node, Policy, Project, Rule, Workload};
 use crate::diagnostic::Place;
-use crate::input::{At, Documents};
+use crate::input::{Cursor, Documents};
 use crate::proof::frame::{Range, mac_number, proto};
 use crate::spec::{self, DesiredState, Mode, ServiceType};
 use crate::value::{Cidr, ClusterIp, Datapath, Name, Protocol};
 
 pub(super) struct Reader<'d> {
-    documents: Vec<(At<'d>, &'d DesiredState)>,
+    documents: Vec<(Cursor<'d>, &'d DesiredState)>,
     lock: &'d Lock<'d>,
     meaning: Meaning,
     projects: BTreeMap<&'d str, usize>,
@@ -41,9 +41,9 @@ impl<'d> Reader<'d> {
         &self,
         section: &'static str,
         list: impl Fn(&'d DesiredState) -> &'d [T],
-    ) -> Vec<(At<'d>, &'d T)> {
+    ) -> Vec<(Cursor<'d>, &'d T)> {
         let items = self.documents.iter().flat_map(|(at, state)| {
-            at.find(section).into_iter().flat_map(At::children).zip(list(state))
+            at.find(section).into_iter().flat_map(Cursor::children).zip(list(state))
         });
         items.collect()
     }
@@ -216,7 +216,7 @@ impl<'d> Reader<'d> {
         for (number, (at, project)) in
             self.items("projects", |state| &state.projects).into_iter().enumerate()
         {
-            let places = at.find("pods").into_iter().flat_map(At::children);
+            let places = at.find("pods").into_iter().flat_map(Cursor::children);
             for (at, pod) in places.zip(&project.pods) {
                 let key = format!("{}/{}", project.name, pod.name);
                 let binding = self.lock.port_binding("pods", &key)?;
@@ -281,7 +281,7 @@ impl<'d> Reader<'d> {
         }
         for (at, wire) in self.items("egressPolicies", |state| &state.egress_policies) {
             let project = self.project(&wire.project)?;
-            let places = at.find("rules").into_iter().flat_map(At::children);
+            let places = at.find("rules").into_iter().flat_map(Cursor::children);
             let mut rules = Vec::new();
             for (at, rule) in places.zip(&wire.rules) {
                 rules.push(read_rule(rule, at.place(), &names)?);
