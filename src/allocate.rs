@@ -34,15 +34,15 @@ use retired::Retired;
 
 /// The numbers of every object of an [`Intent`], by its indices.
 #[derive(Debug)]
-pub struct Numbers {
+pub struct Allocations {
     /// The own VNID of each project, whatever network it is in.
     pub vnids: Vec<Vnid>,
     /// The pod subnet of each node.
     pub subnets: Vec<Ipv4Net>,
     /// Each pod.
-    pub pods: Vec<Endpoint>,
+    pub pods: Vec<PortBinding>,
     /// Each egress router.
-    pub routers: Vec<Endpoint>,
+    pub routers: Vec<PortBinding>,
     /// The address of each service; `None` where it is headless.
     pub services: Vec<Option<Ipv4Addr>>,
     /// The addresses of names: as the lock file has them, since only `resolve` asks for them.
@@ -53,7 +53,7 @@ pub struct Numbers {
 
 /// A port on a node's bridge with the one address behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct PortBinding {
     /// The address, in the node's subnet.
     pub address: Ipv4Addr,
     /// The Ethernet address.
@@ -72,7 +72,7 @@ pub fn allocate(
     prune: bool,
     source: Option<u32>,
     sources: &Sources,
-) -> Result<(Numbers, Lock), Report> {
+) -> Result<(Allocations, Lock), Report> {
     let (report, withheld) = (Report::new(), Retired::new());
     let mut allocator = Allocator { intent, lock, source, sources, withheld, report };
     let (vnids, retired) = allocator.vnids(prune);
@@ -90,7 +90,7 @@ pub fn allocate(
     }
     let withheld = allocator.withheld;
     let names = names::addresses(lock);
-    let numbers = Numbers { vnids, subnets, pods, routers, services, names, node_ports };
+    let numbers = Allocations { vnids, subnets, pods, routers, services, names, node_ports };
     let mut new = to_lock(intent, &numbers, retired, networks);
     new.retired_addresses = retired::after(withheld, intent, lock, &numbers);
     let used = intent.named_rules();
@@ -101,11 +101,11 @@ pub fn allocate(
 
 fn to_lock(
     intent: &Intent,
-    numbers: &Numbers,
+    numbers: &Allocations,
     retired: BTreeMap<Vnid, String>,
     networks: Networks,
 ) -> Lock {
-    let entry = |node: NodeId, endpoint: &Endpoint| Entry {
+    let entry = |node: NodeId, endpoint: &PortBinding| Entry {
         node: intent[node].name.clone(),
         address: endpoint.address,
         mac: endpoint.mac,
@@ -356,7 +356,7 @@ impl Allocator<'_> {
         result
     }
 
-    fn endpoints(&mut self, subnets: &[Ipv4Net]) -> (Vec<Endpoint>, Vec<Endpoint>) {
+    fn endpoints(&mut self, subnets: &[Ipv4Net]) -> (Vec<PortBinding>, Vec<PortBinding>) {
         let intent = self.intent;
         // The requests of each node: indices of pods, and of routers behind them.
         let pods = intent.pods().len();
@@ -392,12 +392,12 @@ impl Allocator<'_> {
             by_node[router.node.index()].push((pods + id.index(), request));
         }
         let this = &*self;
-        let by_node: Vec<(Vec<(usize, Endpoint)>, Report)> = by_node
+        let by_node: Vec<(Vec<(usize, PortBinding)>, Report)> = by_node
             .par_iter()
             .enumerate()
             .map(|(node, requests)| this.node_endpoints(NodeId::new(node), subnets[node], requests))
             .collect();
-        let mut endpoints: Vec<Option<Endpoint>> = vec![None; pods + intent.routers().len()];
+        let mut endpoints: Vec<Option<PortBinding>> = vec![None; pods + intent.routers().len()];
         for (found, report) in by_node {
             self.report.extend(report);
             for (index, endpoint) in found {
@@ -405,7 +405,7 @@ impl Allocator<'_> {
             }
         }
         self.macs_twice(subnets, &endpoints);
-        let mut endpoints: Vec<Endpoint> = endpoints.into_iter().flatten().collect();
+        let mut endpoints: Vec<PortBinding> = endpoints.into_iter().flatten().collect();
         let routers = endpoints.split_off(pods.min(endpoints.len()));
         (endpoints, routers)
     }
@@ -416,7 +416,7 @@ impl Allocator<'_> {
         node: NodeId,
         subnet: Ipv4Net,
         requests: &[(usize, Request<'_>)],
-    ) -> (Vec<(usize, Endpoint)>, Report) {
+    ) -> (Vec<(usize, PortBinding)>, Report) {
         let mut report = Report::new();
         let mut endpoints = Vec::with_capacity(requests.len());
         let name = &self.intent[node].name;
@@ -500,7 +500,7 @@ impl Allocator<'_> {
             ports.insert(port.get());
             let address = Ipv4Addr::from(address);
             let mac = request.fixed_mac.map_or_else(|| Mac::of_ipv4(address), |fixed| fixed.value);
-            endpoints.push((*index, Endpoint { address, mac, port, outside: None }));
+            endpoints.push((*index, PortBinding { address, mac, port, outside: None }));
         }
         // By the hash of the name, far from the places of addresses: two branches that each add one
         // and a pod seldom choose the same.
@@ -644,7 +644,7 @@ impl Allocator<'_> {
     }
 
     /// RF050 between Ethernet addresses that are fixed and those that follow from an IP address.
-    fn macs_twice(&mut self, subnets: &[Ipv4Net], endpoints: &[Option<Endpoint>]) {
+    fn macs_twice(&mut self, subnets: &[Ipv4Net], endpoints: &[Option<PortBinding>]) {
         let fixed: BTreeMap<Mac, Place> = self
             .intent
             .pods
@@ -662,7 +662,7 @@ impl Allocator<'_> {
             .intent
             .routers()
             .map(|(_, router)| (true, format!("egress router `{}`", router.name), router.place));
-        let tenants =
+        let workloads =
             pods.chain(routers).zip(endpoints).filter_map(|((derived, name, place), e)| {
                 e.filter(|_| derived).map(|endpoint| (endpoint.mac, name, place))
             });
@@ -674,7 +674,7 @@ impl Allocator<'_> {
                 node.place,
             ))
         });
-        for (mac, owner, place) in tenants.chain(gateways) {
+        for (mac, owner, place) in workloads.chain(gateways) {
             if let Some(first) = fixed.get(&mac) {
                 let message = format!("{mac} is also the Ethernet address of {owner}");
                 self.report.push(

@@ -19,7 +19,7 @@ mod columns;
 mod confirm;
 mod connections;
 mod datapath;
-mod disturbance;
+mod disruption;
 mod duplicates;
 mod findings;
 mod firewall;
@@ -56,7 +56,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::artifact::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::holdings::Holdings;
@@ -66,7 +66,7 @@ use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step, summary};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 use connections::Look;
-pub use disturbance::Disturbance;
+pub use disruption::Disruption;
 pub use findings::Finding;
 pub use generations::{Generation, Generations, KEEP, generations};
 use links::{Links, Namespaces};
@@ -76,7 +76,7 @@ use rulesets::Place;
 pub use signature::SIGNERS;
 use signature::Signers;
 pub use snapshot::snapshot;
-use state::{Kept, Loaded, State, Store};
+use state::{GenerationRecord, Loaded, State, Store};
 pub use status::{Drift, Status, status};
 pub use teardown::teardown;
 
@@ -139,18 +139,18 @@ pub struct Outcome {
     /// What was changed, or would be.
     pub changes: Vec<Change>,
     /// What that disturbs which is there already.
-    pub disturbs: Vec<Disturbance>,
+    pub disruptions: Vec<Disruption>,
     /// What stands beside what ringfence manages, and matters to it.
     pub findings: Vec<Finding>,
     /// Whether it is in effect only until a time is over, unless somebody confirms it.
-    pub waiting: bool,
-    /// Why it was taken back, if it was.
+    pub awaiting_confirmation: bool,
+    /// Why it was rolled back, if it was.
     pub rolled_back: Option<RolledBack>,
     /// The flows that differed, as lines of a diff; only with `--diff`.
     pub flow_diff: Vec<String>,
 }
 
-/// A change that was taken back.
+/// A change that was rolled back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RolledBack {
@@ -158,7 +158,7 @@ pub struct RolledBack {
     pub generation: String,
     /// The code of the reason.
     pub code: String,
-    /// Why it was taken back.
+    /// Why it was rolled back.
     pub reason: String,
     /// The whole reason.
     #[serde(skip)]
@@ -174,7 +174,7 @@ impl RolledBack {
 
 /// The first digits of a generation, by which people know it.
 #[must_use]
-pub fn short(generation: &str) -> &str {
+pub fn short_id(generation: &str) -> &str {
     const DIGITS: usize = 12;
     generation.get(..DIGITS).unwrap_or(generation)
 }
@@ -201,19 +201,19 @@ pub fn apply(
     let mut store = Store::at(&options.state);
     if !options.check {
         store.lock()?;
-        confirm::nobody_waits(&store)?;
+        confirm::ensure_none_pending(&store)?;
     }
     let state = if options.check { store.read_for_check()? } else { store.read()? };
-    bring(&artifacts, options.bridge.clone(), state, &store, options, system)
+    activate(&artifacts, options.bridge.clone(), state, &store, options, system)
 }
 
 /// Applies the current generation again, as its files are kept.
 pub fn apply_current(options: &Options, system: &dyn System) -> Result<Outcome, Diagnostic> {
-    may_run(system)?;
+    require_root(system)?;
     let mut store = Store::at(&options.state);
     if !options.check {
         store.lock()?;
-        confirm::nobody_waits(&store)?;
+        confirm::ensure_none_pending(&store)?;
     }
     let state = store.read()?;
     let kept = state.current().cloned().ok_or_else(generations::nothing_kept)?;
@@ -227,7 +227,7 @@ pub fn rollback(
     options: &Options,
     system: &dyn System,
 ) -> Result<Outcome, Diagnostic> {
-    may_run(system)?;
+    require_root(system)?;
     let mut store = Store::at(&options.state);
     if !options.check {
         store.lock()?;
@@ -239,7 +239,7 @@ pub fn rollback(
 }
 
 fn apply_kept(
-    kept: &Kept,
+    kept: &GenerationRecord,
     state: State,
     store: &Store,
     options: &Options,
@@ -247,11 +247,11 @@ fn apply_kept(
 ) -> Result<Outcome, Diagnostic> {
     let artifacts = store.open(kept)?;
     preflight(&artifacts, system)?;
-    bring(&artifacts, kept.bridge.clone(), state, store, options, system)
+    activate(&artifacts, kept.bridge.clone(), state, store, options, system)
 }
 
 /// Brings a generation into effect, or back the one that was.
-fn bring(
+fn activate(
     artifacts: &Artifacts,
     bridge: Option<InterfaceName>,
     mut state: State,
@@ -260,8 +260,8 @@ fn bring(
     system: &dyn System,
 ) -> Result<Outcome, Diagnostic> {
     system.at(Stage::Reading);
-    let observed = Observed::read(artifacts, None, &state.half_made, system)?;
-    right_node(artifacts, &observed.links)?;
+    let observed = Observed::read(artifacts, None, &state.in_progress, system)?;
+    check_node_identity(artifacts, &observed.links)?;
     state.former = store.former_networks(&state, &observed.links);
     ports::check_tun(&artifacts.wiring, &observed.database, &observed.links.node)?;
     foreign::check(&artifacts.wiring, &observed.links.node, options.adopt)?;
@@ -285,9 +285,9 @@ fn bring(
         changed: !changes.is_empty(),
         check: options.check,
         changes,
-        disturbs: difference.disturbs.iter().cloned().collect(),
+        disruptions: difference.disruptions.iter().cloned().collect(),
         findings,
-        waiting: false,
+        awaiting_confirmation: false,
         rolled_back: None,
         flow_diff: if options.diff { difference.flows.lines() } else { Vec::new() },
     };
@@ -300,11 +300,11 @@ fn bring(
     }
     let since = state.current().filter(|_| is_current).map(|kept| kept.applied);
     let generation = artifacts.generation().to_owned();
-    let kept = Kept { generation, bridge, applied: since.unwrap_or_else(state::now) };
+    let kept = GenerationRecord { generation, bridge, applied: since.unwrap_or_else(state::now) };
     // The repair of the current generation has none to come back to.
     let confirm = options.confirm.as_ref().filter(|_| outcome.changed && !is_current);
     if confirm.is_some() && state.current().is_none() {
-        return Err(confirm::nothing_to_come_back_to());
+        return Err(confirm::no_rollback_target());
     }
     store.keep(artifacts)?;
     // What an interrupted run left behind can't be seen in what it changed.
@@ -318,32 +318,33 @@ fn bring(
         let before = state.clone();
         state.pending = Some(kept.generation.clone());
         state.reused.extend(connections::reused(&difference.flows));
-        state.half_made.extend(observed.links.to_make(&artifacts.wiring));
-        state.half_made.sort();
-        state.half_made.dedup();
-        state.waiting = confirm.map(|confirm| confirm.waiting(&kept, options.keep));
+        state.in_progress.extend(observed.links.to_make(&artifacts.wiring));
+        state.in_progress.sort();
+        state.in_progress.dedup();
+        state.awaiting_confirmation =
+            confirm.map(|confirm| confirm.awaiting_confirmation(&kept, options.keep));
         sysctls::remember(&artifacts.wiring, &mut state, system);
         store.write(&state)?;
         if let Some(confirm) = confirm {
             confirm.begin(&state, &before, store, system)?;
         }
-        let lines: Vec<String> = outcome.disturbs.iter().map(ToString::to_string).collect();
-        system.at(Stage::Disturbing(&lines));
+        let lines: Vec<String> = outcome.disruptions.iter().map(ToString::to_string).collect();
+        system.at(Stage::Disrupting(&lines));
         let converged = converge(difference, artifacts, look, &mut state, options.adopt, system);
         if let Err(reason) = converged {
-            outcome.rolled_back = Some(take_back(reason, state, store, system)?);
+            outcome.rolled_back = Some(roll_back(reason, state, store, system)?);
             return Ok(outcome);
         }
-        if let Some(waiting) = &mut state.waiting {
+        if let Some(waiting) = &mut state.awaiting_confirmation {
             waiting.begin();
-            outcome.waiting = true;
+            outcome.awaiting_confirmation = true;
             store.write(&state)?;
             return Ok(outcome);
         }
     } else {
         connections::end(artifacts, &observed.links.node, look, &state.reused, system)?;
     }
-    state = state.settled(&kept, options.keep);
+    state = state.committed(&kept, options.keep);
     sysctls::forget(&artifacts.wiring, &mut state);
     state.draining = !artifacts.wiring.draining.is_empty();
     store.write(&state)?;
@@ -352,7 +353,7 @@ fn bring(
 }
 
 /// Brings the current generation back after the pending one failed or was not confirmed.
-fn take_back(
+fn roll_back(
     reason: Diagnostic,
     mut state: State,
     store: &Store,
@@ -360,14 +361,14 @@ fn take_back(
 ) -> Result<RolledBack, Diagnostic> {
     let current = state.current().filter(|kept| state.pending.as_ref() != Some(&kept.generation));
     let Some(kept) = current.cloned() else { return Err(reason) };
-    state.waiting = None;
+    state.awaiting_confirmation = None;
     match restore(&kept, &mut state, store, system) {
         Ok(()) => Ok(RolledBack::new(kept.generation, reason)),
         Err(again) => {
             let message = format!(
                 "{}; then the generation {} could not be brought back: {}",
                 reason.message,
-                short(&kept.generation),
+                short_id(&kept.generation),
                 again.message
             );
             state.failure = Some(message.clone());
@@ -381,13 +382,13 @@ fn take_back(
 }
 
 fn restore(
-    kept: &Kept,
+    kept: &GenerationRecord,
     state: &mut State,
     store: &Store,
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
     let artifacts = store.open(kept)?;
-    let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
+    let observed = Observed::read(&artifacts, None, &state.in_progress, system)?;
     foreign::check(&artifacts.wiring, &observed.links.node, false)?;
     state.former = store.former_networks(state, &observed.links);
     let difference = Difference::between(&artifacts, &observed, state, false, system)?;
@@ -396,7 +397,7 @@ fn restore(
     } else {
         converge(difference, &artifacts, Look::ALL, state, false, system)?;
     }
-    (state.pending, state.failure, state.half_made) = (None, None, Vec::new());
+    (state.pending, state.failure, state.in_progress) = (None, None, Vec::new());
     state.reused.clear();
     sysctls::forget(&artifacts.wiring, state);
     state.draining = !artifacts.wiring.draining.is_empty();
@@ -415,8 +416,8 @@ fn converge(
     adopt: bool,
     system: &dyn System,
 ) -> Result<(), Diagnostic> {
-    if !difference.astray.commands.is_empty() {
-        for command in &difference.astray.commands {
+    if !difference.conflicts.commands.is_empty() {
+        for command in &difference.conflicts.commands {
             let ran = system.succeed(command);
             if !command.removes {
                 ran?;
@@ -425,14 +426,14 @@ fn converge(
         // What these processes held goes with them, a moment later. Nothing else was done, so
         // nothing is remembered, and the node is looked at anew.
         std::thread::sleep(SETTLE);
-        let observed = Observed::read(artifacts, None, &state.half_made, system)?;
+        let observed = Observed::read(artifacts, None, &state.in_progress, system)?;
         difference = Difference::between(artifacts, &observed, state, adopt, system)?;
     }
     let mut look = look;
     for _ in 0..ROUNDS {
         if let Some((command, failure)) = run(&difference, system)? {
             // What it was to remove may have gone, or have become somebody else's, meanwhile.
-            let observed = Observed::read(artifacts, None, &state.half_made, system)?;
+            let observed = Observed::read(artifacts, None, &state.in_progress, system)?;
             state.rulesets = remember(artifacts, &observed);
             difference = Difference::between(artifacts, &observed, state, adopt, system)?;
             if difference.commands().any(|again| *again == command) {
@@ -442,7 +443,8 @@ fn converge(
         }
         system.at(Stage::ReadingBack);
         loop {
-            let observed = Observed::read(artifacts, Some(&difference), &state.half_made, system)?;
+            let observed =
+                Observed::read(artifacts, Some(&difference), &state.in_progress, system)?;
             state.rulesets = remember(artifacts, &observed);
             difference = Difference::between(artifacts, &observed, state, adopt, system)?;
             if !difference.changes().is_empty() {
@@ -495,7 +497,7 @@ fn remember(artifacts: &Artifacts, observed: &Observed) -> BTreeMap<String, Load
 
 /// RF200 and RF201: the process may change the node, and has what it takes.
 fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnostic> {
-    may_run(system)?;
+    require_root(system)?;
     let userspace = artifacts.wiring.bridge.datapath == Datapath::Netdev;
     let ethtool = userspace.then_some(Tool::Ethtool);
     let announces = !artifacts.wiring.egress_ips.is_empty() || !artifacts.wiring.routers.is_empty();
@@ -518,16 +520,16 @@ fn preflight(artifacts: &Artifacts, system: &dyn System) -> Result<(), Diagnosti
 }
 
 /// RF200: only root may look at and change all of it.
-fn may_run(system: &dyn System) -> Result<(), Diagnostic> {
+fn require_root(system: &dyn System) -> Result<(), Diagnostic> {
     if system.is_root() {
         return Ok(());
     }
-    Err(Diagnostic::new(Code::NotRoot, "applying takes the rights of root")
+    Err(Diagnostic::new(Code::NotRoot, "this must run as root")
         .help("run it as root, or with sudo"))
 }
 
 /// RF204: the files are for the machine that they are applied to.
-fn right_node(artifacts: &Artifacts, links: &Links) -> Result<(), Diagnostic> {
+fn check_node_identity(artifacts: &Artifacts, links: &Links) -> Result<(), Diagnostic> {
     let address: Ipv4Addr = artifacts.wiring.address;
     let mut own = links.node.addresses.values().flatten();
     if own.any(|own| own.addr() == address) {
@@ -568,7 +570,7 @@ impl Observed {
     fn read(
         artifacts: &Artifacts,
         changed: Option<&Difference>,
-        half_made: &[String],
+        in_progress: &[String],
         system: &dyn System,
     ) -> Result<Self, Diagnostic> {
         let bridge = artifacts.wiring.bridge.name.as_str();
@@ -581,7 +583,7 @@ impl Observed {
         let rest = || -> Result<_, Diagnostic> {
             let nodes = || both(|| Database::read(system), || rulesets::listing(system, None));
             let ((database, listing), links) =
-                both(nodes, || Links::read(system, half_made, untouched));
+                both(nodes, || Links::read(system, in_progress, untouched));
             let (links, (listing, chains)) = (links?, listing?);
             let listings = listings(artifacts, listing, &links, system)?;
             let mut database = database?;
@@ -645,12 +647,12 @@ fn listings(
 /// How the node differs from what it is to be, in the order in which it is changed.
 struct Difference {
     /// What has to end before anything else: processes in namespaces that have lost their names.
-    astray: Step,
+    conflicts: Step,
     steps: Vec<Step>,
     flows: flows::Difference,
     /// Whether a service leads to fewer than before.
     loses_backends: bool,
-    disturbs: BTreeSet<Disturbance>,
+    disruptions: BTreeSet<Disruption>,
     /// What of others stays, and matters.
     findings: Vec<Finding>,
     /// The namespaces that stay as they are.
@@ -701,10 +703,10 @@ impl Difference {
         let switch = switch::step(wiring, switch);
         let has_groups = !(observed.groups.is_empty() && flows.groups.is_empty());
         let has_meters = !(observed.meters.is_empty() && meters.before.changes.is_empty());
-        let mut disturbs = if ports.flows_lost {
+        let mut disruptions = if ports.flows_lost {
             BTreeSet::new()
         } else {
-            disturbance::of_flows(artifacts, observed, &flows)
+            disruption::of_flows(artifacts, observed, &flows)
         };
         let plugs = [&ports.before, &ports.after, &links.make, &links.remove];
         let bridge_lives = observed.database.bridges.contains_key(bridge);
@@ -712,7 +714,7 @@ impl Difference {
             && wiring.bridge.datapath == Datapath::Netdev
             && plugs.iter().flat_map(|step| &step.changes).any(|change| change.kind != Kind::Qos)
         {
-            disturbs.insert(Disturbance::new(
+            disruptions.insert(Disruption::new(
                 format!("bridge {bridge}"),
                 "its datapath is in userspace: while interfaces come and go, tunnels may lose \
                  packets for some milliseconds",
@@ -729,7 +731,7 @@ impl Difference {
         let leaving = leaving(wiring, observed);
         let unguard = rulesets::guard_until_gone(&mut own_ruleset, &leaving);
         let mut steps = vec![
-            links.astray,
+            links.conflicts,
             gateway.remove,
             gateway.make,
             sysctls::step(wiring, state, system),
@@ -756,18 +758,18 @@ impl Difference {
         }
         steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
         steps.extend([proxies.remove, links.remove, unguard]);
-        disturbs.extend(steps.iter().flat_map(|step| step.disturbs.iter().cloned()));
+        disruptions.extend(steps.iter().flat_map(|step| step.disruptions.iter().cloned()));
         let untouched = observed.links.untouched(wiring, &steps);
-        let astray = proxies.astray;
+        let conflicts = proxies.conflicts;
         let groups = &flows.groups;
         let loses_backends =
             !groups.delete.is_empty() || groups.deserted(&observed.groups).next().is_some();
         Ok(Self {
-            astray,
+            conflicts,
             steps,
             flows,
             loses_backends,
-            disturbs,
+            disruptions,
             findings,
             untouched,
             has_groups,
@@ -778,7 +780,7 @@ impl Difference {
 
 /// The interfaces that a bridge in userspace still has, or that are ringfence's, and that no pod of
 /// the plan has.
-fn leaving(wiring: &Wiring, observed: &Observed) -> BTreeSet<InterfaceName> {
+fn leaving(wiring: &NodeConfig, observed: &Observed) -> BTreeSet<InterfaceName> {
     if wiring.bridge.datapath != Datapath::Netdev {
         return BTreeSet::new();
     }

@@ -43,7 +43,7 @@ pub enum Exit {
     Error = 1,
     /// Something differs, and was only to be checked.
     Differs = 2,
-    /// A change failed and was taken back.
+    /// A change failed and was rolled back.
     RolledBack = 3,
     /// Another run is at work.
     Locked = 4,

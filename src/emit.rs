@@ -15,13 +15,13 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 use crate::artifact::host::{self, PROTOCOLS};
 use crate::artifact::layout;
 use crate::artifact::manifest::Manifest;
-use crate::artifact::node::{Router, Via, Wiring};
+use crate::artifact::node::{NodeConfig, Router, UplinkAttachment};
 use crate::artifact::proxy::Proxy;
 use crate::dataplane::nft::{self, Ruleset};
 use crate::diagnostic::{Code, Diagnostic, Sources, json};
 use crate::intent::{Direction, Node, NodeId, RouterId};
 use crate::lower::{Plan, proxy};
-use crate::model::{Model, Selection, Tenant};
+use crate::model::{Model, Selection, Workload};
 use crate::pipeline::{OfPort, Table};
 use crate::spec::{Mode, Platform};
 use crate::value::Datapath;
@@ -129,7 +129,7 @@ impl<'m> Renderer<'m> {
         template.render(context).map(String::into_bytes).map_err(|error| internal(&error))
     }
 
-    fn links(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+    fn links(&self, wiring: &NodeConfig) -> Result<Vec<u8>, Diagnostic> {
         let mut lines = Vec::with_capacity(wiring.netns.len());
         for netns in &wiring.netns {
             let gateway = netns.gateway.map_or_else(|| "none".to_owned(), |g| g.to_string());
@@ -173,7 +173,7 @@ impl<'m> Renderer<'m> {
         )
     }
 
-    fn ports(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+    fn ports(&self, wiring: &NodeConfig) -> Result<Vec<u8>, Diagnostic> {
         let mut lines = Vec::with_capacity(wiring.ports.len());
         let mut limits = Vec::new();
         for port in &wiring.ports {
@@ -215,7 +215,7 @@ impl<'m> Renderer<'m> {
         )
     }
 
-    fn meters(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+    fn meters(&self, wiring: &NodeConfig) -> Result<Vec<u8>, Diagnostic> {
         let mut lines = Vec::new();
         for (port, meter) in wiring.ports.iter().filter_map(|port| Some((port, port.meter?))) {
             let line = command("meter", &[&meter.to_string()])?;
@@ -234,8 +234,8 @@ impl<'m> Renderer<'m> {
                 route_protocol => host::ROUTE_PROTOCOL,
                 interface => host::ROUTER_INTERFACE,
                 parent => match &router.outside.via {
-                    Via::Macvlan { parent } => Some(parent.as_str()),
-                    Via::Veth { .. } => None,
+                    UplinkAttachment::Macvlan { parent } => Some(parent.as_str()),
+                    UplinkAttachment::Veth { .. } => None,
                 },
                 mac => router.outside.mac.to_string(),
                 source => router.outside.source.to_string(),
@@ -246,7 +246,7 @@ impl<'m> Renderer<'m> {
         )
     }
 
-    fn sysctls(&self, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+    fn sysctls(&self, wiring: &NodeConfig) -> Result<Vec<u8>, Diagnostic> {
         let settings: Vec<String> =
             wiring.sysctls.iter().map(|(name, value)| format!("{name} = {value}")).collect();
         self.render("sysctl.conf", context! { node => wiring.node.as_str(), settings })
@@ -279,7 +279,7 @@ impl<'m> Renderer<'m> {
     }
 
     /// What the notes say of a gateway bridge.
-    fn gateway(&self, node: NodeId, wiring: &Wiring) -> Option<Value> {
+    fn gateway(&self, node: NodeId, wiring: &NodeConfig) -> Option<Value> {
         let (bridge, uplink) = wiring.gateway()?;
         let node = &self.model.intent()[node];
         let declared = node.uplink.as_ref()?;
@@ -297,19 +297,20 @@ impl<'m> Renderer<'m> {
     /// The services in front of a router, by their addresses, which stay where it moves.
     fn in_front_of(&self, router: RouterId) -> Vec<String> {
         let intent = self.model.intent();
-        let tenant = Tenant::Router(router);
+        let workload = Workload::Router(router);
         let services =
-            self.model.services().filter(|(id, _)| intent[*id].tenants.contains(&tenant));
+            self.model.services().filter(|(id, _)| intent[*id].workloads.contains(&workload));
         services.map(|(id, to)| format!("{to} (service {})", intent[id].name)).collect()
     }
 
     /// The names of the pods and egress routers of a node that network policies select.
     fn selected(&self, node: NodeId) -> Vec<String> {
-        let tenants = self.model.tenants(node).filter(|tenant| self.model.is_selected(*tenant));
-        let names = tenants.map(|tenant| {
-            let name = &self.model.tenant_subject(tenant).name;
+        let workloads =
+            self.model.workloads(node).filter(|workload| self.model.is_selected(*workload));
+        let names = workloads.map(|workload| {
+            let name = &self.model.workload_subject(workload).name;
             let directions = Direction::BOTH.into_iter().filter(|direction| {
-                self.model.selection(tenant, *direction) == Selection::Isolated
+                self.model.selection(workload, *direction) == Selection::Isolated
             });
             let directions: Vec<&str> = directions.map(Direction::as_str).collect();
             format!("{name}: {}", directions.join(" and "))
@@ -317,7 +318,7 @@ impl<'m> Renderer<'m> {
         names.collect()
     }
 
-    fn notes(&self, node: NodeId, wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
+    fn notes(&self, node: NodeId, wiring: &NodeConfig) -> Result<Vec<u8>, Diagnostic> {
         let intent = self.model.intent();
         let routers: Vec<Value> = self
             .model
@@ -328,7 +329,7 @@ impl<'m> Renderer<'m> {
                 context! {
                     name => router.name.as_str(),
                     project => intent[intent[*id].project].name.as_str(),
-                    address => self.model.endpoint(Tenant::Router(*id)).address.to_string(),
+                    address => self.model.endpoint(Workload::Router(*id)).address.to_string(),
                     services => self.in_front_of(*id),
                     source => router.outside.source.to_string(),
                     segment => router.outside.segment.map(|segment| segment.to_string()),
@@ -336,7 +337,7 @@ impl<'m> Renderer<'m> {
                     mac => router.outside.mac.to_string(),
                     script => outside_script(router),
                     uplink => match &router.outside.via {
-                        Via::Macvlan { parent: uplink } | Via::Veth { uplink, .. } => uplink.as_str(),
+                        UplinkAttachment::Macvlan { parent: uplink } | UplinkAttachment::Veth { uplink, .. } => uplink.as_str(),
                     },
                     ports => proxy::ports(&intent[*id].mode).iter().map(|p| p.get()).collect::<Vec<_>>(),
                     proxy => router.proxy.map(Proxy::program),
@@ -474,8 +475,8 @@ fn flows(plan: &Plan<'_>) -> Vec<u8> {
 /// The name of the script that makes a router's outside interface.
 fn outside_script(router: &Router) -> &'static str {
     match router.outside.via {
-        Via::Macvlan { .. } => layout::MACVLAN,
-        Via::Veth { .. } => layout::OUTSIDE,
+        UplinkAttachment::Macvlan { .. } => layout::MACVLAN,
+        UplinkAttachment::Veth { .. } => layout::OUTSIDE,
     }
 }
 
@@ -539,8 +540,8 @@ impl Files {
 }
 
 /// `node.json`, one line for each port, namespace and router.
-fn node_json(wiring: &Wiring) -> Result<Vec<u8>, Diagnostic> {
-    let Wiring {
+fn node_json(wiring: &NodeConfig) -> Result<Vec<u8>, Diagnostic> {
+    let NodeConfig {
         version,
         node,
         address,

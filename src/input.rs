@@ -11,7 +11,7 @@ mod structure;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-pub use positions::{At, Positions};
+pub use positions::{Cursor, Positions};
 pub use read::{MAX_TOTAL_BYTES, read};
 pub(crate) use structure::{replicas, rule_destination, rule_verdict, unsupported_version};
 
@@ -27,7 +27,7 @@ pub struct Documents {
 
 impl Documents {
     /// Each document with its top, empty ones left out.
-    pub fn iter(&self) -> impl Iterator<Item = (At<'_>, &DesiredState)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Cursor<'_>, &DesiredState)> {
         self.positions
             .documents()
             .zip(&self.states)

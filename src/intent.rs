@@ -27,7 +27,7 @@ pub use network_policy::{Direction, NetworkPolicy, Peer, PolicyPorts, PolicyRule
 pub(crate) use network_policy::{is_empty, selector_name};
 pub use node::{BlockAt, Node, NodePortBlock, Uplink};
 pub use policy_test::{PodSet, PolicyTest, TestEnd, Via};
-pub use project::{Attachment, Membership, Pod, Project, Tenant};
+pub use project::{Attachment, Membership, Pod, Project, Workload};
 pub use service::{NodeServices, Service, ServiceAddress, ServicePort};
 
 use std::collections::BTreeMap;

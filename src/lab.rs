@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 use crate::diagnostic::{Code, Diagnostic, Sources};
 use crate::emit::Renderer;
 use crate::intent::NodeId;
-use crate::lower::{Common, Plan};
+use crate::lower::{ClusterFlows, Plan};
 use crate::model::Model;
 use crate::value::{Datapath, InterfaceName, StringValue as _};
 
 pub use agent::run as run_agent;
 pub use host::{Hold, Host, Role, Starting};
-pub use probe::{Place, Probe, Seen, Summary, Want, plan};
+pub use probe::{Expected, Location, Observed, Probe, Summary, plan};
 pub use state::{directory_of, down, enter, is_up, remove};
 
 /// The name of the outside network's machine.
@@ -79,7 +79,7 @@ const PROGRAMS: [(&str, &str); 11] = [
 /// Whether this machine can hold a lab with this datapath, or what is missing.
 pub fn check_machine(datapath: Datapath) -> Result<(), Diagnostic> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Diagnostic::new(Code::NotRoot, "a lab takes the rights of root")
+        return Err(Diagnostic::new(Code::NotRoot, "a lab must run as root")
             .help("run it as root, or with sudo"));
     }
     let there = |name: &str| {
@@ -159,7 +159,7 @@ impl Lab {
 
     /// Writes the files of every node.
     fn compile(&self, sources: &Sources) -> Result<(), Diagnostic> {
-        let common = Common::new(&self.model)?;
+        let common = ClusterFlows::new(&self.model)?;
         let renderer = Renderer::new(&self.model, sources)?;
         for (id, _) in self.model.intent().nodes() {
             let files = renderer.node(id, &Plan::of(&common, id)?)?.files;

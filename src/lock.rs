@@ -21,7 +21,7 @@ use serde::de::{self, MapAccess, Visitor};
 use crate::diagnostic::{Code, Diagnostic, Place, Source, Sources, quoted, reason};
 use crate::files::{MAX_FILE_BYTES, read_file, write_atomically};
 use crate::input::Positions;
-use crate::value::{DnsName, Mac, Moment, Name, NodePort, StringValue, Vnid};
+use crate::value::{DnsName, Mac, Name, NodePort, StringValue, Timestamp, Vnid};
 
 /// The name of the file.
 pub const FILE_NAME: &str = "ringfence.lock";
@@ -56,7 +56,7 @@ pub struct Lock {
     /// The address of each service, as `project/service`.
     pub services: BTreeMap<String, Ipv4Addr>,
     /// The addresses of names in egress policies.
-    pub names: BTreeMap<NameAddress, Sighting>,
+    pub names: BTreeMap<NameAddress, LastSeen>,
     /// The node port of each port of a service that has one, as `project/service/80/tcp`.
     pub node_ports: BTreeMap<String, NodePort>,
 }
@@ -72,9 +72,9 @@ pub struct NameAddress {
 
 /// When an address of a name was last in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct LastSeen {
     /// The time.
-    pub seen: Moment,
+    pub seen: Timestamp,
     /// How long the answer may be kept, in seconds.
     pub ttl: u32,
 }
@@ -98,13 +98,13 @@ impl FromStr for NameAddress {
     }
 }
 
-impl fmt::Display for Sighting {
+impl fmt::Display for LastSeen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.seen, self.ttl)
     }
 }
 
-impl FromStr for Sighting {
+impl FromStr for LastSeen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -447,7 +447,7 @@ struct Wire {
     #[serde(default, rename = "nodePorts")]
     node_ports: Entries<String, NodePort>,
     #[serde(default)]
-    names: Entries<Words<NameAddress>, Words<Sighting>>,
+    names: Entries<Words<NameAddress>, Words<LastSeen>>,
 }
 
 /// A value that is written as some words.
@@ -479,7 +479,7 @@ impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Words<T> {
     }
 }
 
-/// A mapping that refuses a key that stands twice, as it does after a careless merge.
+/// A mapping that refuses duplicate keys, as it does after a careless merge.
 struct Entries<K, V>(BTreeMap<K, V>);
 
 impl<K, V> Default for Entries<K, V> {
@@ -511,7 +511,7 @@ where
                 let mut entries = BTreeMap::new();
                 while let Some(key) = map.next_key::<K>()? {
                     if entries.contains_key(&key) {
-                        return Err(de::Error::custom(format!("`{key}` stands twice")));
+                        return Err(de::Error::custom(format!("duplicate key `{key}`")));
                     }
                     entries.insert(key, map.next_value()?);
                 }

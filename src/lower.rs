@@ -20,16 +20,16 @@ mod router;
 mod service;
 mod wiring;
 
-pub use common::Common;
+pub use common::ClusterFlows;
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::dataplane::nft::Ruleset;
-use crate::dataplane::openflow::{ArpMatch, Flow, FlowTable, IpMatch, Match, Packet, Refused};
-use crate::dataplane::origin::Subject;
+use crate::dataplane::openflow::{ArpMatch, Flow, FlowTable, InvalidFlow, IpMatch, Match, Packet};
+use crate::dataplane::origin::ObjectRef;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::NodeId;
 use crate::model::Model;
@@ -41,7 +41,7 @@ pub struct Plan<'m> {
     /// The flows of its bridge, without the note of the generation.
     pub flows: FlowTable<'m>,
     /// Its ports, links and addresses.
-    pub wiring: Wiring,
+    pub wiring: NodeConfig,
     /// Its own nft ruleset.
     pub ruleset: Ruleset<'m>,
     /// The nft ruleset of each egress router on it, in the order of the wiring.
@@ -50,7 +50,7 @@ pub struct Plan<'m> {
 
 impl<'m> Plan<'m> {
     /// The plan of a node. An error is a fault in ringfence, never in the input.
-    pub fn of(common: &'m Common<'_>, node: NodeId) -> Result<Self, Diagnostic> {
+    pub fn of(common: &'m ClusterFlows<'_>, node: NodeId) -> Result<Self, Diagnostic> {
         let model = common.model();
         let mut builder = Builder { model, common, node, flows: FlowTable::default() };
         entry::lower(&mut builder);
@@ -77,7 +77,7 @@ impl<'m> Plan<'m> {
     }
 }
 
-fn refused(flow: &Flow<'_>, why: Refused) -> Diagnostic {
+fn refused(flow: &Flow<'_>, why: InvalidFlow) -> Diagnostic {
     let mut text = Vec::new();
     flow.write(&mut text);
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -87,7 +87,7 @@ fn refused(flow: &Flow<'_>, why: Refused) -> Diagnostic {
 /// Collects the flows of one node.
 struct Builder<'m> {
     model: &'m Model,
-    common: &'m Common<'m>,
+    common: &'m ClusterFlows<'m>,
     node: NodeId,
     flows: FlowTable<'m>,
 }
@@ -95,7 +95,7 @@ struct Builder<'m> {
 impl<'m> Builder<'m> {
     fn flow(
         &mut self,
-        subject: &'m Subject,
+        subject: &'m ObjectRef,
         table: Table,
         priority: u16,
         matches: Match,

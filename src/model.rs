@@ -1,6 +1,6 @@
 //! The whole network with every number: what the plans of the nodes are made from.
 //!
-//! A [`Model`] is an [`Intent`] and the [`Numbers`] of its objects, so it is always valid.
+//! A [`Model`] is an [`Intent`] and the [`Allocations`] of its objects, so it is always valid.
 
 mod network_policy;
 
@@ -14,11 +14,11 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
-use crate::allocate::{Endpoint, Numbers, effective_vnid, served};
+use crate::allocate::{Allocations, PortBinding, effective_vnid, served};
 use crate::dataplane::openflow::{free_number, group_number};
-use crate::dataplane::origin::{Cookie, Subject, hash};
+use crate::dataplane::origin::{Cookie, ObjectRef, hash};
 use crate::diagnostic::Place;
-pub use crate::intent::Tenant;
+pub use crate::intent::Workload;
 use crate::intent::{
     Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NetworkPolicy,
     NodeId, Pod, PodId, ProjectId, RouterId, Service, ServiceId, ServicePort, Verdict,
@@ -33,19 +33,19 @@ const EVERYTHING: [Ipv4Net; 1] = [Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)]
 #[derive(Debug)]
 pub struct Model {
     intent: Intent,
-    numbers: Numbers,
+    numbers: Allocations,
     local: Vec<Local>,
     /// The rules of each egress policy with their ranks.
-    rules: Vec<Vec<(Subject, u16)>>,
+    rules: Vec<Vec<(ObjectRef, u16)>>,
     subjects: Subjects,
     /// Of each VNID that packets carry, the first project that doesn't enable multicast.
     without_multicast: BTreeMap<u32, ProjectId>,
     /// Which egress IP each pod leaves with, by the pods' index; empty where there are none.
-    egress_ips: Vec<Option<Leaving>>,
+    egress_ips: Vec<Option<EgressAssignment>>,
     /// The ports of each service as subjects, with the numbers of their groups.
-    service_ports: Vec<Vec<(Subject, u32)>>,
+    service_ports: Vec<Vec<(ObjectRef, u32)>>,
     /// Whom services that have an address are for.
-    backs: BTreeSet<Tenant>,
+    backs: BTreeSet<Workload>,
     /// The ports at which nodes serve services, by protocol and port.
     node_ports: Vec<NodePort>,
     /// Whether nodes don't reach a service, by the services' index; empty where they reach all.
@@ -72,7 +72,7 @@ pub struct NodePort {
 
 /// The egress IP that a pod leaves with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leaving {
+pub struct EgressAssignment {
     /// The address.
     pub ip: EgressIp,
     /// Its number among all egress IPs.
@@ -89,7 +89,7 @@ struct Local {
 impl Model {
     /// The model of an intent with numbers that were allocated for it.
     #[must_use]
-    pub fn new(intent: Intent, numbers: Numbers) -> Self {
+    pub fn new(intent: Intent, numbers: Allocations) -> Self {
         let mut local: Vec<Local> =
             std::iter::repeat_with(Local::default).take(intent.nodes().len()).collect();
         for (id, pod) in intent.pods() {
@@ -106,7 +106,7 @@ impl Model {
         let mut backs = BTreeSet::new();
         for (id, service) in intent.services() {
             if numbers.services[id.index()].is_some() {
-                backs.extend(&service.tenants);
+                backs.extend(&service.workloads);
             }
         }
         let node_ports = served(&intent, &numbers.node_ports).into_iter();
@@ -141,7 +141,7 @@ impl Model {
         };
         for (id, project) in model.intent.projects() {
             if !project.multicast {
-                model.without_multicast.entry(model.carried(id)).or_insert(id);
+                model.without_multicast.entry(model.wire_vnid(id)).or_insert(id);
             }
         }
         model.beyond_nodes = model.beyond_nodes();
@@ -197,14 +197,14 @@ impl Model {
 
     /// What network policies have to do with a pod or egress router in a direction.
     #[must_use]
-    pub fn selection(&self, tenant: Tenant, direction: Direction) -> Selection {
-        self.network_policies.selection(tenant, direction)
+    pub fn selection(&self, workload: Workload, direction: Direction) -> Selection {
+        self.network_policies.selection(workload, direction)
     }
 
     /// Whether any network policy selects a pod or egress router.
     #[must_use]
-    pub fn is_selected(&self, tenant: Tenant) -> bool {
-        self.selection(tenant, Direction::Ingress) != Selection::None
+    pub fn is_selected(&self, workload: Workload) -> bool {
+        self.selection(workload, Direction::Ingress) != Selection::None
     }
 
     /// What the network policies of a project allow.
@@ -215,7 +215,7 @@ impl Model {
 
     /// The network policies of a project as one subject, if it has any.
     #[must_use]
-    pub fn policies_subject(&self, project: ProjectId) -> Option<&Subject> {
+    pub fn policies_subject(&self, project: ProjectId) -> Option<&ObjectRef> {
         self.network_policies.of_project(project)
     }
 
@@ -223,7 +223,7 @@ impl Model {
     pub fn network_policies(
         &self,
         project: ProjectId,
-    ) -> impl Iterator<Item = (&NetworkPolicy, &Subject)> {
+    ) -> impl Iterator<Item = (&NetworkPolicy, &ObjectRef)> {
         let policies = self.intent.network_policies();
         let first = policies.partition_point(|policy| policy.project < project);
         let own = policies.iter().enumerate().skip(first);
@@ -276,22 +276,22 @@ impl Model {
 
     /// The VNID that packets of a project carry: 0 for all where nothing is kept apart.
     #[must_use]
-    pub fn carried(&self, project: ProjectId) -> u32 {
+    pub fn wire_vnid(&self, project: ProjectId) -> u32 {
         if self.mode().carries_vnids() { self.vnid(project).get() } else { 0 }
     }
 
     /// Which project keeps multicast off for all that share this one's VNID, if any does.
     #[must_use]
     pub fn without_multicast(&self, project: ProjectId) -> Option<ProjectId> {
-        self.without_multicast.get(&self.carried(project)).copied()
+        self.without_multicast.get(&self.wire_vnid(project)).copied()
     }
 
     /// The ports of a node's bridge that belong to pods and egress routers: pods by project and
     /// name, then routers by name.
-    pub fn tenants(&self, node: NodeId) -> impl Iterator<Item = Tenant> + '_ {
+    pub fn workloads(&self, node: NodeId) -> impl Iterator<Item = Workload> + '_ {
         let local = &self.local[node.index()];
-        let pods = local.pods.iter().map(|id| Tenant::Pod(*id));
-        pods.chain(local.routers.iter().map(|id| Tenant::Router(*id)))
+        let pods = local.pods.iter().map(|id| Workload::Pod(*id));
+        pods.chain(local.routers.iter().map(|id| Workload::Router(*id)))
     }
 
     /// The egress routers on a node, by name.
@@ -302,28 +302,28 @@ impl Model {
 
     /// The numbers of a pod or egress router.
     #[must_use]
-    pub fn endpoint(&self, tenant: Tenant) -> Endpoint {
-        match tenant {
-            Tenant::Pod(id) => self.numbers.pods[id.index()],
-            Tenant::Router(id) => self.numbers.routers[id.index()],
+    pub fn endpoint(&self, workload: Workload) -> PortBinding {
+        match workload {
+            Workload::Pod(id) => self.numbers.pods[id.index()],
+            Workload::Router(id) => self.numbers.routers[id.index()],
         }
     }
 
     /// The project of a pod or egress router.
     #[must_use]
-    pub fn project(&self, tenant: Tenant) -> ProjectId {
-        match tenant {
-            Tenant::Pod(id) => self.intent[id].project,
-            Tenant::Router(id) => self.intent[id].project,
+    pub fn project(&self, workload: Workload) -> ProjectId {
+        match workload {
+            Workload::Pod(id) => self.intent[id].project,
+            Workload::Router(id) => self.intent[id].project,
         }
     }
 
     /// The node of a pod or egress router.
     #[must_use]
-    pub fn node(&self, tenant: Tenant) -> NodeId {
-        match tenant {
-            Tenant::Pod(id) => self.intent[id].node,
-            Tenant::Router(id) => self.intent[id].node,
+    pub fn node(&self, workload: Workload) -> NodeId {
+        match workload {
+            Workload::Pod(id) => self.intent[id].node,
+            Workload::Router(id) => self.intent[id].node,
         }
     }
 
@@ -333,7 +333,7 @@ impl Model {
     pub fn ranked_rules(
         &self,
         project: ProjectId,
-    ) -> impl Iterator<Item = (&EgressRule, &Subject, u16)> {
+    ) -> impl Iterator<Item = (&EgressRule, &ObjectRef, u16)> {
         let policies = self.intent.policies();
         let found = policies.binary_search_by_key(&project, |policy| policy.project).ok();
         found.into_iter().flat_map(move |index| {
@@ -355,36 +355,39 @@ impl Model {
     /// The egress IP that a pod leaves with, if its project has any. The pods of a project are
     /// spread over its addresses by their names.
     #[must_use]
-    pub fn leaving(&self, tenant: Tenant) -> Option<Leaving> {
-        match tenant {
-            Tenant::Pod(id) => self.egress_ips.get(id.index()).copied().flatten(),
-            Tenant::Router(_) => None,
+    pub fn leaving(&self, workload: Workload) -> Option<EgressAssignment> {
+        match workload {
+            Workload::Pod(id) => self.egress_ips.get(id.index()).copied().flatten(),
+            Workload::Router(_) => None,
         }
     }
 
     /// The address by which the outside sees a pod.
     #[must_use]
-    pub fn seen_outside_as(&self, tenant: Tenant) -> Ipv4Addr {
-        let node = &self.intent[self.node(tenant)];
-        self.leaving(tenant).map_or(node.address, |leaving| leaving.ip.address)
+    pub fn external_source(&self, workload: Workload) -> Ipv4Addr {
+        let node = &self.intent[self.node(workload)];
+        self.leaving(workload).map_or(node.address, |leaving| leaving.ip.address)
     }
 
     /// The pods that leave by a node, with their egress IPs.
-    pub fn leaving_by(&self, node: NodeId) -> impl Iterator<Item = (Tenant, Leaving)> + '_ {
+    pub fn workloads_egressing_via(
+        &self,
+        node: NodeId,
+    ) -> impl Iterator<Item = (Workload, EgressAssignment)> + '_ {
         let all = (0..).map(PodId::new).zip(&self.egress_ips);
-        all.filter_map(move |(pod, leaving)| Some((Tenant::Pod(pod), (*leaving)?)))
+        all.filter_map(move |(pod, leaving)| Some((Workload::Pod(pod), (*leaving)?)))
             .filter(move |(_, leaving)| leaving.ip.node == node)
     }
 
     /// The egress IPs that a node holds, each with its subject.
-    pub fn held(&self, node: NodeId) -> impl Iterator<Item = (EgressIp, &Subject)> {
+    pub fn egress_ips_on(&self, node: NodeId) -> impl Iterator<Item = (EgressIp, &ObjectRef)> {
         let all = self.intent.egress_ips.iter().flat_map(|list| &list.addresses);
         all.copied().zip(&self.subjects.egress_ips).filter(move |(ip, _)| ip.node == node)
     }
 
     /// An egress IP as a subject.
     #[must_use]
-    pub fn egress_ip_subject(&self, leaving: Leaving) -> &Subject {
+    pub fn egress_ip_subject(&self, leaving: EgressAssignment) -> &ObjectRef {
         &self.subjects.egress_ips[leaving.number]
     }
 
@@ -425,7 +428,7 @@ impl Model {
         let reached = |(id, service): (ServiceId, &Service)| {
             let project = service.project;
             declared.projects.contains(&project)
-                || self.carried(project) == 0
+                || self.wire_vnid(project) == 0
                 || served.contains(&id)
         };
         self.intent.services().map(|found| !reached(found)).collect()
@@ -435,17 +438,18 @@ impl Model {
     #[must_use]
     pub fn has_global_tenants(&self, node: NodeId) -> bool {
         self.mode().compares_vnids()
-            && self.tenants(node).any(|who| self.carried(self.project(who)) == 0)
+            && self.workloads(node).any(|who| self.wire_vnid(self.project(who)) == 0)
     }
 
     /// The services that a node needs: those that its own processes reach, or any of its pods.
     #[must_use]
     pub fn services_for(&self, node: NodeId) -> Vec<ServiceId> {
         let networks: BTreeSet<u32> =
-            self.tenants(node).map(|tenant| self.carried(self.project(tenant))).collect();
+            self.workloads(node).map(|workload| self.wire_vnid(self.project(workload))).collect();
         let all = self.has_global_tenants(node);
         let needed = |id: ServiceId| {
-            all || networks.contains(&self.carried(self.intent[id].project)) || self.nodes_reach(id)
+            all || networks.contains(&self.wire_vnid(self.intent[id].project))
+                || self.nodes_reach(id)
         };
         self.services().map(|(id, _)| id).filter(|id| needed(*id)).collect()
     }
@@ -460,7 +464,7 @@ impl Model {
     pub fn service_ports(
         &self,
         service: ServiceId,
-    ) -> impl Iterator<Item = (&ServicePort, &Subject, u32)> {
+    ) -> impl Iterator<Item = (&ServicePort, &ObjectRef, u32)> {
         let ports = self.intent[service].ports.iter().zip(&self.service_ports[service.index()]);
         ports.map(|(port, (subject, group))| (port, subject, *group))
     }
@@ -474,7 +478,7 @@ impl Model {
     /// The port of the service that a node port leads to, as a subject and with the number of its
     /// group.
     #[must_use]
-    pub fn behind(&self, port: &NodePort) -> (&ServicePort, &Subject, u32) {
+    pub fn service_port_of(&self, port: &NodePort) -> (&ServicePort, &ObjectRef, u32) {
         let (subject, group) = &self.service_ports[port.service.index()][port.index];
         (&self.intent[port.service].ports[port.index], subject, *group)
     }
@@ -495,47 +499,47 @@ impl Model {
 
     /// The meter of a pod that may send but so much, with that.
     #[must_use]
-    pub fn meter(&self, tenant: Tenant) -> Option<(u32, Bandwidth)> {
-        let Tenant::Pod(id) = tenant else { return None };
+    pub fn meter(&self, workload: Workload) -> Option<(u32, Bandwidth)> {
+        let Workload::Pod(id) = workload else { return None };
         self.meters[id.index()].zip(self.intent[id].egress)
     }
 
     /// Whether a service that has an address is for a pod or egress router.
     #[must_use]
-    pub fn backs_service(&self, tenant: Tenant) -> bool {
-        self.backs.contains(&tenant)
+    pub fn is_service_backend(&self, workload: Workload) -> bool {
+        self.backs.contains(&workload)
     }
 
     /// A service as a subject.
     #[must_use]
-    pub fn service_subject(&self, service: ServiceId) -> &Subject {
+    pub fn service_subject(&self, service: ServiceId) -> &ObjectRef {
         &self.subjects.services[service.index()]
     }
 
     /// The network as a whole, as the subject of what belongs to no single object.
     #[must_use]
-    pub fn cluster_subject(&self) -> &Subject {
+    pub fn cluster_subject(&self) -> &ObjectRef {
         &self.subjects.cluster
     }
 
     /// A node as a subject.
     #[must_use]
-    pub fn node_subject(&self, node: NodeId) -> &Subject {
+    pub fn node_subject(&self, node: NodeId) -> &ObjectRef {
         &self.subjects.nodes[node.index()]
     }
 
     /// A project as a subject.
     #[must_use]
-    pub fn project_subject(&self, project: ProjectId) -> &Subject {
+    pub fn project_subject(&self, project: ProjectId) -> &ObjectRef {
         &self.subjects.projects[project.index()]
     }
 
     /// A pod or egress router as a subject.
     #[must_use]
-    pub fn tenant_subject(&self, tenant: Tenant) -> &Subject {
-        match tenant {
-            Tenant::Pod(id) => &self.subjects.pods[id.index()],
-            Tenant::Router(id) => &self.subjects.routers[id.index()],
+    pub fn workload_subject(&self, workload: Workload) -> &ObjectRef {
+        match workload {
+            Workload::Pod(id) => &self.subjects.pods[id.index()],
+            Workload::Router(id) => &self.subjects.routers[id.index()],
         }
     }
 }
@@ -543,17 +547,17 @@ impl Model {
 /// Every object as a subject, by its index.
 #[derive(Debug)]
 struct Subjects {
-    cluster: Subject,
-    nodes: Vec<Subject>,
-    projects: Vec<Subject>,
-    pods: Vec<Subject>,
-    routers: Vec<Subject>,
-    services: Vec<Subject>,
-    egress_ips: Vec<Subject>,
+    cluster: ObjectRef,
+    nodes: Vec<ObjectRef>,
+    projects: Vec<ObjectRef>,
+    pods: Vec<ObjectRef>,
+    routers: Vec<ObjectRef>,
+    services: Vec<ObjectRef>,
+    egress_ips: Vec<ObjectRef>,
 }
 
 /// Which egress IP each pod leaves with.
-fn leaving(intent: &Intent) -> Vec<Option<Leaving>> {
+fn leaving(intent: &Intent) -> Vec<Option<EgressAssignment>> {
     if intent.egress_ips.is_empty() {
         return Vec::new();
     }
@@ -567,7 +571,7 @@ fn leaving(intent: &Intent) -> Vec<Option<Leaving>> {
         let name = intent.pod_name(id);
         let weight = |number: &usize| hash(&format!("{name}/{}", all[*number].address));
         let number = numbers.get(&pod.project)?.clone().max_by_key(weight)?;
-        Some(Leaving { ip: all[number], number })
+        Some(EgressAssignment { ip: all[number], number })
     };
     intent.pods().map(leaving).collect()
 }
@@ -575,10 +579,10 @@ fn leaving(intent: &Intent) -> Vec<Option<Leaving>> {
 impl Subjects {
     fn of(intent: &Intent) -> Self {
         let named = |kind: &str, name: &str, project: Option<&str>, place: Place| {
-            Subject::new(kind, name, name, project, Some(place))
+            ObjectRef::new(kind, name, name, project, Some(place))
         };
         let project = |id: ProjectId| Some(intent[id].name.as_str());
-        let cluster = Subject {
+        let cluster = ObjectRef {
             cookie: Cookie::of("cluster", "cluster"),
             name: "cluster".into(),
             place: intent.cluster.place,
@@ -616,7 +620,7 @@ impl Subjects {
 
 /// The ports of each service as subjects, with the numbers of their groups: the end of the cookie,
 /// or the next that is free.
-fn service_ports(intent: &Intent) -> Vec<Vec<(Subject, u32)>> {
+fn service_ports(intent: &Intent) -> Vec<Vec<(ObjectRef, u32)>> {
     let mut taken = BTreeSet::new();
     let mut all = Vec::with_capacity(intent.services().len());
     for (id, service) in intent.services() {
@@ -624,7 +628,7 @@ fn service_ports(intent: &Intent) -> Vec<Vec<(Subject, u32)>> {
         let project = intent[service.project].name.as_str();
         let ports = service.ports.iter().map(|port| {
             let name = format!("{name}:{}/{}", port.port, port.protocol);
-            let subject = Subject::new("service", &name, &name, Some(project), Some(port.place));
+            let subject = ObjectRef::new("service", &name, &name, Some(project), Some(port.place));
             let group = match group_number(subject.cookie) {
                 number if taken.contains(&number) => free_number(number.into(), &taken),
                 number => number,
@@ -684,7 +688,7 @@ pub fn rule_name(rule: &EgressRule) -> String {
 }
 
 /// The rules of a policy as subjects, each with its rank.
-fn ranked(intent: &Intent, policy: &EgressPolicy, addresses: &Addresses) -> Vec<(Subject, u16)> {
+fn ranked(intent: &Intent, policy: &EgressPolicy, addresses: &Addresses) -> Vec<(ObjectRef, u16)> {
     let project = intent[policy.project].name.as_str();
     let rules = &policy.rules;
     let names: Vec<String> = rules.iter().map(rule_name).collect();
@@ -703,7 +707,7 @@ fn ranked(intent: &Intent, policy: &EgressPolicy, addresses: &Addresses) -> Vec<
             0 => format!("{project}/{name}"),
             again => format!("{project}/{name}/{again}"),
         };
-        Subject::new(
+        ObjectRef::new(
             "rule",
             &key,
             &format!("{project}: {name}"),

@@ -30,7 +30,7 @@ pub(crate) use network_policies::without;
 pub(crate) use outside::link_local;
 
 use crate::diagnostic::{Code, Diagnostic, Place, Report, nearest};
-use crate::input::{At, Documents, unsupported_version};
+use crate::input::{Cursor, Documents, unsupported_version};
 use crate::intent::{self, Intent, NodeId, ProjectId};
 use crate::spec::{self, DesiredState, Selector};
 use crate::value::{Invalid, Name, ipv4};
@@ -179,9 +179,9 @@ impl Context {
     }
 
     /// Checks the parts of a selector that its types can't, and tells whether they are good.
-    fn check_selector(&mut self, selector: &Selector, at: At<'_>) -> bool {
+    fn check_selector(&mut self, selector: &Selector, at: Cursor<'_>) -> bool {
         let mut good = true;
-        let items = at.find("matchExpressions").into_iter().flat_map(At::children);
+        let items = at.find("matchExpressions").into_iter().flat_map(Cursor::children);
         for (expression, at) in selector.expressions.iter().zip(items) {
             let lists = matches!(expression.operator, spec::Operator::In | spec::Operator::NotIn);
             if lists == expression.values.is_empty() {
@@ -205,7 +205,7 @@ impl Context {
 /// Every object of every document, with its position, in the order of the input.
 #[derive(Default)]
 struct Wire<'a> {
-    documents: Vec<(At<'a>, &'a DesiredState)>,
+    documents: Vec<(Cursor<'a>, &'a DesiredState)>,
 }
 
 impl<'a> Wire<'a> {
@@ -218,9 +218,9 @@ impl<'a> Wire<'a> {
         &self,
         key: &'static str,
         list: impl Fn(&'a DesiredState) -> &'a [T] + 'a,
-    ) -> impl Iterator<Item = (At<'a>, &'a T)> {
+    ) -> impl Iterator<Item = (Cursor<'a>, &'a T)> {
         self.documents.iter().flat_map(move |&(at, state)| {
-            at.find(key).into_iter().flat_map(At::children).zip(list(state))
+            at.find(key).into_iter().flat_map(Cursor::children).zip(list(state))
         })
     }
 
@@ -229,7 +229,7 @@ impl<'a> Wire<'a> {
         &self,
         key: &'static str,
         value: impl Fn(&'a DesiredState) -> Option<&'a T> + 'a,
-    ) -> impl Iterator<Item = (At<'a>, &'a T)> {
+    ) -> impl Iterator<Item = (Cursor<'a>, &'a T)> {
         self.documents
             .iter()
             .filter_map(move |&(at, state)| value(state).map(|value| (at.key(key), value)))
@@ -288,11 +288,11 @@ impl<'a, Id: Copy> Index<'a, Id> {
 /// Sorts objects by name and drops those whose name was taken already, with a report.
 fn unique<'a, T>(
     what: &str,
-    items: impl Iterator<Item = (At<'a>, &'a T)>,
+    items: impl Iterator<Item = (Cursor<'a>, &'a T)>,
     name: impl Fn(&'a T) -> &'a Name,
     context: &mut Context,
-) -> Vec<(At<'a>, &'a T)> {
-    let mut sorted: BTreeMap<&Name, (At<'a>, &'a T)> = BTreeMap::new();
+) -> Vec<(Cursor<'a>, &'a T)> {
+    let mut sorted: BTreeMap<&Name, (Cursor<'a>, &'a T)> = BTreeMap::new();
     for (at, item) in items {
         let name = name(item);
         if let Some((first, _)) = sorted.get(name) {
@@ -304,7 +304,7 @@ fn unique<'a, T>(
     sorted.into_values().collect()
 }
 
-fn defined_twice(what: &str, name: &str, at: At<'_>, first: At<'_>) -> Diagnostic {
+fn defined_twice(what: &str, name: &str, at: Cursor<'_>, first: Cursor<'_>) -> Diagnostic {
     Diagnostic::new(Code::DefinedTwice, format!("the {what} `{name}` is defined twice"))
         .at(at.key("name").place())
         .related(first.key("name").place(), "first defined here")
@@ -315,7 +315,7 @@ fn defined_twice(what: &str, name: &str, at: At<'_>, first: At<'_>) -> Diagnosti
 struct Nodes<'a> {
     list: Vec<intent::Node>,
     index: Index<'a, NodeId>,
-    wire: Vec<(At<'a>, &'a spec::Node)>,
+    wire: Vec<(Cursor<'a>, &'a spec::Node)>,
     /// The addresses set aside on each node, with their places.
     reserved: Vec<Vec<(Ipv4Addr, Place)>>,
     /// The ranges from which each node may hold egress IPs.
@@ -328,9 +328,9 @@ struct Projects<'a> {
     index: Index<'a, ProjectId>,
     pods: Vec<intent::Pod>,
     /// The project of the same index as it is written.
-    wire: Vec<(At<'a>, &'a spec::Project)>,
+    wire: Vec<(Cursor<'a>, &'a spec::Project)>,
     /// The pod of the same index as it is written.
-    wire_pods: Vec<(At<'a>, &'a spec::Pod)>,
+    wire_pods: Vec<(Cursor<'a>, &'a spec::Pod)>,
     /// For each project that is in a join, as member or target, where that is said.
     joins: BTreeMap<ProjectId, Place>,
     /// For each global project, where that is said.

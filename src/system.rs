@@ -231,7 +231,7 @@ pub enum Stage<'a> {
     /// The node is read.
     Reading,
     /// The node is about to be changed, and this is what notices, a line each.
-    Disturbing(&'a [String]),
+    Disrupting(&'a [String]),
     /// One of the commands that change it is about to run.
     Changing {
         /// Which of them, from 1.

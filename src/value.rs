@@ -33,14 +33,14 @@ pub use host_address::HostAddress;
 pub use interface::{InterfaceName, NetnsName};
 pub use label::{LabelKey, LabelValue};
 pub use mac::Mac;
-pub use moment::{Moment, age};
+pub use moment::{Timestamp, humanize};
 pub use name::Name;
 pub use name_server::NameServer;
 pub(crate) use number::check as check_number;
 pub use number::{NodePort, Port, Vnid};
 pub use port_name::PortName;
 pub use protocol::Protocol;
-pub use span::Span;
+pub use span::TimeSpan;
 pub use subdomain::SubdomainName;
 
 use crate::diagnostic::{Code, Diagnostic};
@@ -94,7 +94,7 @@ pub const FORMATS: &[(&str, Check)] = &[
     (Name::FORMAT, |text| Name::parse(text).map(drop)),
     (DnsName::FORMAT, |text| DnsName::parse(text).map(drop)),
     (NameServer::FORMAT, |text| NameServer::parse(text).map(drop)),
-    (Span::FORMAT, |text| Span::parse(text).map(drop)),
+    (TimeSpan::FORMAT, |text| TimeSpan::parse(text).map(drop)),
     (Address::FORMAT, |text| Address::parse(text).map(drop)),
     (ClusterIp::FORMAT, |text| ClusterIp::parse(text).map(drop)),
     (Cidr::FORMAT, |text| Cidr::parse(text).map(drop)),

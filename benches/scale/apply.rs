@@ -9,7 +9,7 @@ use ringfence::diagnostic::Sources;
 use ringfence::driver::load::Loaded;
 use ringfence::emit::Renderer;
 use ringfence::lab::{Hold, Host, Role};
-use ringfence::lower::{Common, Plan};
+use ringfence::lower::{ClusterFlows, Plan};
 use ringfence::model::Model;
 use ringfence::value::Datapath;
 
@@ -190,7 +190,7 @@ fn write_node(state: &Path, out: &Path) -> std::path::PathBuf {
     fs::write(&loaded.lock_path, lock.render()).expect("a lock file");
     let (model, sources, _): (Model, Sources, _) = loaded.draft().expect("a model");
     let model = model.with_datapath(Datapath::Netdev);
-    let common = Common::new(&model).expect("common flows");
+    let common = ClusterFlows::new(&model).expect("common flows");
     let renderer = Renderer::new(&model, &sources).expect("templates");
     let (id, _) = model.intent().nodes().find(|(_, n)| n.name.as_str() == NODE).expect("a node");
     let plan = Plan::of(&common, id).expect("a plan");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Allocator, Numbers, by_name};
+use super::{Allocations, Allocator, by_name};
 use crate::diagnostic::{Code, Diagnostic, Report};
 use crate::intent::{Intent, Service, ServiceAddress, ServicePort};
 use crate::spec::ServiceType;
@@ -139,7 +139,7 @@ pub(crate) fn served(
 
 /// RF141: what is blocked is served elsewhere.
 #[must_use]
-pub fn unused_blocks(intent: &Intent, numbers: &Numbers) -> Report {
+pub fn unused_blocks(intent: &Intent, numbers: &Allocations) -> Report {
     let served = served(intent, &numbers.node_ports);
     let mut report = Report::new();
     let mut seen = Vec::new();

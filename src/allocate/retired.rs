@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::Numbers;
+use super::Allocations;
 use crate::diagnostic::{Code, Diagnostic, Place, Report};
 use crate::intent::{Fixed, Intent, NodeId, ServiceAddress};
 use crate::lock::Lock;
@@ -89,7 +89,7 @@ pub(super) fn after(
     mut retired: Retired,
     intent: &Intent,
     lock: &Lock,
-    numbers: &Numbers,
+    numbers: &Allocations,
 ) -> Retired {
     let held = held(intent, numbers);
     retired.extend(locked(lock).map(|(key, address, _)| (address, key)));
@@ -98,7 +98,7 @@ pub(super) fn after(
 }
 
 /// All addresses with those that have them.
-fn held(intent: &Intent, numbers: &Numbers) -> BTreeMap<Ipv4Addr, (String, Holder)> {
+fn held(intent: &Intent, numbers: &Allocations) -> BTreeMap<Ipv4Addr, (String, Holder)> {
     let pods = numbers.pods.iter().map(|endpoint| Some(endpoint.address));
     let routers = numbers.routers.iter().map(|endpoint| Some(endpoint.address));
     let addresses = pods.chain(routers).chain(numbers.services.iter().copied());
@@ -108,7 +108,7 @@ fn held(intent: &Intent, numbers: &Numbers) -> BTreeMap<Ipv4Addr, (String, Holde
 
 /// RF106: what the desired state gives an address that another had before.
 #[must_use]
-pub fn handed_on(intent: &Intent, lock: &Lock, prune: bool, numbers: &Numbers) -> Report {
+pub fn handed_on(intent: &Intent, lock: &Lock, prune: bool, numbers: &Allocations) -> Report {
     let mut report = Report::new();
     let mut former = if prune { Retired::new() } else { lock.retired_addresses.clone() };
     former.extend(locked(lock).map(|(key, address, _)| (address, key)));

@@ -7,10 +7,10 @@ use super::path::{Arrival, Way, source};
 use super::question::{Question, Target};
 use crate::artifact::host;
 use crate::dataplane::origin::Cookie;
-use crate::intent::{Attachment, NodeId, Tenant};
+use crate::intent::{Attachment, NodeId, Workload};
 use crate::model::{Model, veth_name};
 use crate::value::Protocol;
-use crate::verify::reach::{From, To};
+use crate::verify::reach::{Destination, Source};
 
 /// A command line for a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +30,11 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
     let mut lines = Vec::new();
     let sent = format!("{protocol} and host {address} and port {port}");
     let first = match from {
-        From::Tenant(tenant) => {
-            lines.push(at_tenant(model, tenant, "what the sender sends", &sent));
-            Some(model.node(tenant))
+        Source::Workload(workload) => {
+            lines.push(at_tenant(model, workload, "what the sender sends", &sent));
+            Some(model.node(workload))
         }
-        From::Node(node) => {
+        Source::Node(node) => {
             let interface = if model.intent().cluster().contains(address) {
                 host::TUN.to_owned()
             } else {
@@ -44,8 +44,8 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
             lines.push(Line { node: Some(node), what: "what the node sends", command });
             Some(node)
         }
-        From::Outside => match question.to {
-            Target::One(To::NodePort(node, _)) => {
+        Source::Outside => match question.to {
+            Target::One(Destination::NodePort(node, _)) => {
                 let uplink = model.intent()[node].uplink.as_ref();
                 let interface = uplink.map_or("any", |uplink| uplink.addressed().as_str());
                 let command = format!("tcpdump -nni {interface} '{sent}'");
@@ -55,7 +55,9 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
             _ => None,
         },
     };
-    let Some(Arrival { node, tenant, address: at, port: got }) = way.arrival else { return lines };
+    let Some(Arrival { node, workload, address: at, port: got }) = way.arrival else {
+        return lines;
+    };
     if let Some(first) = first.filter(|first| *first != node) {
         let intent = model.intent();
         let vxlan = intent.cluster().vxlan_port;
@@ -71,14 +73,14 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
     }
     let got = got.unwrap_or(port.get());
     let taken = format!("{protocol} and host {at} and port {got}");
-    match tenant {
-        Some(tenant) => lines.push(at_tenant(model, tenant, "what the receiver gets", &taken)),
+    match workload {
+        Some(workload) => lines.push(at_tenant(model, workload, "what the receiver gets", &taken)),
         None => {
             let command = format!("tcpdump -nni any '{taken}'");
             lines.push(Line { node: Some(node), what: "what leaves the node", command });
         }
     }
-    lines.extend(throughput(model, question, tenant.map(|tenant| (tenant, node)), got));
+    lines.extend(throughput(model, question, workload.map(|workload| (workload, node)), got));
     lines
 }
 
@@ -86,7 +88,7 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
 fn throughput(
     model: &Model,
     question: &Question,
-    receiver: Option<(Tenant, NodeId)>,
+    receiver: Option<(Workload, NodeId)>,
     got: u16,
 ) -> Vec<Line> {
     let Question { from, address, protocol, port, .. } = *question;
@@ -95,32 +97,32 @@ fn throughput(
         Protocol::Udp => " -u -b 100M",
         Protocol::Sctp => " --sctp",
     };
-    let inside = |tenant: Tenant| namespace(model, tenant).unwrap_or_default();
+    let inside = |workload: Workload| namespace(model, workload).unwrap_or_default();
     let what = "iperf3, server";
     let server = match receiver {
-        Some((tenant @ Tenant::Pod(_), node)) => Line {
+        Some((workload @ Workload::Pod(_), node)) => Line {
             node: Some(node),
             what,
-            command: format!("{}iperf3 -s -1 -p {got}", inside(tenant)),
+            command: format!("{}iperf3 -s -1 -p {got}", inside(workload)),
         },
         // A router or a host outside answers by itself.
         _ => Line { node: None, what, command: format!("iperf3 -s -1 -p {got}") },
     };
     let (node, prefix) = match from {
-        From::Tenant(tenant) => (Some(model.node(tenant)), inside(tenant)),
-        From::Node(node) => (Some(node), String::new()),
-        From::Outside => (None, String::new()),
+        Source::Workload(workload) => (Some(model.node(workload)), inside(workload)),
+        Source::Node(node) => (Some(node), String::new()),
+        Source::Outside => (None, String::new()),
     };
     let command = format!("{prefix}iperf3 -c {address} -p {port}{option}");
     vec![server, Line { node, what: "iperf3, client", command }]
 }
 
-fn at_tenant(model: &Model, tenant: Tenant, what: &'static str, filter: &str) -> Line {
-    let node = Some(model.node(tenant));
-    let command = match namespace(model, tenant) {
+fn at_tenant(model: &Model, workload: Workload, what: &'static str, filter: &str) -> Line {
+    let node = Some(model.node(workload));
+    let command = match namespace(model, workload) {
         Some(prefix) => format!("{prefix}tcpdump -nni {} '{filter}'", host::POD_INTERFACE),
         None => {
-            let interface = interface(model, tenant);
+            let interface = interface(model, workload);
             format!("tcpdump -nni {interface} '{filter}'")
         }
     };
@@ -129,28 +131,28 @@ fn at_tenant(model: &Model, tenant: Tenant, what: &'static str, filter: &str) ->
 
 /// What runs a command in the namespace of a pod or egress router; `None` where it brings its own
 /// interface, which is in no namespace that is known.
-fn namespace(model: &Model, tenant: Tenant) -> Option<String> {
-    let name = match tenant {
-        Tenant::Pod(id) => match &model.intent()[id].attachment {
+fn namespace(model: &Model, workload: Workload) -> Option<String> {
+    let name = match workload {
+        Workload::Pod(id) => match &model.intent()[id].attachment {
             Attachment::Netns(name) => name.to_string(),
             Attachment::Interface(_) => return None,
         },
-        Tenant::Router(id) => format!("{}{}", host::ROUTER_NETNS_PREFIX, model.intent()[id].name),
+        Workload::Router(id) => format!("{}{}", host::ROUTER_NETNS_PREFIX, model.intent()[id].name),
     };
     Some(format!("ip netns exec {name} "))
 }
 
 /// The interface at the node's bridge.
-fn interface(model: &Model, tenant: Tenant) -> String {
-    let cookie: Cookie = model.tenant_subject(tenant).cookie;
-    match tenant {
-        Tenant::Pod(id) => match &model.intent()[id].attachment {
+fn interface(model: &Model, workload: Workload) -> String {
+    let cookie: Cookie = model.workload_subject(workload).cookie;
+    match workload {
+        Workload::Pod(id) => match &model.intent()[id].attachment {
             Attachment::Interface(interface) => interface.to_string(),
             Attachment::Netns(_) => {
                 veth_name(cookie).map(|name| name.to_string()).unwrap_or_default()
             }
         },
-        Tenant::Router(_) => veth_name(cookie).map(|name| name.to_string()).unwrap_or_default(),
+        Workload::Router(_) => veth_name(cookie).map(|name| name.to_string()).unwrap_or_default(),
     }
 }
 

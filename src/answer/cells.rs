@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::question::{Directory, Holder, is_host};
-use crate::intent::{Direction, NetworkPolicy, Peer, PolicyPorts, PortSet, ProjectId, Tenant};
+use crate::intent::{Direction, NetworkPolicy, Peer, PolicyPorts, PortSet, ProjectId, Workload};
 use crate::model::Model;
 use crate::spec::{Labels, Mode};
 use crate::value::{Port, Protocol};
@@ -139,7 +139,7 @@ pub fn as_ports(borders: &BTreeSet<u16>) -> impl Iterator<Item = Port> {
 pub struct Classes {
     pods: Vec<u32>,
     /// Of each class, two members at most.
-    members: Vec<(Tenant, Option<Tenant>)>,
+    members: Vec<(Workload, Option<Workload>)>,
 }
 
 impl Classes {
@@ -155,7 +155,7 @@ impl Classes {
         let mut last: Option<(Key<'_>, u32)> = None;
         static BARE: Labels = Labels(BTreeMap::new());
         for (id, pod) in model.intent().pods() {
-            let address = u32::from(model.endpoint(Tenant::Pod(id)).address);
+            let address = u32::from(model.endpoint(Workload::Pod(id)).address);
             let key: Key<'_> = if policies {
                 let cut = cuts.partition_point(|border| *border <= address);
                 (pod.project, &pod.labels, &pod.ports, cut)
@@ -170,10 +170,10 @@ impl Classes {
                 }
             };
             last = Some((key, class));
-            let tenant = Tenant::Pod(id);
+            let workload = Workload::Pod(id);
             match classes.members.get_mut(class as usize) {
-                None => classes.members.push((tenant, None)),
-                Some((_, second @ None)) => *second = Some(tenant),
+                None => classes.members.push((workload, None)),
+                Some((_, second @ None)) => *second = Some(workload),
                 Some(_) => {}
             }
             classes.pods.push(class);
@@ -183,10 +183,10 @@ impl Classes {
 
     /// The class of a pod; egress routers are each alone.
     #[must_use]
-    pub fn of(&self, tenant: Tenant) -> Option<u32> {
-        match tenant {
-            Tenant::Pod(id) => self.pods.get(id.index()).copied(),
-            Tenant::Router(_) => None,
+    pub fn of(&self, workload: Workload) -> Option<u32> {
+        match workload {
+            Workload::Pod(id) => self.pods.get(id.index()).copied(),
+            Workload::Router(_) => None,
         }
     }
 }

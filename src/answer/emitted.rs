@@ -19,7 +19,7 @@ use crate::proof::frame::{FIELDS, Field, Point, address, kind, proto};
 use crate::proof::read::flows::Flows;
 use crate::proof::read::groups::{self, Groups};
 use crate::value::{Mac, Protocol};
-use crate::verify::reach::{From, To};
+use crate::verify::reach::{Destination, Source};
 
 /// A flow of a file that the packet meets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,11 +93,12 @@ fn go_on(
     match trace.exits.first() {
         None => {}
         Some(Exit::Port(port)) => {
-            let mut tenants = model.tenants(node);
-            let tenant = tenants.find(|who| u64::from(model.endpoint(*who).port.get()) == *port);
+            let mut workloads = model.workloads(node);
+            let workload =
+                workloads.find(|who| u64::from(model.endpoint(*who).port.get()) == *port);
             let number = u16::try_from(last.get(Field::DstPort)).ok();
             let to = address(last.get(Field::Dst));
-            followed.arrival = Some(Arrival { node, tenant, address: to, port: number });
+            followed.arrival = Some(Arrival { node, workload, address: to, port: number });
         }
         Some(Exit::Tunnel(to, vni)) => {
             let to = address(*to);
@@ -168,25 +169,26 @@ fn entry(model: &Model, question: &Question) -> Option<(NodeId, Point)> {
         (node, point)
     };
     match (from, to) {
-        (From::Tenant(tenant), _) => {
-            let own = model.endpoint(tenant);
+        (Source::Workload(workload), _) => {
+            let own = model.endpoint(workload);
             let ends = (own.address, address);
-            Some((model.node(tenant), point(own.port, own.mac, ends, (protocol, port.get()))))
+            Some((model.node(workload), point(own.port, own.mac, ends, (protocol, port.get()))))
         }
-        (From::Node(_) | From::Outside, Target::One(To::NodePort(node, _))) => {
+        (Source::Node(_) | Source::Outside, Target::One(Destination::NodePort(node, _))) => {
             let mut ports = model.node_ports().iter();
             let served = ports.find(|p| p.protocol == protocol && p.port == port)?;
             let service = model.service_address(served.service)?;
             let src = match from {
-                From::Node(own) if own == node => model.gateway(node),
+                Source::Node(own) if own == node => model.gateway(node),
                 _ => model.node_port_source(node),
             };
-            Some(by_host(node, src, service, model.behind(served).0.port.get()))
+            Some(by_host(node, src, service, model.service_port_of(served).0.port.get()))
         }
-        (From::Node(node), Target::One(To::Tenant(_) | To::Service(_)) | Target::Nobody) => {
-            Some(by_host(node, model.gateway(node), address, port.get()))
-        }
-        (From::Node(_) | From::Outside, _) => None,
+        (
+            Source::Node(node),
+            Target::One(Destination::Workload(_) | Destination::Service(_)) | Target::Nobody,
+        ) => Some(by_host(node, model.gateway(node), address, port.get())),
+        (Source::Node(_) | Source::Outside, _) => None,
     }
 }
 

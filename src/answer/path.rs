@@ -6,15 +6,15 @@ use std::net::Ipv4Addr;
 
 use super::question::{OUTSIDE, Question, Target, router_leads_to};
 use crate::dataplane::openflow::{Action, CtState, Flow};
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::diagnostic::{Diagnostic, Place};
-use crate::intent::{NodeId, Tenant};
-use crate::lower::{Common, Plan};
+use crate::intent::{NodeId, Workload};
+use crate::lower::{ClusterFlows, Plan};
 use crate::model::Model;
 use crate::pipeline::OfPort;
 use crate::value::{Datapath, Mac, Port, Protocol};
 use crate::verify::evaluate::{Body, End, Frame, Piece, walk};
-use crate::verify::reach::{From, Reach, To};
+use crate::verify::reach::{Destination, Reach, Source};
 
 /// Of a packet that has begun a connection, the answer goes to a port like this one.
 const CLIENT_PORT: u16 = 40_000;
@@ -51,7 +51,7 @@ pub struct Arrival {
     /// The node.
     pub node: NodeId,
     /// The pod or egress router; `None` for the node's own network stack.
-    pub tenant: Option<Tenant>,
+    pub workload: Option<Workload>,
     /// The destination.
     pub address: Ipv4Addr,
     /// The port, where it has one.
@@ -61,14 +61,14 @@ pub struct Arrival {
 /// The bridges of all nodes, made when a packet comes to them.
 #[derive(Debug)]
 pub struct Fabric<'m> {
-    common: &'m Common<'m>,
+    common: &'m ClusterFlows<'m>,
     plans: BTreeMap<NodeId, Plan<'m>>,
 }
 
 impl<'m> Fabric<'m> {
     /// The bridges of a model.
     #[must_use]
-    pub fn new(common: &'m Common<'m>) -> Self {
+    pub fn new(common: &'m ClusterFlows<'m>) -> Self {
         Self { common, plans: BTreeMap::new() }
     }
 
@@ -93,22 +93,25 @@ impl<'m> Fabric<'m> {
         let Some(arrival) = request.arrival else { return Ok(None) };
         let mut way = Way::default();
         let to = match question.from {
-            From::Tenant(tenant) => model.endpoint(tenant).address,
-            From::Node(node) => model.gateway(node),
-            From::Outside => match question.to {
-                Target::One(To::NodePort(node, _)) => model.node_port_source(node),
+            Source::Workload(workload) => model.endpoint(workload).address,
+            Source::Node(node) => model.gateway(node),
+            Source::Outside => match question.to {
+                Target::One(Destination::NodePort(node, _)) => model.node_port_source(node),
                 _ => return Ok(None),
             },
         };
-        let (in_port, mac, src) = match arrival.tenant {
-            Some(tenant) => {
-                let own = model.endpoint(tenant);
+        let (in_port, mac, src) = match arrival.workload {
+            Some(workload) => {
+                let own = model.endpoint(workload);
                 (own.port, own.mac, own.address)
             }
-            None if matches!(question.from, From::Node(_)) => return Ok(None),
+            None if matches!(question.from, Source::Node(_)) => return Ok(None),
             None => {
                 let from = model.gateway(arrival.node);
-                if matches!(question.to, Target::One(To::Outside(_) | To::Service(_))) {
+                if matches!(
+                    question.to,
+                    Target::One(Destination::Outside(_) | Destination::Service(_))
+                ) {
                     let effect = format!("knows the connection, and leads it back to {to}");
                     way.steps.push(host(model, arrival.node, "ruleset", &effect));
                 }
@@ -123,7 +126,7 @@ impl<'m> Fabric<'m> {
             ..Frame::new(in_port, mac, body)
         };
         self.follow(arrival.node, &frame, &mut way)?;
-        if let (Some(at), From::Outside) = (way.arrival, question.from) {
+        if let (Some(at), Source::Outside) = (way.arrival, question.from) {
             let effect = "gives the answer the node's address again, and lets it out";
             way.steps.push(host(model, at.node, "ruleset", effect));
         }
@@ -165,10 +168,10 @@ impl<'m> Fabric<'m> {
                 None
             }
             Some(End::Port(port_number)) => {
-                let mut tenants = model.tenants(node);
-                let tenant = tenants.find(|who| model.endpoint(*who).port == *port_number);
-                way.arrival = Some(Arrival { node, tenant, address: dst, port });
-                let out = match tenant {
+                let mut workloads = model.workloads(node);
+                let workload = workloads.find(|who| model.endpoint(*who).port == *port_number);
+                way.arrival = Some(Arrival { node, workload, address: dst, port });
+                let out = match workload {
                     Some(who) => {
                         format!("out of port {} to {}", port_number.get(), named(model, who))
                     }
@@ -208,11 +211,11 @@ fn entry(model: &Model, question: &Question, way: &mut Way) -> Option<(NodeId, F
         Frame::new(in_port, mac, Body::Ip { src, dst, transport, piece: Piece::Whole })
     };
     match (from, to) {
-        (From::Tenant(tenant), _) => {
-            let own = model.endpoint(tenant);
-            Some((model.node(tenant), frame(own.port, own.mac, own.address, address, port)))
+        (Source::Workload(workload), _) => {
+            let own = model.endpoint(workload);
+            Some((model.node(workload), frame(own.port, own.mac, own.address, address, port)))
         }
-        (From::Node(node), Target::One(To::NodePort(by, _))) if node != by => {
+        (Source::Node(node), Target::One(Destination::NodePort(by, _))) if node != by => {
             let out = format!("sends it from {} to {address}", model.intent()[node].address);
             way.steps.push(host(model, node, "kernel", &out));
             let found = served(model, protocol, port)?;
@@ -221,39 +224,44 @@ fn entry(model: &Model, question: &Question, way: &mut Way) -> Option<(NodeId, F
             let mac = Mac::of_ipv4(model.gateway(by));
             Some((by, frame(OfPort::TUN, mac, src, found.1, found.2)))
         }
-        (From::Node(node), Target::One(To::NodePort(..))) => {
+        (Source::Node(node), Target::One(Destination::NodePort(..))) => {
             let found = served(model, protocol, port)?;
             let src = model.gateway(node);
             way.steps.push(host(model, node, "ruleset", &translated(model, &found, None)));
             let mac = Mac::of_ipv4(src);
             Some((node, frame(OfPort::TUN, mac, src, found.1, found.2)))
         }
-        (From::Node(node), Target::One(To::Tenant(_) | To::Service(_)) | Target::Nobody) => {
+        (
+            Source::Node(node),
+            Target::One(Destination::Workload(_) | Destination::Service(_)) | Target::Nobody,
+        ) => {
             let src = model.gateway(node);
             Some((node, frame(OfPort::TUN, Mac::of_ipv4(src), src, address, port)))
         }
-        (From::Node(node), _) => {
+        (Source::Node(node), _) => {
             way.steps.push(host(model, node, "kernel", &format!("sends it to {address}")));
             None
         }
-        (From::Outside, Target::One(To::NodePort(node, _))) => {
+        (Source::Outside, Target::One(Destination::NodePort(node, _))) => {
             let found = served(model, protocol, port)?;
             let src = model.node_port_source(node);
             way.steps.push(host(model, node, "ruleset", &translated(model, &found, Some(src))));
             let mac = Mac::of_ipv4(model.gateway(node));
             Some((node, frame(OfPort::TUN, mac, src, found.1, found.2)))
         }
-        (From::Outside, Target::One(to)) => {
+        (Source::Outside, Target::One(to)) => {
             let node = match to {
-                To::Tenant(tenant) | To::Member(tenant) => model.node(tenant),
-                To::Node(node) | To::NodePort(node, _) => node,
-                To::Service(_) | To::Outside(_) => return None,
+                Destination::Workload(workload) | Destination::Member(workload) => {
+                    model.node(workload)
+                }
+                Destination::Node(node) | Destination::NodePort(node, _) => node,
+                Destination::Service(_) | Destination::Outside(_) => return None,
             };
             let effect = "drops what comes from outside and answers nothing";
             way.steps.push(host(model, node, "ruleset", effect));
             None
         }
-        (From::Outside, _) => None,
+        (Source::Outside, _) => None,
     }
 }
 
@@ -262,7 +270,7 @@ fn served(model: &Model, protocol: Protocol, port: Port) -> Option<(String, Ipv4
     let mut ports = model.node_ports().iter();
     let found = ports.find(|served| served.protocol == protocol && served.port == port)?;
     let address = model.service_address(found.service)?;
-    Some((model.intent().service_name(found.service), address, model.behind(found).0.port))
+    Some((model.intent().service_name(found.service), address, model.service_port_of(found).0.port))
 }
 
 fn translated(
@@ -287,8 +295,8 @@ fn last_steps(model: &Model, question: &Question, reach: &Reach, way: &mut Way) 
         return;
     };
     let (protocol, port) = (question.protocol, question.port);
-    match arrival.tenant {
-        Some(Tenant::Router(id)) => {
+    match arrival.workload {
+        Some(Workload::Router(id)) => {
             let router = &model.intent()[id];
             let port = arrival.port.and_then(|port| Port::new(port.into()).ok()).unwrap_or(port);
             let effect = if router.mode.takes(protocol, port) {
@@ -306,7 +314,7 @@ fn last_steps(model: &Model, question: &Question, reach: &Reach, way: &mut Way) 
                 flow: None,
             });
         }
-        Some(Tenant::Pod(_)) => {}
+        Some(Workload::Pod(_)) => {}
         None if reach.refused => {
             let effect = "refuses it, and tells the sender";
             way.steps.push(host(model, arrival.node, "ruleset", effect));
@@ -318,8 +326,8 @@ fn last_steps(model: &Model, question: &Question, reach: &Reach, way: &mut Way) 
             let own = model.own_addresses(arrival.node).contains(&arrival.address)
                 || model.gateway(arrival.node) == arrival.address;
             let effect = match question.from {
-                From::Tenant(tenant) if !own => {
-                    let seen = model.seen_outside_as(tenant);
+                Source::Workload(workload) if !own => {
+                    let seen = model.external_source(workload);
                     format!("lets it out to {}, seen there as {seen}", arrival.address)
                 }
                 _ => "takes it".to_owned(),
@@ -342,7 +350,7 @@ fn host(model: &Model, node: NodeId, at: &str, effect: &str) -> Step {
 }
 
 fn step(node: NodeId, flow: &Flow<'_>, effect: Option<String>) -> Step {
-    let Subject { name, place, .. } = flow.subject;
+    let ObjectRef { name, place, .. } = flow.subject;
     let mut text = Vec::new();
     flow.write(&mut text);
     Step {
@@ -379,16 +387,16 @@ fn effect(
 }
 
 /// A pod or egress router, as objects of flows are named.
-fn named(model: &Model, tenant: Tenant) -> String {
-    model.tenant_subject(tenant).name.to_string()
+fn named(model: &Model, workload: Workload) -> String {
+    model.workload_subject(workload).name.to_string()
 }
 
 /// The source of a question's packet, as its first bridge or node has it.
 #[must_use]
-pub fn source(model: &Model, from: From) -> Ipv4Addr {
+pub fn source(model: &Model, from: Source) -> Ipv4Addr {
     match from {
-        From::Tenant(tenant) => model.endpoint(tenant).address,
-        From::Node(node) => model.gateway(node),
-        From::Outside => OUTSIDE,
+        Source::Workload(workload) => model.endpoint(workload).address,
+        Source::Node(node) => model.gateway(node),
+        Source::Outside => OUTSIDE,
     }
 }

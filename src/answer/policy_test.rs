@@ -11,10 +11,10 @@ use super::question::{
     Directory, Question, Target, decide, headline, question, router_leads_to, sender,
 };
 use crate::diagnostic::{Code, Diagnostic};
-use crate::intent::{Endpoint, PolicyTest, ProjectId, Tenant, TestEnd, Verdict, Via};
+use crate::intent::{Endpoint, PolicyTest, ProjectId, TestEnd, Verdict, Via, Workload};
 use crate::model::Model;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Reach, To};
+use crate::verify::reach::{Destination, Reach, Source};
 
 /// How a test went.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct Outcome {
 struct Side {
     end: Endpoint,
     /// Another of the same class, where two are meant.
-    second: Option<Tenant>,
+    second: Option<Workload>,
     class: Option<u32>,
 }
 
@@ -97,19 +97,19 @@ impl Ground<'_> {
         let mut sides = Vec::new();
         let mut known: BTreeMap<u32, usize> = BTreeMap::new();
         let mut add = |end: Endpoint| {
-            let tenant = match end {
-                Endpoint::Tenant(tenant) => Some(tenant),
+            let workload = match end {
+                Endpoint::Workload(workload) => Some(workload),
                 _ => None,
             };
-            let class = tenant.and_then(|tenant| self.classes.of(tenant));
+            let class = workload.and_then(|workload| self.classes.of(workload));
             match class.filter(|_| !each).and_then(|class| known.get(&class)) {
                 Some(index) => {
                     let side: &mut Side = &mut sides[*index];
-                    let first = Endpoint::Tenant;
+                    let first = Endpoint::Workload;
                     if side.second.is_none()
-                        && tenant.is_some_and(|tenant| first(tenant) != side.end)
+                        && workload.is_some_and(|workload| first(workload) != side.end)
                     {
-                        side.second = tenant;
+                        side.second = workload;
                     }
                 }
                 None => {
@@ -124,7 +124,7 @@ impl Ground<'_> {
             match end {
                 TestEnd::Named(end, _) => add(*end),
                 TestEnd::Pods(set) => {
-                    set.pods(self.model.intent()).map(Endpoint::Tenant).for_each(&mut add);
+                    set.pods(self.model.intent()).map(Endpoint::Workload).for_each(&mut add);
                 }
             }
         }
@@ -150,9 +150,9 @@ impl Ground<'_> {
 
     fn project(&self, end: Endpoint) -> Option<ProjectId> {
         match end {
-            Endpoint::Tenant(tenant) => Some(self.model.project(tenant)),
+            Endpoint::Workload(workload) => Some(self.model.project(workload)),
             Endpoint::Address(address) => match self.directory.holder(self.model, address) {
-                super::question::Holder::Tenant(tenant) => Some(self.model.project(tenant)),
+                super::question::Holder::Workload(workload) => Some(self.model.project(workload)),
                 _ => None,
             },
             _ => None,
@@ -169,7 +169,7 @@ impl Ground<'_> {
         // Nobody sends to itself by the network.
         let to = if from.end == to.end {
             match (from.second.or(to.second), from.class == to.class) {
-                (Some(other), true) => Endpoint::Tenant(other),
+                (Some(other), true) => Endpoint::Workload(other),
                 _ => return Ok(()),
             }
         } else {
@@ -202,7 +202,7 @@ impl Ground<'_> {
         let all = PROTOCOLS.into_iter().filter(|protocol| fits(*protocol));
         all.flat_map(|protocol| {
             let mut borders = ports(self.model, sends, gets, protocol);
-            if let Endpoint::Tenant(Tenant::Router(id)) = to {
+            if let Endpoint::Workload(Workload::Router(id)) = to {
                 for port in self.model.intent()[id].mode.ports(protocol) {
                     borders.insert(port.get());
                     borders.extend(port.get().checked_add(1));
@@ -273,7 +273,7 @@ impl Ground<'_> {
         packets: &mut u64,
     ) -> Result<(), Diagnostic> {
         let (model, directory) = (self.model, &self.directory);
-        let to = Endpoint::Tenant(Tenant::Router(router));
+        let to = Endpoint::Workload(Workload::Router(router));
         let sends = sender(model, directory, from)?;
         for transport in self.transports(test, from, to) {
             let question = question(model, directory, sends, to, transport)?;
@@ -313,11 +313,12 @@ impl Ground<'_> {
             Some(Via::Address(address)) => address,
             Some(Via::Router(_)) | None => return Ok(()),
         };
-        let (From::Tenant(tenant), Target::One(To::Outside(_))) = (question.from, question.to)
+        let (Source::Workload(workload), Target::One(Destination::Outside(_))) =
+            (question.from, question.to)
         else {
             return Ok(());
         };
-        let by = self.model.seen_outside_as(tenant);
+        let by = self.model.external_source(workload);
         if by == seen {
             return Ok(());
         }

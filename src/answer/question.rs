@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use crate::diagnostic::{Code, Diagnostic};
-use crate::intent::{Endpoint, NodeId, RouterMode, ServiceId, Tenant, Verdict};
+use crate::intent::{Endpoint, NodeId, RouterMode, ServiceId, Verdict, Workload};
 use crate::model::Model;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Packet, Reach, To, reach};
+use crate::verify::reach::{Destination, Packet, Reach, Source, reach};
 
 /// Stands for everybody outside, as a sender and where nothing else is said: TEST-NET-3 (RFC 5737).
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
@@ -15,7 +15,7 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// A pod or egress router.
-    Tenant(Tenant),
+    Workload(Workload),
     /// A node, as the gateway of its pods.
     Gateway(NodeId),
     /// A node, as the outside knows it.
@@ -45,9 +45,9 @@ impl Directory {
         let intent = model.intent();
         let mut holders = Vec::with_capacity(intent.pods().len());
         for (id, _) in intent.nodes() {
-            let tenants = model.tenants(id);
-            let at = |tenant| (model.endpoint(tenant).address, Holder::Tenant(tenant));
-            holders.extend(tenants.map(at));
+            let workloads = model.workloads(id);
+            let at = |workload| (model.endpoint(workload).address, Holder::Workload(workload));
+            holders.extend(workloads.map(at));
             holders.push((model.gateway(id), Holder::Gateway(id)));
             holders.extend(model.own_addresses(id).into_iter().map(|own| (own, Holder::Node(id))));
         }
@@ -75,7 +75,7 @@ impl Directory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// One receiver.
-    One(To),
+    One(Destination),
     /// The members of a multicast group.
     Group,
     /// Nobody has the address.
@@ -86,7 +86,7 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Who sends it.
-    pub from: From,
+    pub from: Source,
     /// Whom it is for.
     pub to: Target,
     /// Its destination address.
@@ -98,23 +98,23 @@ pub struct Question {
 }
 
 /// The sender that an end of a connection is. The error has no place.
-pub fn sender(model: &Model, directory: &Directory, end: Endpoint) -> Result<From, Diagnostic> {
+pub fn sender(model: &Model, directory: &Directory, end: Endpoint) -> Result<Source, Diagnostic> {
     let unusable = |message: String| {
         Err(Diagnostic::new(Code::EndpointUnusable, message)
             .help("name a pod, an egress router, a node, an address of one of them, or `outside`"))
     };
     match end {
-        Endpoint::Tenant(tenant) => Ok(From::Tenant(tenant)),
-        Endpoint::Node(node) => Ok(From::Node(node)),
-        Endpoint::Outside => Ok(From::Outside),
+        Endpoint::Workload(workload) => Ok(Source::Workload(workload)),
+        Endpoint::Node(node) => Ok(Source::Node(node)),
+        Endpoint::Outside => Ok(Source::Outside),
         Endpoint::Service(id) => {
             unusable(format!("a service sends nothing: `{}`", model.intent().service_name(id)))
         }
         Endpoint::Network(network) => unusable(format!("`{network}` is not one sender")),
         Endpoint::Address(address) => match directory.holder(model, address) {
-            Holder::Tenant(tenant) => Ok(From::Tenant(tenant)),
-            Holder::Gateway(node) | Holder::Node(node) => Ok(From::Node(node)),
-            Holder::Outside if is_host(address) => Ok(From::Outside),
+            Holder::Workload(workload) => Ok(Source::Workload(workload)),
+            Holder::Gateway(node) | Holder::Node(node) => Ok(Source::Node(node)),
+            Holder::Outside if is_host(address) => Ok(Source::Outside),
             Holder::Outside => unusable(format!("no host has the address `{address}`")),
             Holder::Service(_) => {
                 unusable(format!("`{address}` is a service, which sends nothing"))
@@ -130,43 +130,43 @@ pub fn sender(model: &Model, directory: &Directory, end: Endpoint) -> Result<Fro
 pub fn question(
     model: &Model,
     directory: &Directory,
-    from: From,
+    from: Source,
     end: Endpoint,
     (protocol, port): (Protocol, Port),
 ) -> Result<Question, Diagnostic> {
     let address = match end {
-        Endpoint::Tenant(tenant) => model.endpoint(tenant).address,
+        Endpoint::Workload(workload) => model.endpoint(workload).address,
         Endpoint::Node(node) => model.intent()[node].address,
         Endpoint::Outside => OUTSIDE,
         Endpoint::Address(address) => address,
         Endpoint::Network(network) => network.network(),
         Endpoint::Service(id) => {
-            let to = Target::One(To::Service(id));
+            let to = Target::One(Destination::Service(id));
             let address = model.service_address(id).unwrap_or(Ipv4Addr::UNSPECIFIED);
             return Ok(Question { from, to, address, protocol, port });
         }
     };
     let to = match directory.holder(model, address) {
-        Holder::Tenant(tenant) => Target::One(To::Tenant(tenant)),
-        Holder::Gateway(node) => Target::One(To::Node(node)),
-        Holder::Node(node) => Target::One(To::NodePort(node, address))
+        Holder::Workload(workload) => Target::One(Destination::Workload(workload)),
+        Holder::Gateway(node) => Target::One(Destination::Node(node)),
+        Holder::Node(node) => Target::One(Destination::NodePort(node, address))
             .filter_node_port(model, from, protocol, port, address),
-        Holder::Service(id) => Target::One(To::Service(id)),
+        Holder::Service(id) => Target::One(Destination::Service(id)),
         Holder::Group => Target::Group,
         Holder::Nobody => Target::Nobody,
-        Holder::EgressIp | Holder::Outside => Target::One(To::Outside(address)),
+        Holder::EgressIp | Holder::Outside => Target::One(Destination::Outside(address)),
     };
-    if let (From::Tenant(own), Target::One(To::Tenant(same))) = (from, to)
+    if let (Source::Workload(own), Target::One(Destination::Workload(same))) = (from, to)
         && own == same
     {
-        let message = format!("`{}` sends to itself", model.intent().tenant_name(own));
+        let message = format!("`{}` sends to itself", model.intent().workload_name(own));
         return Err(Diagnostic::new(Code::EndpointUnusable, message)
             .help("such packets stay in the pod, and no bridge sees them: name another end"));
     }
-    let outside = matches!(to, Target::One(To::Outside(_)));
-    if outside && (from == From::Outside || !(is_host(address) || address.octets()[0] >= 240)) {
+    let outside = matches!(to, Target::One(Destination::Outside(_)));
+    if outside && (from == Source::Outside || !(is_host(address) || address.octets()[0] >= 240)) {
         let message = match from {
-            From::Outside => "neither of the two is a pod, a service or a node".to_owned(),
+            Source::Outside => "neither of the two is a pod, a service or a node".to_owned(),
             _ => format!("no host has the address `{address}`"),
         };
         return Err(Diagnostic::new(Code::EndpointUnusable, message)
@@ -180,14 +180,18 @@ impl Target {
     fn filter_node_port(
         self,
         model: &Model,
-        from: From,
+        from: Source,
         protocol: Protocol,
         port: Port,
         address: Ipv4Addr,
     ) -> Self {
         let mut ports = model.node_ports().iter();
         let served = ports.any(|served| served.protocol == protocol && served.port == port);
-        if served || from == From::Outside { self } else { Self::One(To::Outside(address)) }
+        if served || from == Source::Outside {
+            self
+        } else {
+            Self::One(Destination::Outside(address))
+        }
     }
 }
 
@@ -212,7 +216,7 @@ pub fn decide(model: &Model, question: &Question) -> Reach {
         Target::One(to) => {
             let reach = reach(model, &packet(to));
             match to {
-                To::Tenant(Tenant::Router(id)) if reach.allowed() => {
+                Destination::Workload(Workload::Router(id)) if reach.allowed() => {
                     let router = &model.intent()[id];
                     if router.mode.takes(protocol, port) {
                         return reach;
@@ -253,13 +257,13 @@ fn denied() -> Reach {
 }
 
 /// Whether any member of a group gets a copy.
-fn group(model: &Model, from: From, packet: &dyn Fn(To) -> Packet) -> Reach {
+fn group(model: &Model, from: Source, packet: &dyn Fn(Destination) -> Packet) -> Reach {
     let intent = model.intent();
-    let pods = intent.pods().map(|(id, _)| Tenant::Pod(id));
+    let pods = intent.pods().map(|(id, _)| Workload::Pod(id));
     let mut got = 0;
     let mut any = None;
-    for to in pods.filter(|to| from != From::Tenant(*to)) {
-        let reach = reach(model, &packet(To::Member(to)));
+    for to in pods.filter(|to| from != Source::Workload(*to)) {
+        let reach = reach(model, &packet(Destination::Member(to)));
         got += usize::from(reach.allowed());
         if reach.allowed() || any.is_none() {
             any = Some(reach);

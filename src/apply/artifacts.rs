@@ -14,7 +14,7 @@ use crate::artifact::layout::{
     self, FLOWS, GROUPS, MANIFEST, NODE, PLACES, PLACES_SIGNATURE, RULESET, SIGNATURE,
 };
 use crate::artifact::manifest::Manifest;
-use crate::artifact::node::{Router, Wiring};
+use crate::artifact::node::{NodeConfig, Router};
 use crate::artifact::places::Places;
 use crate::dataplane::origin::Cookie;
 use crate::diagnostic::{Code, Diagnostic, quoted, reason};
@@ -28,7 +28,7 @@ pub(super) struct Artifacts {
     /// The manifest.
     pub(super) manifest: Manifest,
     /// `node.json`.
-    pub(super) wiring: Wiring,
+    pub(super) wiring: NodeConfig,
     /// `flows.ofctl`, and behind it the flow that tells the generation.
     pub(super) flows: String,
     /// `groups.ofctl`; empty where there are no services.
@@ -83,8 +83,8 @@ impl Artifacts {
             }
             files.insert(path.clone(), bytes);
         }
-        let wiring: Wiring = json(listed(files.get(NODE), NODE)?, NODE)?;
-        if wiring.version != Wiring::VERSION {
+        let wiring: NodeConfig = json(listed(files.get(NODE), NODE)?, NODE)?;
+        if wiring.version != NodeConfig::VERSION {
             return Err(version(NODE, wiring.version));
         }
         let flows = text(listed(files.remove(FLOWS), FLOWS)?, FLOWS)?;

@@ -70,11 +70,11 @@ fn foreign_flows(bridge: &str, system: &dyn System) -> usize {
     text.lines().filter(|line| flow(line)).count()
 }
 
-/// RF223: a bridge whose datapath changes is made anew, with what others have on it.
+/// RF223: a bridge whose datapath changes is recreated, with what others have on it.
 pub(super) fn check_datapath(name: &str, bridge: &Bridge) -> Result<(), Diagnostic> {
     let Some(foreign) = bridge.foreign(name) else { return Ok(()) };
     let message =
-        format!("the bridge `{name}` would be made anew with another datapath, and {foreign}");
+        format!("the bridge `{name}` would be recreated with another datapath, and {foreign}");
     Err(Diagnostic::new(Code::ForeignOnBridge, message)
         .help("take it off the bridge, or leave the `datapath` of the node as it is"))
 }

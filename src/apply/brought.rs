@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::{Link, Network};
 
@@ -13,14 +13,14 @@ const OF_THE_NODE: [&str; 7] =
 /// RF206: an interface that is to become a pod's port has no address of the node, and is no bridge.
 /// The node would lose its connection, and the pod's network would get it.
 pub(super) fn check(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     node: &Network,
-    unplugged: &BTreeSet<String>,
+    needs_port: &BTreeSet<String>,
 ) -> Result<(), Diagnostic> {
     let made: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
     for port in &wiring.ports {
         let name = port.interface.as_str();
-        if made.contains(name) || !unplugged.contains(name) {
+        if made.contains(name) || !needs_port.contains(name) {
             continue;
         }
         let Some(what) = node.links.get(name).and_then(|link| of_the_node(link, node)) else {

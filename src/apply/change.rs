@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::disturbance::Disturbance;
+use super::disruption::Disruption;
 use crate::system::Command;
 
 /// One difference between a node and its plan.
@@ -146,8 +146,8 @@ fn total(changes: &[&Change]) -> String {
 pub struct Step {
     /// What changes, in words.
     pub changes: Vec<Change>,
-    /// What that disturbs.
-    pub disturbs: Vec<Disturbance>,
+    /// What that disrupts.
+    pub disruptions: Vec<Disruption>,
     /// The commands, in order.
     pub commands: Vec<Command>,
 }
@@ -165,8 +165,8 @@ impl Step {
         self.changes.push(Change { action, kind, object, detail });
     }
 
-    /// Notes what a change disturbs.
-    pub fn disturb(&mut self, object: impl Into<String>, effect: &str) {
-        self.disturbs.push(Disturbance::new(object, effect));
+    /// Notes what a change disrupts.
+    pub fn disrupt(&mut self, object: impl Into<String>, effect: &str) {
+        self.disruptions.push(Disruption::new(object, effect));
     }
 }

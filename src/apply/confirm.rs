@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{Kept, State, Store, now};
-use super::{RolledBack, may_run, short, take_back};
+use super::state::{GenerationRecord, State, Store, now};
+use super::{RolledBack, require_root, roll_back, short_id};
 use crate::diagnostic::{Code, Diagnostic, counted};
 use crate::system::{Command, DIRECTORIES, System, Tool, find, missing};
 
@@ -41,11 +41,11 @@ pub struct Confirm {
 /// A pending generation that somebody is to confirm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Waiting {
+pub(super) struct PendingConfirmation {
     /// What tells this wait from others.
     id: String,
     /// What is to be kept of it.
-    kept: Kept,
+    kept: GenerationRecord,
     /// How many generations are to be kept with it.
     keep: usize,
     /// How long it is waited for, in seconds.
@@ -56,7 +56,7 @@ pub(super) struct Waiting {
     pub(super) applied: bool,
 }
 
-impl Waiting {
+impl PendingConfirmation {
     /// The time begins: the generation is in effect.
     pub(super) fn begin(&mut self) {
         self.applied = true;
@@ -65,9 +65,13 @@ impl Waiting {
 }
 
 impl Confirm {
-    pub(super) fn waiting(&self, kept: &Kept, keep: usize) -> Waiting {
+    pub(super) fn awaiting_confirmation(
+        &self,
+        kept: &GenerationRecord,
+        keep: usize,
+    ) -> PendingConfirmation {
         let (now, seconds) = (now(), self.within.as_secs());
-        Waiting {
+        PendingConfirmation {
             id: format!("{now}-{}", std::process::id()),
             kept: kept.clone(),
             keep,
@@ -85,7 +89,7 @@ impl Confirm {
         store: &Store,
         system: &dyn System,
     ) -> Result<(), Diagnostic> {
-        let Some(waiting) = &state.waiting else { return Ok(()) };
+        let Some(waiting) = &state.awaiting_confirmation else { return Ok(()) };
         self.start(waiting, store, system).inspect_err(|_| {
             // Nothing of the node was changed, and what an interrupted run left is still there.
             let _ = store.write(before);
@@ -94,7 +98,7 @@ impl Confirm {
 
     fn start(
         &self,
-        waiting: &Waiting,
+        waiting: &PendingConfirmation,
         store: &Store,
         system: &dyn System,
     ) -> Result<(), Diagnostic> {
@@ -139,26 +143,26 @@ fn not_started(reason: &str) -> Diagnostic {
 }
 
 /// RF215: an unconfirmed change needs something to come back to.
-pub(super) fn nothing_to_come_back_to() -> Diagnostic {
+pub(super) fn no_rollback_target() -> Diagnostic {
     Diagnostic::new(Code::NoGeneration, "there is no generation to come back to yet")
         .help("apply the first one without --confirm")
 }
 
 /// Whether a process waits to take a change back; with `waiting`, this change.
-fn watched(store: &Store, waiting: Option<&Waiting>) -> Result<bool, Diagnostic> {
+fn watched(store: &Store, waiting: Option<&PendingConfirmation>) -> Result<bool, Diagnostic> {
     let alive = store.hold(WATCH)?.is_none();
     let id = || fs::read_to_string(store.directory().join(WATCH)).unwrap_or_default();
     Ok(alive && waiting.is_none_or(|waiting| id() == waiting.id))
 }
 
 /// RF207: no other change waits to be confirmed.
-pub(super) fn nobody_waits(store: &Store) -> Result<(), Diagnostic> {
+pub(super) fn ensure_none_pending(store: &Store) -> Result<(), Diagnostic> {
     let state = store.read()?;
-    let Some(waiting) = &state.waiting else { return Ok(()) };
+    let Some(waiting) = &state.awaiting_confirmation else { return Ok(()) };
     if !watched(store, Some(waiting))? {
         return Ok(());
     }
-    let generation = short(&waiting.kept.generation);
+    let generation = short_id(&waiting.kept.generation);
     let message = format!("the generation {generation} waits to be confirmed");
     Err(Diagnostic::new(Code::Locked, message)
         .help("run `ringfence confirm`, or `ringfence rollback` to take it back at once"))
@@ -174,7 +178,7 @@ pub fn watch(
 ) -> Result<bool, Diagnostic> {
     let mut begin = Instant::now();
     let mut applied = false;
-    may_run(system)?;
+    require_root(system)?;
     // Away from the terminal and the job of whoever applied, whose signals would end it.
     let _ = rustix::process::setsid();
     let mut store = Store::at(state);
@@ -189,7 +193,7 @@ pub fn watch(
     named.map_err(|error| super::state::unusable(&state.join(WATCH), &error))?;
     loop {
         let state = store.read()?;
-        let Some(waiting) = state.waiting.filter(|waiting| waiting.id == id) else {
+        let Some(waiting) = state.awaiting_confirmation.filter(|waiting| waiting.id == id) else {
             return Ok(false);
         };
         if waiting.applied && !applied {
@@ -209,16 +213,16 @@ pub fn watch(
             Err(error) => return Err(error),
         }
         let state = store.read()?;
-        if state.waiting.as_ref().is_some_and(|waiting| waiting.id == id) {
-            return take_back(unconfirmed(&waiting), state, &store, system).map(|_| true);
+        if state.awaiting_confirmation.as_ref().is_some_and(|waiting| waiting.id == id) {
+            return roll_back(unconfirmed(&waiting), state, &store, system).map(|_| true);
         }
         return Ok(false);
     }
 }
 
 /// RF211: why the change came back.
-fn unconfirmed(waiting: &Waiting) -> Diagnostic {
-    let generation = short(&waiting.kept.generation);
+fn unconfirmed(waiting: &PendingConfirmation) -> Diagnostic {
+    let generation = short_id(&waiting.kept.generation);
     let seconds = usize::try_from(waiting.seconds).unwrap_or(usize::MAX);
     let seconds = counted(seconds, "second");
     let message = format!("nobody confirmed the generation {generation} within {seconds}");
@@ -227,30 +231,30 @@ fn unconfirmed(waiting: &Waiting) -> Diagnostic {
 }
 
 /// RF211: somebody didn't wait.
-fn taken_back(waiting: &Waiting) -> Diagnostic {
-    let generation = short(&waiting.kept.generation);
-    let message = format!("the generation {generation} was taken back before it was confirmed");
+fn taken_back(waiting: &PendingConfirmation) -> Diagnostic {
+    let generation = short_id(&waiting.kept.generation);
+    let message = format!("the generation {generation} was rolled back before it was confirmed");
     Diagnostic::new(Code::NotConfirmed, message).help("it was not this run that did it")
 }
 
 /// Confirms the generation that waits for it, and returns it.
 pub fn confirm(state: &Path, system: &dyn System) -> Result<String, Diagnostic> {
-    may_run(system)?;
+    require_root(system)?;
     let mut store = Store::at(state);
     store.lock()?;
     let state = store.read()?;
-    let Some(waiting) = state.waiting.clone() else {
+    let Some(waiting) = state.awaiting_confirmation.clone() else {
         return Err(Diagnostic::new(Code::NothingToConfirm, "no change waits to be confirmed")
             .help("see `ringfence status` for what is in effect"));
     };
     let generation = waiting.kept.generation.clone();
     if !waiting.applied {
         let message =
-            format!("the change to the generation {} was interrupted", short(&generation));
+            format!("the change to the generation {} was interrupted", short_id(&generation));
         return Err(Diagnostic::new(Code::NothingToConfirm, message)
             .help("apply it again, or take it back with `ringfence rollback`"));
     }
-    let state = state.settled(&waiting.kept, waiting.keep);
+    let state = state.committed(&waiting.kept, waiting.keep);
     store.write(&state)?;
     store.prune(&state);
     Ok(generation)
@@ -270,11 +274,11 @@ pub enum Answer {
 pub enum Verdict {
     /// It stays.
     Confirmed,
-    /// It was taken back.
+    /// It was rolled back.
     RolledBack(RolledBack),
 }
 
-/// Waits until somebody confirms the change to `generation`, or until it is taken back. `ask` is
+/// Waits until somebody confirms the change to `generation`, or until it is rolled back. `ask` is
 /// told how many seconds are left; it may block for a moment.
 pub fn wait(
     state: &Path,
@@ -287,7 +291,7 @@ pub fn wait(
     let mut reason = None;
     loop {
         let now_state = store.read()?;
-        let waiting = now_state.waiting.as_ref();
+        let waiting = now_state.awaiting_confirmation.as_ref();
         let Some(waiting) = waiting.filter(|waiting| waiting.kept.generation == generation) else {
             return verdict(&now_state, generation, reason);
         };
@@ -296,7 +300,7 @@ pub fn wait(
         if ask(left) == Answer::Confirm {
             match confirm(state, system) {
                 Ok(_) => {}
-                // It is being taken back at this moment, or is already.
+                // It is being rolled back at this moment, or is already.
                 Err(late) if matches!(late.code, Code::Locked | Code::NothingToConfirm) => {}
                 Err(error) => return Err(error),
             }
@@ -316,7 +320,7 @@ pub fn reject(
     reason: Diagnostic,
     system: &dyn System,
 ) -> Result<Verdict, Diagnostic> {
-    may_run(system)?;
+    require_root(system)?;
     let mut store = Store::at(state);
     let begin = Instant::now();
     while let Err(error) = store.lock() {
@@ -326,9 +330,9 @@ pub fn reject(
         std::thread::sleep(PAUSE);
     }
     let state = store.read()?;
-    let waits = |waiting: &Waiting| waiting.kept.generation == generation;
-    if state.waiting.as_ref().is_some_and(waits) {
-        return take_back(reason, state, &store, system).map(Verdict::RolledBack);
+    let waits = |waiting: &PendingConfirmation| waiting.kept.generation == generation;
+    if state.awaiting_confirmation.as_ref().is_some_and(waits) {
+        return roll_back(reason, state, &store, system).map(Verdict::RolledBack);
     }
     verdict(&state, generation, Some(reason))
 }

@@ -1,7 +1,7 @@
 //! Whether Open vSwitch can open the datapath of a bridge.
 
 use super::ovsdb::Database;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::{Command, System, Tool};
 use crate::value::Datapath;
@@ -17,7 +17,7 @@ pub(super) fn answers(system: &dyn System) -> bool {
 
 /// RF222: the datapath can be opened. Asked only where it isn't open already.
 pub(super) fn check(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     database: &Database,
     opened: bool,
     system: &dyn System,

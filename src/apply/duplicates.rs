@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::links::{Links, segment};
 use crate::artifact::host;
-use crate::artifact::node::{Via, Wiring};
+use crate::artifact::node::{NodeConfig, UplinkAttachment};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::Network;
 use crate::system::{Command, System, Tool};
@@ -20,7 +20,7 @@ struct Probe {
 
 /// RF221: somebody answers for an egress IP or a router's source that this node doesn't have yet.
 pub(super) fn find(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     links: &Links,
     system: &dyn System,
 ) -> Result<Option<Diagnostic>, Diagnostic> {
@@ -37,7 +37,7 @@ pub(super) fn find(
     }))
 }
 
-fn probes(wiring: &Wiring, links: &Links) -> Vec<Probe> {
+fn probes(wiring: &NodeConfig, links: &Links) -> Vec<Probe> {
     let up = |name: &String| links.node.links.get(name).is_some_and(|link| link.up);
     // What a router of ours has on this node is not somebody else's.
     let routers: Vec<&Network> = links
@@ -64,10 +64,12 @@ fn probes(wiring: &Wiring, links: &Links) -> Vec<Probe> {
     });
     let sources = wiring.routers.iter().filter_map(|router| {
         let interface = match &router.outside.via {
-            Via::Macvlan { parent } => parent.to_string(),
+            UplinkAttachment::Macvlan { parent } => parent.to_string(),
             // Behind a port that is there already stands this router.
-            Via::Veth { host, .. } if links.node.links.contains_key(host.as_str()) => return None,
-            Via::Veth { uplink, .. } => {
+            UplinkAttachment::Veth { host, .. } if links.node.links.contains_key(host.as_str()) => {
+                return None;
+            }
+            UplinkAttachment::Veth { uplink, .. } => {
                 let bridge = wiring.gateway().map(|(bridge, _)| bridge.to_string());
                 bridge.filter(up).unwrap_or_else(|| uplink.to_string())
             }

@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 
 use super::findings::Finding;
 use crate::artifact::host;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::dataplane::nft::TABLE;
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
@@ -52,7 +52,7 @@ pub(super) fn chains(text: &str) -> Vec<Chain> {
 
 /// What others' chains drop, as far as can be seen.
 pub(super) fn findings(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     chains: &[Chain],
     system: &dyn System,
 ) -> Result<Vec<Finding>, Diagnostic> {
@@ -90,7 +90,7 @@ fn is_between(c: char) -> bool {
 }
 
 /// What has to pass a hook, and words by which rules that let it pass are known.
-fn needed(wiring: &Wiring, family: &str, hook: &str) -> (String, Vec<String>) {
+fn needed(wiring: &NodeConfig, family: &str, hook: &str) -> (String, Vec<String>) {
     let tun = host::TUN.to_owned();
     let port = wiring.bridge.vxlan_port;
     let vxlan = format!("UDP port {port} between the nodes");

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use super::findings::Finding;
 use crate::artifact::host;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::Network;
 
@@ -21,7 +21,7 @@ struct Obstacle {
 
 /// RF220: no network and no address of ringfence's is somebody else's on this node. `adopt` takes
 /// egress IPs over that somebody else has put on `lo`.
-pub(super) fn check(wiring: &Wiring, node: &Network, adopt: bool) -> Result<(), Diagnostic> {
+pub(super) fn check(wiring: &NodeConfig, node: &Network, adopt: bool) -> Result<(), Diagnostic> {
     let obstacles = obstacles(wiring, node, adopt);
     let Some(Obstacle { message, help }) = obstacles.first() else { return Ok(()) };
     let more = match obstacles.len() - 1 {
@@ -33,12 +33,12 @@ pub(super) fn check(wiring: &Wiring, node: &Network, adopt: bool) -> Result<(), 
 }
 
 /// The same as findings, all of them.
-pub(super) fn findings(wiring: &Wiring, node: &Network) -> Vec<Finding> {
+pub(super) fn findings(wiring: &NodeConfig, node: &Network) -> Vec<Finding> {
     let finding = |obstacle: Obstacle| Finding::refused(Code::ForeignNetwork, obstacle.message);
     obstacles(wiring, node, false).into_iter().map(finding).collect()
 }
 
-fn obstacles(wiring: &Wiring, node: &Network, adopt: bool) -> Vec<Obstacle> {
+fn obstacles(wiring: &NodeConfig, node: &Network, adopt: bool) -> Vec<Obstacle> {
     let pods = wiring.pod_networks.iter().map(|network| (*network, "pod", "podNetworks"));
     let services = wiring.tun.services.map(|network| (network, "service", "serviceNetwork"));
     let networks: Vec<_> = pods.chain(services).collect();
@@ -86,7 +86,7 @@ fn elsewhere(key: &str) -> String {
 
 /// An address that this node is to have for a tenant, and has already for somebody else.
 fn taken(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     node: &Network,
     link: &str,
     address: Ipv4Net,

@@ -19,7 +19,7 @@ use super::ovsdb::{Bridge, Database, MARK, Port};
 use super::ports::{TIMEOUT, not_ours};
 use super::state::Replaced;
 use crate::artifact::host;
-use crate::artifact::node::{Uplink, Via, Wiring};
+use crate::artifact::node::{NodeConfig, Uplink, UplinkAttachment};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::holdings::Holdings;
 use crate::system::netlink::{Link, Network};
@@ -51,7 +51,7 @@ pub(super) type Going = BTreeMap<String, String>;
 
 /// RF160 and RF161: the uplink is as declared, or can be brought there.
 pub(super) fn compare(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     database: &Database,
     node: &Network,
     holdings: &Holdings,
@@ -165,7 +165,7 @@ struct Now<'a> {
 }
 
 fn make(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     uplink: &Uplink,
     name: &str,
     now: Now<'_>,
@@ -225,7 +225,7 @@ fn make(
 }
 
 /// The bridge, which looks like the interface in whose place it comes.
-fn add_bridge(wiring: &Wiring, interface: &str, name: &str, node: &Network) -> Command {
+fn add_bridge(wiring: &NodeConfig, interface: &str, name: &str, node: &Network) -> Command {
     let datapath = wiring.bridge.datapath.as_str();
     let mac = node.links.get(interface).map(Link::mac_text).unwrap_or_default();
     let words = [
@@ -295,7 +295,7 @@ fn on_top<'a>(link: &'a Link, node: &'a Network) -> impl Iterator<Item = (&'a st
 /// The end of the patch on the gateway bridge's side. It is in the VLAN in which the bridge itself
 /// is, if it is in one.
 fn patch(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     bridge: &str,
     database: &Database,
     step: &mut Step,
@@ -484,13 +484,13 @@ fn stay(
 
 /// RF223: an egress router can't have an interface of its own on an uplink that stays a port of a
 /// bridge of the kernel's datapath.
-fn check_macvlans(wiring: &Wiring, database: &Database) -> Result<(), Diagnostic> {
+fn check_macvlans(wiring: &NodeConfig, database: &Database) -> Result<(), Diagnostic> {
     let wanted = wiring.gateway().map(|(bridge, _)| bridge.as_str());
     for (name, bridge) in &database.bridges {
         let ours = bridge.external_ids.contains_key(MARK) && wanted != Some(name.as_str());
         let uplink = bridge.external_ids.get(UPLINK).filter(|_| ours);
         let (Some(uplink), Some(foreign)) = (uplink, bridge.foreign(name)) else { continue };
-        let on = |via: &Via| matches!(via, Via::Macvlan { parent } if parent.as_str() == uplink);
+        let on = |via: &UplinkAttachment| matches!(via, UplinkAttachment::Macvlan { parent } if parent.as_str() == uplink);
         let mut routers = wiring.routers.iter();
         if let Some(router) = routers.find(|router| on(&router.outside.via))
             && bridge.has_datapath(Datapath::System)
@@ -509,11 +509,11 @@ fn check_macvlans(wiring: &Wiring, database: &Database) -> Result<(), Diagnostic
 
 /// All that hangs on the node's interfaces, where a gateway bridge is there or to be; nothing elsewhere.
 pub(super) fn holdings(
-    wiring: Option<&Wiring>,
+    wiring: Option<&NodeConfig>,
     database: &Database,
     system: &dyn System,
 ) -> Result<Holdings, Diagnostic> {
-    let wanted = wiring.and_then(Wiring::gateway).is_some();
+    let wanted = wiring.and_then(NodeConfig::gateway).is_some();
     let mut bridges = database.bridges.values();
     if wanted || bridges.any(|bridge| bridge.external_ids.contains_key(UPLINK)) {
         return system.holdings();

@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use super::artifacts::{Artifacts, is_digest};
 use super::links::Links;
-use super::may_run;
-use super::state::{Kept, State, Store, remove_if_empty, unusable};
+use super::require_root;
+use super::state::{GenerationRecord, State, Store, remove_if_empty, unusable};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::System;
 
@@ -52,11 +52,11 @@ pub struct Generation {
 
 /// The generations that are kept on this node.
 pub fn generations(state: &Path, system: &dyn System) -> Result<Generations, Diagnostic> {
-    may_run(system)?;
+    require_root(system)?;
     let store = Store::at(state);
     let state = store.read()?;
     let current = state.current.as_deref();
-    let generation = |(number, kept): (usize, &Kept)| Generation {
+    let generation = |(number, kept): (usize, &GenerationRecord)| Generation {
         number,
         generation: kept.generation.clone(),
         applied: kept.applied,
@@ -68,7 +68,7 @@ pub fn generations(state: &Path, system: &dyn System) -> Result<Generations, Dia
 
 impl State {
     /// The generation that came into effect `number` changes ago; 0 is the current one.
-    pub(super) fn back(&self, number: usize) -> Result<&Kept, Diagnostic> {
+    pub(super) fn back(&self, number: usize) -> Result<&GenerationRecord, Diagnostic> {
         self.kept.get(number).ok_or_else(|| match self.kept.len() {
             0 => nothing_kept(),
             1 => Diagnostic::new(Code::NoGeneration, "no other generation is kept")
@@ -138,7 +138,7 @@ impl Store {
     }
 
     /// The files of a generation that is kept, checked anew.
-    pub(super) fn open(&self, kept: &Kept) -> Result<Artifacts, Diagnostic> {
+    pub(super) fn open(&self, kept: &GenerationRecord) -> Result<Artifacts, Diagnostic> {
         let mut artifacts = Artifacts::read(&self.path(&kept.generation), None)?;
         if let Some(bridge) = &kept.bridge {
             artifacts.wiring.bridge.name = bridge.clone();
@@ -179,12 +179,12 @@ impl Store {
 
     /// The generations whose files are there, the newest first: all that is known of them where the
     /// state is gone.
-    pub(super) fn kept_files(&self) -> Vec<Kept> {
+    pub(super) fn kept_files(&self) -> Vec<GenerationRecord> {
         let entries = self.entries().flatten().filter(|(name, _)| name != NEW);
-        let mut kept: Vec<Kept> = entries
+        let mut kept: Vec<GenerationRecord> = entries
             .filter_map(|(generation, entry)| {
                 let applied = u64::try_from(entry.metadata().ok()?.mtime()).ok()?;
-                Some(Kept { generation, bridge: None, applied })
+                Some(GenerationRecord { generation, bridge: None, applied })
             })
             .collect();
         kept.sort_by(|a, b| (b.applied, &b.generation).cmp(&(a.applied, &a.generation)));

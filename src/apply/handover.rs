@@ -270,7 +270,7 @@ impl<'a> Move<'a> {
         }
     }
 
-    /// A route that is made anew comes behind all that the kernel takes for the same: where others are
+    /// A route that is recreated comes behind all that the kernel takes for the same: where others are
     /// behind it, they would come before it.
     fn in_order(&mut self, here: &[&'a Route], moved: &[&'a Route]) {
         let places: BTreeSet<_> = here

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::state::Replaced;
 use super::sysctls;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::system::{Command, System, Tool};
 
 /// Where the kernel has settings of interfaces, each in a directory of the interface's name beside
@@ -22,7 +22,7 @@ const DEFAULT: &str = "default";
 pub(super) fn inherit(
     from: &str,
     to: &str,
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     replaced: &BTreeMap<String, Replaced>,
     system: &dyn System,
 ) -> Option<Command> {

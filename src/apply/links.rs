@@ -16,7 +16,7 @@ use super::gateway::Going;
 use super::interface::UNMARKED;
 use super::marks;
 use crate::artifact::host;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::diagnostic::Diagnostic;
 use crate::system::guard::Guard;
 use crate::system::netlink::{Link, Network};
@@ -43,7 +43,7 @@ pub(super) struct Links {
     /// `ip netns add` leaves it.
     bare: BTreeMap<String, bool>,
     /// The namespaces that an interrupted run was about to make: a bare name of these is its own.
-    half_made: BTreeSet<String>,
+    in_progress: BTreeSet<String>,
     /// Whether this kernel has IPv6.
     ipv6: bool,
 }
@@ -53,7 +53,7 @@ impl Links {
     /// about to make; `untouched` are those that were read before and have seen no change since.
     pub(super) fn read(
         system: &dyn System,
-        half_made: &[String],
+        in_progress: &[String],
         untouched: &Namespaces,
     ) -> Result<Self, Diagnostic> {
         let node = system.network()?;
@@ -78,14 +78,14 @@ impl Links {
             .iter()
             .filter_map(|name| untouched.get(name.as_str()).map(|n| (name.to_string(), n.clone())));
         let netns = read.chain(known).collect();
-        let half_made = half_made.iter().cloned().collect();
+        let in_progress = in_progress.iter().cloned().collect();
         let ipv6 = system.sysctl("net.ipv6.conf.all.disable_ipv6").is_some();
-        Ok(Self { node, netns, bare, half_made, ipv6 })
+        Ok(Self { node, netns, bare, in_progress, ipv6 })
     }
 
     /// The namespaces of a plan that no command of `steps` is about, nor about the other end of
     /// their veth.
-    pub(super) fn untouched(&self, wiring: &Wiring, steps: &[Step]) -> Namespaces {
+    pub(super) fn untouched(&self, wiring: &NodeConfig, steps: &[Step]) -> Namespaces {
         let mut words: BTreeSet<&str> = BTreeSet::new();
         for command in steps.iter().flat_map(|step| &step.commands) {
             words.extend(command.netns.iter().map(NetnsName::as_str));
@@ -114,7 +114,7 @@ impl Links {
     }
 
     /// The namespaces of a plan that are not there.
-    pub(super) fn to_make(&self, wiring: &Wiring) -> Vec<String> {
+    pub(super) fn to_make(&self, wiring: &NodeConfig) -> Vec<String> {
         let names = wiring.netns.iter().map(|netns| netns.name.to_string());
         names.filter(|name| !self.netns.contains_key(name)).collect()
     }
@@ -162,7 +162,7 @@ pub(super) struct LinkSteps {
     /// Before all: interfaces in namespaces that are in the way of those that are to be there, such
     /// as an egress router's macvlan. The kernel has one go with a bridge, and no room for a bridge
     /// beside it.
-    pub(super) astray: Step,
+    pub(super) conflicts: Step,
     /// Then: the second interfaces of egress routers.
     pub(super) routers: Step,
     /// Then: the egress IPs, which attract packets that all else must be ready for.
@@ -171,12 +171,12 @@ pub(super) struct LinkSteps {
     pub(super) remove: Step,
     /// The interfaces on the node's side that are no ports of a bridge yet: missing, new, or made
     /// anew by somebody since the bridge got them.
-    pub(super) unplugged: BTreeSet<String>,
+    pub(super) needs_port: BTreeSet<String>,
     /// The interfaces that lack the queue discipline by which Open vSwitch limits what goes out.
     pub(super) unlimited: BTreeSet<String>,
     /// The interfaces that pods bring themselves and that are not there, such as the tap of a
     /// virtual machine that is off.
-    pub(super) absent: BTreeSet<String>,
+    pub(super) missing: BTreeSet<String>,
     /// What of others stays where ringfence would have its own.
     pub(super) findings: Vec<Finding>,
 }
@@ -195,7 +195,7 @@ pub(super) struct Before<'a> {
 }
 
 pub(super) fn compare(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     links: &Links,
     &Before { former, other_datapath, adopt, going }: &Before<'_>,
 ) -> Result<LinkSteps, Diagnostic> {
@@ -212,11 +212,11 @@ pub(super) fn compare(
     gone.extend(batches.old.iter().cloned());
     let taken = routers::taken_addresses(wiring, links);
     for netns in &taken {
-        steps.astray.commands.extend(remove_inside(netns, host::ROUTER_INTERFACE, links));
+        steps.conflicts.commands.extend(remove_inside(netns, host::ROUTER_INTERFACE, links));
     }
     batches.flush(links, &mut steps.make);
     let new = batches.new.iter().map(ToString::to_string);
-    steps.unplugged = wiring
+    steps.needs_port = wiring
         .ports
         .iter()
         .map(|port| port.interface.to_string())
@@ -230,12 +230,12 @@ pub(super) fn compare(
     });
     let unlimited = limited.filter(|(_, link)| !super::qos::is_in_kernel(link));
     steps.unlimited = unlimited.map(|(name, _)| name.to_owned()).collect();
-    super::brought::check(wiring, &links.node, &steps.unplugged)?;
+    super::brought::check(wiring, &links.node, &steps.needs_port)?;
     let made: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
     let brought = wiring.ports.iter().map(|port| port.interface.as_str());
     let brought = brought.filter(|name| !made.contains(name));
-    let absent = brought.filter(|name| !links.node.links.contains_key(*name));
-    steps.absent = absent.map(str::to_owned).collect();
+    let missing = brought.filter(|name| !links.node.links.contains_key(*name));
+    steps.missing = missing.map(str::to_owned).collect();
     pods::checksums(wiring, links, &batches.new, other_datapath, &mut steps.make);
     pods::up(wiring, links, &batches.new, &mut steps.up);
     tun::tun(wiring, links, former, &mut steps.tun);

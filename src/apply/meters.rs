@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::change::{Action, Kind, Step};
 use super::flows::{TIMEOUT, VERSION};
-use crate::artifact::node::{Meter, Wiring};
+use crate::artifact::node::{Meter, NodeConfig};
 use crate::diagnostic::Diagnostic;
 use crate::system::{Command, System, Tool};
 
@@ -53,7 +53,7 @@ fn parse(text: &str) -> Meters {
 }
 
 /// What has to be done for the bridge to have the meters of the node.
-pub(super) fn compare(wiring: &Wiring, live: &Meters) -> MeterSteps {
+pub(super) fn compare(wiring: &NodeConfig, live: &Meters) -> MeterSteps {
     let bridge = wiring.bridge.name.as_str();
     let command = |verb: &str, meter: &str| {
         Command::change(Tool::OvsOfctl, VERSION.into_iter().chain([verb, bridge, meter]))

@@ -8,7 +8,7 @@ use super::links::LinkSteps;
 use super::ovsdb::{ADOPTED, Bridge, Database, MARK, Port};
 use super::{bridges, gateway, qos};
 use crate::artifact::host::{self, PROTOCOLS};
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::pipeline::OfPort;
 use crate::system::netlink::Network;
@@ -62,7 +62,7 @@ pub(super) struct Ports {
 }
 
 pub(super) fn compare(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     database: &Database,
     (links, node): (&LinkSteps, &Network),
     opened: bool,
@@ -118,9 +118,9 @@ pub(super) fn compare(
         if again.is_some() {
             clause(&mut unplug, &["--if-exists", "del-port", name, &port.name]);
             // One that is unplugged carries nothing anyway.
-            if !links.unplugged.contains(&port.name) {
-                let effect = "its port is made anew: packets are lost meanwhile";
-                ports.before.disturb(&port.owner, effect);
+            if !links.needs_port.contains(&port.name) {
+                let effect = "its port is recreated: packets are lost meanwhile";
+                ports.before.disrupt(&port.owner, effect);
             }
         }
         let fresh = again.is_some();
@@ -171,7 +171,7 @@ fn other_bridges(
         if other == name || !is_own(bridge) {
             continue;
         }
-        ports.before.disturb(format!("bridge {other}"), "gives way to another: its flows are lost");
+        ports.before.disrupt(format!("bridge {other}"), "gives way to another: its flows are lost");
         let step = bridges::remove(other, bridge, database, node);
         if !bridges::stays(other, bridge, node) {
             ports.before.changes.extend(step.changes);
@@ -211,7 +211,7 @@ fn give_way(have: &BTreeMap<String, Port>, wanted: &BTreeMap<String, Wanted>, st
         taken.insert(other);
         let detail = format!("number {number} to {other}: {number} is that of a port of ringfence");
         step.change(Action::Change, Kind::Port, name, detail);
-        step.disturb(format!("port {name}"), "gets another number on the bridge");
+        step.disrupt(format!("port {name}"), "gets another number on the bridge");
         let request = format!("ofport_request={other}");
         let words = [TIMEOUT, "--if-exists", "set", "Interface", name, &request];
         step.commands.push(Command::change(Tool::OvsVsctl, words));
@@ -219,7 +219,7 @@ fn give_way(have: &BTreeMap<String, Port>, wanted: &BTreeMap<String, Wanted>, st
 }
 
 fn bridge(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     database: &Database,
     opened: bool,
     ports: &mut Ports,
@@ -260,7 +260,7 @@ fn bridge(
     if !differing.is_empty() && live.is_some() {
         if ports.flows_lost && opened {
             let effect = "loses its flows: it forwards nothing until it has the new ones";
-            ports.before.disturb(format!("bridge {name}"), effect);
+            ports.before.disrupt(format!("bridge {name}"), effect);
         }
         ports.before.change(Action::Change, Kind::Bridge, name, differing.join(", "));
     }
@@ -303,7 +303,7 @@ pub(super) fn not_ours(message: String, bridge: &str, port: &str) -> Diagnostic 
 /// One in userspace outlasts the rows of the database that it was made for, and is known by its
 /// Ethernet address, which follows from its IP address.
 pub(super) fn check_tun(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     database: &Database,
     node: &Network,
 ) -> Result<(), Diagnostic> {
@@ -322,7 +322,7 @@ pub(super) fn check_tun(
         .help("give the program that made it another name for it: ringfence needs this one"))
 }
 
-fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
+fn wanted(wiring: &NodeConfig) -> BTreeMap<String, Wanted> {
     let node = wiring.node.to_string();
     let text = |pairs: &[(&str, String)]| {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
@@ -380,9 +380,9 @@ fn wanted(wiring: &Wiring) -> BTreeMap<String, Wanted> {
         .collect()
 }
 
-/// Why a port has to be made anew, if it has to.
+/// Why a port has to be recreated, if it has to.
 fn again(wanted: &Wanted, have: &Port, links: &LinkSteps) -> Option<String> {
-    if links.absent.contains(&wanted.name) {
+    if links.missing.contains(&wanted.name) {
         // Open vSwitch takes it in when it appears.
         return None;
     }
@@ -394,14 +394,14 @@ fn again(wanted: &Wanted, have: &Port, links: &LinkSteps) -> Option<String> {
         Some("type".to_owned())
     } else if have.interfaces > 1 {
         Some("bond".to_owned())
-    } else if links.unplugged.contains(&wanted.name) {
+    } else if links.needs_port.contains(&wanted.name) {
         Some("unplugged".to_owned())
     } else {
         None
     }
 }
 
-/// The clauses that make a port what it is to be; `again` tells why it is made anew.
+/// The clauses that make a port what it is to be; `again` tells why it is recreated.
 fn want(
     bridge: &str,
     wanted: &Wanted,
@@ -438,16 +438,16 @@ fn want(
         }
         for Difference { column, details, .. } in &mut differences {
             match column.effect {
-                Effect::Peer if *kind == "patch" => step.disturb(
+                Effect::Peer if *kind == "patch" => step.disrupt(
                     "the patch to the uplink",
                     "changes its peer: packets of egress routers are lost",
                 ),
-                Effect::Peer if *kind == "vxlan" => step.disturb(
+                Effect::Peer if *kind == "vxlan" => step.disrupt(
                     "tunnels",
                     "change their settings: packets to other nodes are lost meanwhile",
                 ),
                 Effect::Address if wanted.mac.is_some() => step
-                    .disturb(name, "its Ethernet address changes: pods have to ask for it again"),
+                    .disrupt(name, "its Ethernet address changes: pods have to ask for it again"),
                 _ => {}
             }
             differing.append(details);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::artifacts::Artifacts;
 use super::change::{Action, Kind, Step};
 use crate::artifact::host::{ROUTER_SERVICE_PREFIX, RUN, RUNTIME_UNITS};
-use crate::artifact::node::{Router, Wiring};
+use crate::artifact::node::{NodeConfig, Router};
 use crate::artifact::proxy::{Proxy, run_directory, unit};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::guard::{Guard, is_marked};
@@ -204,8 +204,8 @@ fn process(
 /// What to do about proxies.
 #[derive(Debug, Default)]
 pub(super) struct ProxySteps {
-    /// First: those that run in a namespace that is to be made anew hold its addresses.
-    pub(super) astray: Step,
+    /// First: those that run in a namespace that is to be recreated hold its addresses.
+    pub(super) conflicts: Step,
     /// After the routers' interfaces: those that are to run.
     pub(super) start: Step,
     /// Before namespaces are removed: those that nobody wants any more.
@@ -241,8 +241,8 @@ fn one(
     }
     let found = if others.into_iter().any(|other| found.files.contains_key(other.config())) {
         // The router was of another mode: its program has to end before its files are lost.
-        steps.astray.commands.extend(stop(&router.name, proxies));
-        steps.astray.commands.push(remove_files(&directory, found, false));
+        steps.conflicts.commands.extend(stop(&router.name, proxies));
+        steps.conflicts.commands.push(remove_files(&directory, found, false));
         &Found { unit: found.unit.clone(), others: found.others.clone(), ..Found::default() }
     } else {
         found
@@ -251,8 +251,8 @@ fn one(
     let config = artifacts.router_file(router, proxy.config())?;
     let has = |file: &str, bytes: &[u8]| found.files.get(file).is_some_and(|have| have == bytes);
     let current = has(proxy.config(), config) && has(LOADED, config);
-    let astray = found.runs && found.netns != router.netns.as_str();
-    let runs = found.runs && !astray;
+    let conflicts = found.runs && found.netns != router.netns.as_str();
+    let runs = found.runs && !conflicts;
     let mut details = Vec::new();
     let mut commands = Vec::new();
     let loose = |path: &str| found.loose.contains(Path::new(path));
@@ -265,10 +265,10 @@ fn one(
     }
     if !found.others.is_empty() {
         details.push("other processes");
-        steps.astray.commands.extend(end(&found.others));
+        steps.conflicts.commands.extend(end(&found.others));
         steps
-            .astray
-            .disturb(router.owner(), "has other processes that end: their connections break");
+            .conflicts
+            .disrupt(router.owner(), "has other processes that end: their connections break");
     }
     let path = format!("{directory}/{}", proxy.config());
     if !has(proxy.config(), config) || loose(&path) {
@@ -312,14 +312,14 @@ fn one(
         commands.push(Command::change(Tool::Sh, [path.as_str()]));
     }
     let object = router.owner();
-    if astray {
-        steps.astray.commands.extend(stop(&router.name, proxies));
+    if conflicts {
+        steps.conflicts.commands.extend(stop(&router.name, proxies));
         details.push("namespace");
     }
     if runs && details.is_empty() {
         return Ok(());
     }
-    let (action, detail) = if runs || astray || !found.others.is_empty() {
+    let (action, detail) = if runs || conflicts || !found.others.is_empty() {
         (Action::Change, details.join(", "))
     } else {
         (Action::Add, format!("{} in {}", proxy.program(), router.netns))
@@ -370,7 +370,7 @@ fn end(pids: &[String]) -> Option<Command> {
 }
 
 /// Removes proxies of ours that no plan has: all of them without one.
-pub(super) fn remove(wiring: Option<&Wiring>, proxies: &Proxies) -> Step {
+pub(super) fn remove(wiring: Option<&NodeConfig>, proxies: &Proxies) -> Step {
     let mut step = Step::default();
     let planned = wiring.into_iter().flat_map(|wiring| &wiring.routers);
     let wanted: BTreeSet<&Name> =

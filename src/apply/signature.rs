@@ -85,7 +85,7 @@ impl Signers {
         let Some(key) = self.keys.iter().find(|key| key.key_data() == signature.public_key())
         else {
             let who = signature.public_key().fingerprint(HashAlg::Sha256);
-            return Err(refused(&format!("is signed by {who}, who is nobody known")));
+            return Err(refused(&format!("is signed by {who}, which is not a trusted key")));
         };
         key.verify(NAMESPACE, manifest, &signature).map_err(|error| match error {
             ssh_key::Error::Namespace => {

@@ -15,13 +15,13 @@ use super::links::{Links, Namespaces};
 use super::marks::ALIAS;
 use super::ovsdb::{self, ADOPTED, MARK};
 use super::state::Store;
-use super::{generations, may_run, rulesets, status};
+use super::{generations, require_root, rulesets, status};
 use crate::artifact::host::ROUTER_NETNS_PREFIX;
 use crate::dataplane::nft::{Family, TABLE};
 use crate::diagnostic::{Diagnostic, json as print};
 use crate::system::netlink::Network;
 use crate::system::{Command, System, Tool};
-use crate::value::{Moment, NetnsName, StringValue as _};
+use crate::value::{NetnsName, StringValue as _, Timestamp};
 
 /// A table of Open vSwitch's database: its name, the columns that ringfence owns, and others that
 /// are harmless.
@@ -111,8 +111,8 @@ const HEAD: &str = "\
 ";
 
 /// Looks at a node and tells what it has. What can't be read is told in its place.
-pub fn snapshot(state: &Path, now: Moment, system: &dyn System) -> Result<String, Diagnostic> {
-    may_run(system)?;
+pub fn snapshot(state: &Path, now: Timestamp, system: &dyn System) -> Result<String, Diagnostic> {
+    require_root(system)?;
     let mut text =
         format!("{HEAD}#\n# Taken at {now} by ringfence {}.\n", env!("CARGO_PKG_VERSION"));
     let mut section = |name: &str, body: Result<String, Diagnostic>| {
@@ -159,8 +159,8 @@ pub fn snapshot(state: &Path, now: Moment, system: &dyn System) -> Result<String
         section(&format!("{command}"), run(&command, system).map(|body| without_aliases(&body)));
     }
     rulesets(None, system, &mut section);
-    let half_made = Store::at(state).read().map(|state| state.half_made).unwrap_or_default();
-    match Links::read(system, &half_made, &Namespaces::new()) {
+    let in_progress = Store::at(state).read().map(|state| state.in_progress).unwrap_or_default();
+    match Links::read(system, &in_progress, &Namespaces::new()) {
         Err(failure) => section("network namespaces", Err(failure)),
         Ok(links) => {
             let ours = links.netns.iter().filter(|(name, _)| links.is_ours(name));

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 
 use serde::{Deserialize, Serialize};
 
-use super::confirm::Waiting;
+use super::confirm::PendingConfirmation;
 use crate::diagnostic::{Code, Diagnostic, json, reason};
 use crate::value::InterfaceName;
 
@@ -36,13 +36,13 @@ pub(super) struct State {
     /// nobody has confirmed yet.
     pub(super) pending: Option<String>,
     /// What is to happen if nobody confirms the pending generation.
-    pub(super) waiting: Option<Waiting>,
+    pub(super) awaiting_confirmation: Option<PendingConfirmation>,
     /// Why the current generation could not be brought back, if it could not.
     pub(super) failure: Option<String>,
     /// The network namespaces that such a run was about to make. A name of these that leads to no
     /// namespace is what it left; a namespace is ringfence's by its mark alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) half_made: Vec<String>,
+    pub(super) in_progress: Vec<String>,
     /// The addresses that such a run has given, or was about to give, to another owner.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) reused: BTreeSet<Ipv4Addr>,
@@ -51,7 +51,7 @@ pub(super) struct State {
     pub(super) draining: bool,
     /// The generations that are kept. The one that was in effect last comes first, so the current
     /// one leads.
-    pub(super) kept: Vec<Kept>,
+    pub(super) kept: Vec<GenerationRecord>,
     /// The rulesets that were loaded: the node's under the empty name, egress routers' under
     /// theirs.
     pub(super) rulesets: BTreeMap<String, Loaded>,
@@ -78,7 +78,7 @@ pub(super) struct Replaced {
 /// A generation whose files are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Kept {
+pub(super) struct GenerationRecord {
     /// The generation.
     pub(super) generation: String,
     /// The bridge that it was applied to, where that was not the one of its plan.
@@ -89,26 +89,26 @@ pub(super) struct Kept {
 
 impl State {
     /// What is kept of a generation.
-    pub(super) fn find(&self, generation: &str) -> Option<&Kept> {
+    pub(super) fn find(&self, generation: &str) -> Option<&GenerationRecord> {
         self.kept.iter().find(|kept| kept.generation == generation)
     }
 
     /// What is kept of the current generation.
-    pub(super) fn current(&self) -> Option<&Kept> {
+    pub(super) fn current(&self) -> Option<&GenerationRecord> {
         self.find(self.current.as_deref()?)
     }
 
     /// The same after a generation has come into effect, with at most `keep` generations.
-    pub(super) fn settled(self, kept: &Kept, keep: usize) -> Self {
+    pub(super) fn committed(self, kept: &GenerationRecord, keep: usize) -> Self {
         let current = Some(kept.generation.clone());
         let others = self.kept.into_iter().filter(|other| other.generation != kept.generation);
         let all = [kept.clone()].into_iter().chain(others).take(keep.max(1)).collect();
         Self {
             current,
             pending: None,
-            waiting: None,
+            awaiting_confirmation: None,
             failure: None,
-            half_made: Vec::new(),
+            in_progress: Vec::new(),
             reused: BTreeSet::new(),
             kept: all,
             ..self

@@ -65,13 +65,13 @@ impl Status {
 
 /// Looks at a node and changes nothing.
 pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
-    super::may_run(system)?;
+    super::require_root(system)?;
     let store = Store::at(state);
     let mut state = store.read()?;
     let kept = state.current().cloned().ok_or_else(nothing_kept)?;
     let artifacts = store.open(&kept)?;
     preflight(&artifacts, system)?;
-    let observed = Observed::read(&artifacts, None, &state.half_made, system)?;
+    let observed = Observed::read(&artifacts, None, &state.in_progress, system)?;
     state.former = store.former_networks(&state, &observed.links);
     let difference = Difference::between(&artifacts, &observed, &state, false, system)?;
     let changes = difference.changes().into_iter();
@@ -79,7 +79,7 @@ pub fn status(state: &Path, system: &dyn System) -> Result<Status, Diagnostic> {
     let mut findings = foreign::findings(&artifacts.wiring, &observed.links.node);
     findings.extend(firewall::findings(&artifacts.wiring, &observed.chains, system)?);
     findings.extend(difference.findings.iter().cloned());
-    let confirmable = state.waiting.as_ref().filter(|waiting| waiting.applied);
+    let confirmable = state.awaiting_confirmation.as_ref().filter(|waiting| waiting.applied);
     Ok(Status {
         node: artifacts.wiring.node.to_string(),
         current: kept.generation.clone(),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::change::{Action, Kind, Step};
 use super::flows::{TIMEOUT, VERSION};
 use crate::artifact::host;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::diagnostic::Diagnostic;
 use crate::pipeline::OfPort;
 use crate::system::{Command, System, Tool};
@@ -78,7 +78,7 @@ impl Switch {
 
 /// Sets the mode of fragments where it is another, and takes flags off ports. A new bridge begins
 /// with another mode.
-pub(super) fn step(wiring: &Wiring, live: Option<&Switch>) -> Step {
+pub(super) fn step(wiring: &NodeConfig, live: Option<&Switch>) -> Step {
     let mut step = Step::default();
     let bridge = wiring.bridge.name.as_str();
     let run = |words: &[&str]| {

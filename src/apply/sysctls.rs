@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::change::{Action, Kind, Step};
 use super::state::{Replaced, State};
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::system::guard::Guard;
 use crate::system::{Command, System, Tool};
 use crate::value::InterfaceName;
@@ -14,7 +14,7 @@ use crate::value::InterfaceName;
 const FORWARDING: &str = "net.ipv4.ip_forward";
 
 /// The settings that are not as planned, and those that are to be what they were before.
-pub(super) fn step(wiring: &Wiring, state: &State, system: &dyn System) -> Step {
+pub(super) fn step(wiring: &NodeConfig, state: &State, system: &dyn System) -> Step {
     let mut step = Step::default();
     for (name, value) in &wiring.sysctls {
         let have = system.sysctl(name);
@@ -29,7 +29,7 @@ pub(super) fn step(wiring: &Wiring, state: &State, system: &dyn System) -> Step 
 
 /// Gives back what was changed and no plan has any more: all of it without one.
 pub(super) fn give_back(
-    wiring: Option<&Wiring>,
+    wiring: Option<&NodeConfig>,
     state: &State,
     system: &dyn System,
     step: &mut Step,
@@ -51,7 +51,7 @@ fn set(step: &mut Step, name: &str, have: &str, value: &str) -> Command {
 }
 
 /// Remembers what the settings are that are about to be changed.
-pub(super) fn remember(wiring: &Wiring, state: &mut State, system: &dyn System) {
+pub(super) fn remember(wiring: &NodeConfig, state: &mut State, system: &dyn System) {
     for (name, value) in wiring.sysctls.iter().filter(|(name, _)| *name != FORWARDING) {
         if let Some(replaced) = state.sysctls.get_mut(name) {
             replaced.set.clone_from(value);
@@ -69,7 +69,7 @@ pub(super) fn remember(wiring: &Wiring, state: &mut State, system: &dyn System) 
 /// its uplink, and any other interface those of the kernel for new ones.
 fn before(
     name: &str,
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     replaced: &BTreeMap<String, Replaced>,
     system: &dyn System,
 ) -> Option<String> {
@@ -99,6 +99,6 @@ pub(super) fn of_others(
 }
 
 /// Forgets those that are no longer ringfence's.
-pub(super) fn forget(wiring: &Wiring, state: &mut State) {
+pub(super) fn forget(wiring: &NodeConfig, state: &mut State) {
     state.sysctls.retain(|name, _| wiring.sysctls.contains_key(name));
 }

@@ -9,7 +9,7 @@ use super::links::{self, Links, Namespaces};
 use super::ovsdb::{Database, MARK};
 use super::proxies::{self, Proxies};
 use super::state::{State, Store};
-use super::{ROUNDS, bridges, gateway, may_run, qos, rulesets, sysctls};
+use super::{ROUNDS, bridges, gateway, qos, require_root, rulesets, sysctls};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::System;
 
@@ -21,7 +21,7 @@ pub fn teardown(
     check: bool,
     system: &dyn System,
 ) -> Result<(Vec<Change>, Option<Diagnostic>), Diagnostic> {
-    may_run(system)?;
+    require_root(system)?;
     let mut store = Store::at(state);
     if !check {
         store.lock()?;
@@ -44,7 +44,7 @@ pub fn teardown(
 fn steps(state: &State, system: &dyn System) -> Result<Vec<Step>, Diagnostic> {
     let mut database = Database::read(system)?;
     database.count_foreign_flows(None, system);
-    let links = Links::read(system, &state.half_made, &Namespaces::new())?;
+    let links = Links::read(system, &state.in_progress, &Namespaces::new())?;
     let holdings = gateway::holdings(None, &database, system)?;
     let (listing, _) = rulesets::listing(system, None)?;
     let mut steps: Vec<Step> = Vec::new();

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use super::host::TABLE_MARK;
 use crate::dataplane::openflow::{Action, Flow, Match};
-use crate::dataplane::origin::{Cookie, Subject};
+use crate::dataplane::origin::{Cookie, ObjectRef};
 use crate::pipeline::Table;
 
 /// The text of the flows with a last one that tells the generation; no packet comes to its table.
 #[must_use]
 pub fn with_note(flows: &str, generation: &blake3::Hash) -> String {
     let subject =
-        Subject { cookie: Cookie::of("cluster", "cluster"), name: "cluster".into(), place: None };
+        ObjectRef { cookie: Cookie::of("cluster", "cluster"), name: "cluster".into(), place: None };
     let flow = Flow {
         table: Table::Generation,
         priority: 0,

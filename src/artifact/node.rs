@@ -17,7 +17,7 @@ use crate::value::{Bandwidth, Datapath, InterfaceName, Mac, Name, NetnsName};
 /// Everything on a node that isn't a flow or a ruleset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Wiring {
+pub struct NodeConfig {
     /// The version of this format.
     pub version: u32,
     /// The node's name.
@@ -102,7 +102,7 @@ impl Router {
     /// Its outside address, with the length of the network that it reaches directly.
     #[must_use]
     pub fn source(&self) -> Ipv4Net {
-        let Outside { source, segment, .. } = self.outside;
+        let ExternalInterface { source, segment, .. } = self.outside;
         segment.map_or_else(|| Ipv4Net::from(source), |segment| with_length(source, segment))
     }
 
@@ -116,13 +116,13 @@ impl Router {
     /// Its veth to the outside, where it has one.
     #[must_use]
     pub fn outside_veth(&self) -> Option<Veth<'_>> {
-        let Via::Veth { host, .. } = &self.outside.via else { return None };
+        let UplinkAttachment::Veth { host, .. } = &self.outside.via else { return None };
         let (netns, inside) = (&self.netns, host::ROUTER_INTERFACE);
         Some(Veth { netns, host, inside, mac: self.outside.mac, owner: self.owner() })
     }
 }
 
-impl Wiring {
+impl NodeConfig {
     /// The gateway bridge, with the uplink that is a port of it.
     #[must_use]
     pub fn gateway(&self) -> Option<(&InterfaceName, &Uplink)> {
@@ -254,7 +254,7 @@ pub struct Router {
     /// Its namespace, one of the node's.
     pub netns: NetnsName,
     /// Its second interface.
-    pub outside: Outside,
+    pub outside: ExternalInterface,
     /// The program that runs in it, where it is a proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
@@ -265,9 +265,9 @@ pub struct Router {
 /// An egress router's interface to the segment of the node's uplink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Outside {
+pub struct ExternalInterface {
     /// What it is.
-    pub via: Via,
+    pub via: UplinkAttachment,
     /// Its Ethernet address.
     pub mac: Mac,
     /// Its address, which the outside sees.
@@ -282,7 +282,7 @@ pub struct Outside {
 /// How an egress router's outside interface is connected with the uplink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Via {
+pub enum UplinkAttachment {
     /// It is a macvlan interface, mode private.
     Macvlan {
         /// The uplink.
@@ -344,7 +344,7 @@ fn settings<'de, D: Deserializer<'de>>(
     Ok(settings)
 }
 
-impl Wiring {
+impl NodeConfig {
     /// The version of the format that this ringfence writes and reads.
     pub const VERSION: u32 = 1;
 }

@@ -7,7 +7,9 @@ use clap::Args;
 use super::progress::Progress;
 use super::trial::Trial;
 use super::{Exit, print, show, tell};
-use crate::apply::{KEEP, Options, Outcome, STATE_DIRECTORY, apply, apply_current, short, summary};
+use crate::apply::{
+    KEEP, Options, Outcome, STATE_DIRECTORY, apply, apply_current, short_id, summary,
+};
 use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted, json};
 use crate::system::{Command, Intercept, Machine, Output, Stage, System};
 use crate::value::{InterfaceName, StringValue as _};
@@ -86,7 +88,7 @@ impl Shared {
         &self,
         trial: &Trial,
         mut options: Options,
-        bring: impl FnOnce(&Options, &dyn System) -> Result<Outcome, Diagnostic>,
+        activate: impl FnOnce(&Options, &dyn System) -> Result<Outcome, Diagnostic>,
     ) -> Exit {
         options.confirm = match trial.begin() {
             Ok(confirm) => confirm,
@@ -95,7 +97,7 @@ impl Shared {
         let progress = if self.verbose { Progress::none() } else { Progress::new(None) };
         let tells = !self.json;
         let shown = Shown { verbose: self.verbose, tells, progress };
-        let brought = bring(&options, &shown);
+        let brought = activate(&options, &shown);
         shown.progress.end();
         let mut outcome = match brought {
             Ok(outcome) => outcome,
@@ -108,7 +110,7 @@ impl Shared {
         if !self.json {
             Self::human(&outcome, number);
         }
-        if outcome.waiting
+        if outcome.awaiting_confirmation
             && let Err(diagnostic) = trial.settle(&mut outcome, &options.state)
         {
             return fail_as(diagnostic, self.json);
@@ -119,8 +121,8 @@ impl Shared {
         if let Some(back) = outcome.rolled_back {
             let mut report = Report::new();
             back.cause.into_iter().for_each(|cause| report.push(cause));
-            let (old, new) = (short(&back.generation), short(&outcome.generation));
-            let message = format!("the generation {new} was taken back; {old} is in effect again");
+            let (old, new) = (short_id(&back.generation), short_id(&outcome.generation));
+            let message = format!("the generation {new} was rolled back; {old} is in effect again");
             report.push(Diagnostic::new(Code::RolledBack, message));
             show(&report, &Sources::default());
             return Exit::RolledBack;
@@ -131,8 +133,8 @@ impl Shared {
 
     fn human(outcome: &Outcome, number: usize) {
         // A run has said so before it changed anything.
-        for disturbance in outcome.disturbs.iter().filter(|_| outcome.check) {
-            print(&format!("{disturbance}\n"));
+        for disruption in outcome.disruptions.iter().filter(|_| outcome.check) {
+            print(&format!("{disruption}\n"));
         }
         for finding in &outcome.findings {
             print(&format!("{finding}\n"));
@@ -200,12 +202,12 @@ impl Intercept for Shown {
             Stage::Changing { number, of, command } => {
                 self.progress.step(number, of, &command.to_string());
             }
-            Stage::Disturbing(disturbs) if self.tells => self.progress.aside(|| {
-                for disturbance in disturbs {
-                    print(&format!("{disturbance}\n"));
+            Stage::Disrupting(disruptions) if self.tells => self.progress.aside(|| {
+                for disruption in disruptions {
+                    print(&format!("{disruption}\n"));
                 }
             }),
-            Stage::Disturbing(_) => {}
+            Stage::Disrupting(_) => {}
             Stage::ReadingBack => self.progress.busy("reading back"),
         }
     }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::apply::fail;
 use super::{Exit, tell};
-use crate::apply::{STATE_DIRECTORY, confirm, short, watch};
+use crate::apply::{STATE_DIRECTORY, confirm, short_id, watch};
 use crate::system::Machine;
 
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Exit {
     match confirm(&arguments.state, &Machine) {
         Ok(generation) => {
-            tell(&format!("{} is confirmed", short(&generation)));
+            tell(&format!("{} is confirmed", short_id(&generation)));
             Exit::Done
         }
         Err(diagnostic) => fail(diagnostic),

@@ -12,7 +12,7 @@ use crate::artifact::layout::{FLOWS, MANIFEST, PLACES};
 use crate::artifact::manifest::Manifest;
 use crate::artifact::places::Places;
 use crate::dataplane::openflow::group_number;
-use crate::dataplane::origin::{Cookie, Subject};
+use crate::dataplane::origin::{Cookie, ObjectRef};
 use crate::diagnostic::{Code, Diagnostic, Report, Sources, quoted};
 use crate::driver::load::Loaded;
 use crate::model::Model;
@@ -133,7 +133,7 @@ fn find(wanted: &Wanted<'_>, arguments: &Arguments) -> Result<String, (Sources, 
 fn in_desired_state(wanted: &Wanted<'_>, paths: &[PathBuf]) -> Result<String, (Sources, Report)> {
     let (model, sources, _) = Loaded::read(paths, None, &mut io::stdin()).draft()?;
     let mut found = Vec::new();
-    let mut look = |subject: &Subject, group| {
+    let mut look = |subject: &ObjectRef, group| {
         if (wanted.is)(subject.cookie, group) {
             found.push((subject.name.to_string(), subject.position(&sources)));
         }
@@ -141,7 +141,7 @@ fn in_desired_state(wanted: &Wanted<'_>, paths: &[PathBuf]) -> Result<String, (S
     subjects(&model, &mut look);
     let policies = policies_of(found.iter().map(|(name, _)| name.as_str()));
     if let Some(begin) = policies {
-        let mut look = |subject: &Subject, _| {
+        let mut look = |subject: &ObjectRef, _| {
             if subject.name.starts_with(&begin) {
                 found.push((subject.name.to_string(), subject.position(&sources)));
             }
@@ -160,13 +160,13 @@ fn in_desired_state(wanted: &Wanted<'_>, paths: &[PathBuf]) -> Result<String, (S
 }
 
 /// Every object that has a cookie, and the number of its group where it has one.
-fn subjects(model: &Model, look: &mut dyn FnMut(&Subject, Option<u32>)) {
+fn subjects(model: &Model, look: &mut dyn FnMut(&ObjectRef, Option<u32>)) {
     let intent = model.intent();
     look(model.cluster_subject(), None);
     for (id, _) in intent.nodes() {
         look(model.node_subject(id), None);
-        model.tenants(id).for_each(|tenant| look(model.tenant_subject(tenant), None));
-        model.held(id).for_each(|(_, subject)| look(subject, None));
+        model.workloads(id).for_each(|workload| look(model.workload_subject(workload), None));
+        model.egress_ips_on(id).for_each(|(_, subject)| look(subject, None));
     }
     for (id, _) in intent.projects() {
         look(model.project_subject(id), None);

@@ -9,11 +9,11 @@ use clap::Args;
 use super::apply::fail_as;
 use super::{Exit, print};
 use crate::apply::{
-    Change, Drift, Generations, STATE_DIRECTORY, Status, generations, short, status, summary,
+    Change, Drift, Generations, STATE_DIRECTORY, Status, generations, short_id, status, summary,
 };
 use crate::diagnostic::{counted, json};
 use crate::system::Machine;
-use crate::value::Moment;
+use crate::value::Timestamp;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -47,8 +47,8 @@ fn shorter(drift: Vec<Drift>) -> Vec<Drift> {
     let changes: Vec<Change> = drift.iter().map(|drift| drift.change.clone()).collect();
     let mut places: BTreeMap<Change, Option<String>> =
         drift.into_iter().map(|drift| (drift.change, drift.place)).collect();
-    let short = summary(&changes).into_iter();
-    short.map(|change| Drift { place: places.remove(&change).flatten(), change }).collect()
+    let short_id = summary(&changes).into_iter();
+    short_id.map(|change| Drift { place: places.remove(&change).flatten(), change }).collect()
 }
 
 /// For people, where that many differences were found.
@@ -58,17 +58,17 @@ fn human(status: &Status, number: usize) -> String {
         let _ = writeln!(text, "{name:<8} {value}");
     };
     let says = |generation: &Option<String>| match generation {
-        Some(generation) => short(generation).to_owned(),
+        Some(generation) => short_id(generation).to_owned(),
         None => "no generation".to_owned(),
     };
     line("node", &status.node);
-    line("current", &format!("{}, applied {}", short(&status.current), date(status.applied)));
+    line("current", &format!("{}, applied {}", short_id(&status.current), date(status.applied)));
     if let Some(pending) = &status.pending {
         line(
             "pending",
             &match status.confirm_within {
-                Some(left) => format!("{}, to be confirmed within {left} s", short(pending)),
-                None => format!("{}, by a run that has not ended", short(pending)),
+                Some(left) => format!("{}, to be confirmed within {left} s", short_id(pending)),
+                None => format!("{}, by a run that has not ended", short_id(pending)),
             },
         );
     }
@@ -107,7 +107,7 @@ fn list(kept: &Generations) -> String {
     let mut text = String::new();
     for kept in &kept.generations {
         let current = if kept.current { "  current" } else { "" };
-        let (digits, date) = (short(&kept.generation), date(kept.applied));
+        let (digits, date) = (short_id(&kept.generation), date(kept.applied));
         let _ = writeln!(text, "{:>3}  {digits}  {date}{current}", kept.number);
     }
     text
@@ -115,5 +115,5 @@ fn list(kept: &Generations) -> String {
 
 /// A time in seconds since 1970, as RFC 3339 writes it.
 fn date(seconds: u64) -> String {
-    Moment::from_seconds(seconds).unwrap_or_default().to_string()
+    Timestamp::from_seconds(seconds).unwrap_or_default().to_string()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::tell;
-use crate::apply::{Answer, Confirm, Outcome, Verdict, check_health, reject, short, wait};
+use crate::apply::{Answer, Confirm, Outcome, Verdict, check_health, reject, short_id, wait};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::Machine;
 
@@ -47,7 +47,7 @@ impl Trial {
         self.confirm.unwrap_or(WITHIN)
     }
 
-    /// Waits until a change that is in effect was confirmed, or was taken back.
+    /// Waits until a change that is in effect was confirmed, or was rolled back.
     pub(super) fn settle(&self, outcome: &mut Outcome, state: &Path) -> Result<(), Diagnostic> {
         let generation = outcome.generation.as_str();
         let found = self.health_check.as_ref();
@@ -61,7 +61,7 @@ impl Trial {
                 verdict?
             }
         };
-        outcome.waiting = false;
+        outcome.awaiting_confirmation = false;
         match verdict {
             Verdict::Confirmed => tell(&format!("{}: confirmed", outcome.node)),
             Verdict::RolledBack(back) => outcome.rolled_back = Some(back),
@@ -121,7 +121,7 @@ impl Terminal {
             });
             receiver
         });
-        let (node, generation) = (node.to_owned(), short(generation).to_owned());
+        let (node, generation) = (node.to_owned(), short_id(generation).to_owned());
         Self { node, generation, entered, shown: None }
     }
 

@@ -15,7 +15,7 @@ use crate::answer::question::{Directory, Question, decide, headline, question, s
 use crate::diagnostic::{Code, Diagnostic, Report, Sources, json, quoted};
 use crate::driver::load::Loaded;
 use crate::intent::Endpoint;
-use crate::lower::Common;
+use crate::lower::ClusterFlows;
 use crate::model::Model;
 use crate::value::{Port, Protocol};
 use crate::verify::reach::Reach;
@@ -205,7 +205,7 @@ fn answer(arguments: &Arguments, model: &Model) -> Result<Answer, Diagnostic> {
     };
     let question = question(model, &directory, sends, to, transport)?;
     let reach = decide(model, &question);
-    let common = Common::new(model)?;
+    let common = ClusterFlows::new(model)?;
     let mut fabric = Fabric::new(&common);
     let request = fabric.request(&question, &reach)?;
     let reply =
@@ -331,8 +331,8 @@ fn human(answer: &Answer, model: &Model, sources: &Sources) -> String {
         }
         let end = match followed.arrival {
             None => "drop".to_owned(),
-            Some(arrival) => match arrival.tenant {
-                Some(tenant) => format!("to {}", model.tenant_subject(tenant).name),
+            Some(arrival) => match arrival.workload {
+                Some(workload) => format!("to {}", model.workload_subject(workload).name),
                 None => format!("to the node {}", model.intent()[arrival.node].name),
             },
         };

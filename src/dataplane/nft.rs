@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::value::{InterfaceName, Port, Protocol};
 
 /// The name of every table of ours, in whatever family.
@@ -166,7 +166,7 @@ impl<'m> Chain<'m> {
 
     /// The same, but it drops what no rule decides.
     #[must_use]
-    pub fn strict(self) -> Self {
+    pub fn default_drop(self) -> Self {
         Self { policy: "drop", ..self }
     }
 }
@@ -179,7 +179,7 @@ pub struct Rule<'m> {
     /// What it does.
     pub statement: Statement,
     /// The object that it stands for.
-    pub subject: &'m Subject,
+    pub subject: &'m ObjectRef,
 }
 
 /// A condition of a rule.
@@ -220,7 +220,7 @@ pub enum Condition {
     /// It opens a connection.
     CtNew,
     /// It belongs to a connection that was let through, or relates to one.
-    CtKnown,
+    CtEstablished,
     /// Its connection has its destination translated.
     CtDnat,
     /// It is TCP or UDP.
@@ -249,7 +249,7 @@ pub enum Statement {
     /// Gives it this mark.
     Mark(u32),
     /// Drops it and tells its sender, as this protocol would.
-    Refuse(Refusal),
+    Reject(Refusal),
     /// Gives it the address of the interface by which it leaves.
     Masquerade,
     /// Gives it this source address.
@@ -261,7 +261,7 @@ pub enum Statement {
     /// Gives it the destination that a map has for its protocol and port.
     DnatByMap(&'static str),
     /// Gives its connection one of these destinations by chance, or always the same.
-    DnatToOne(Vec<(Ipv4Addr, Port)>, Choice),
+    DnatBalanced(Vec<(Ipv4Addr, Port)>, Choice),
 }
 
 /// How a connection gets one of several.
@@ -308,7 +308,7 @@ impl fmt::Display for Condition {
                 write!(f, "ip daddr != {}", Network(*network))
             }
             Self::CtNew => f.write_str("ct state new"),
-            Self::CtKnown => f.write_str("ct state established,related"),
+            Self::CtEstablished => f.write_str("ct state established,related"),
             Self::CtDnat => f.write_str("ct status dnat"),
             Self::Protocol(protocol) => write!(f, "meta l4proto {protocol}"),
             Self::TcpOrUdp => f.write_str("meta l4proto { tcp, udp }"),
@@ -336,9 +336,9 @@ impl fmt::Display for Statement {
             Self::Drop => f.write_str("drop"),
             Self::CountedDrop => f.write_str("counter drop"),
             Self::Mark(mark) => write!(f, "meta mark set {mark:#010x}"),
-            Self::Refuse(Refusal::Reset) => f.write_str("reject with tcp reset"),
-            Self::Refuse(Refusal::Port) => f.write_str("reject with icmp type port-unreachable"),
-            Self::Refuse(Refusal::Protocol) => {
+            Self::Reject(Refusal::Reset) => f.write_str("reject with tcp reset"),
+            Self::Reject(Refusal::Port) => f.write_str("reject with icmp type port-unreachable"),
+            Self::Reject(Refusal::Protocol) => {
                 f.write_str("reject with icmp type prot-unreachable")
             }
             Self::Masquerade => f.write_str("masquerade"),
@@ -346,7 +346,7 @@ impl fmt::Display for Statement {
             Self::SnatByMap(map) => write!(f, "snat ip to ip saddr map @{map}"),
             Self::Dnat(address) => write!(f, "dnat ip to {address}"),
             Self::DnatByMap(map) => write!(f, "dnat ip to meta l4proto . th dport map @{map}"),
-            Self::DnatToOne(to, choice) => {
+            Self::DnatBalanced(to, choice) => {
                 if let [(address, port)] = to[..] {
                     return write!(f, "dnat ip to {address}:{port}");
                 }

@@ -19,7 +19,7 @@ pub use matches::{
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::pipeline::Table;
 
 /// One flow.
@@ -34,7 +34,7 @@ pub struct Flow<'m> {
     /// What happens to them; an empty list drops them.
     pub actions: Vec<Action>,
     /// The object that it stands for, which gives it its cookie.
-    pub subject: &'m Subject,
+    pub subject: &'m ObjectRef,
     /// What else it serves, for its comment: other objects may need it too.
     pub also: Vec<&'m str>,
 }
@@ -82,13 +82,13 @@ impl Flow<'_> {
         hasher.finish()
     }
 
-    fn check(&self) -> Result<(), Refused> {
+    fn check(&self) -> Result<(), InvalidFlow> {
         let down = |action: &Action| match action {
             Action::Goto(to) | Action::Recirculate(to, _) => *to <= self.table,
             _ => false,
         };
         if self.actions.iter().any(down) {
-            return Err(Refused::GotoDown);
+            return Err(InvalidFlow::GotoDown);
         }
         let recirculates = |action: &Action| {
             matches!(
@@ -97,10 +97,10 @@ impl Flow<'_> {
             )
         };
         if !matches!(self.matches.packet, Packet::Ip(_)) && self.actions.iter().any(recirculates) {
-            return Err(Refused::NotIp);
+            return Err(InvalidFlow::NotIp);
         }
         if self.priority == 32768 {
-            return Err(Refused::DefaultPriority);
+            return Err(InvalidFlow::DefaultPriority);
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl Flow<'_> {
 
 /// Why a flow was refused. This is a fault of a lowering, never of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum InvalidFlow {
     /// A `goto` to the same or an earlier table.
     GotoDown,
     /// A second flow with the same table, priority and match.
@@ -123,7 +123,7 @@ pub enum Refused {
 
 /// Flows that several bridges have alike: checked and printed once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Section<'m> {
+pub struct SharedFlows<'m> {
     flows: Vec<Flow<'m>>,
     keys: Vec<u64>,
     text: Vec<u8>,
@@ -131,22 +131,22 @@ pub struct Section<'m> {
     ends: Vec<usize>,
 }
 
-/// A part of a [`Section`].
+/// A part of a [`SharedFlows`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slice<'m> {
+pub struct SharedSlice<'m> {
     flows: &'m [Flow<'m>],
     keys: &'m [u64],
     text: &'m [u8],
 }
 
-impl<'m> Section<'m> {
+impl<'m> SharedFlows<'m> {
     /// Checks and prints flows of one table.
-    pub fn new(flows: Vec<Flow<'m>>) -> Result<Self, Box<(Flow<'m>, Refused)>> {
+    pub fn new(flows: Vec<Flow<'m>>) -> Result<Self, Box<(Flow<'m>, InvalidFlow)>> {
         let mut section = Self { flows, ..Self::default() };
         for flow in &section.flows {
             flow.check().map_err(|refused| Box::new((flow.clone(), refused)))?;
             if section.flows.first().is_some_and(|first| first.table != flow.table) {
-                return Err(Box::new((flow.clone(), Refused::OtherTable)));
+                return Err(Box::new((flow.clone(), InvalidFlow::OtherTable)));
             }
             section.keys.push(flow.key());
             flow.write_line(&mut section.text);
@@ -157,22 +157,22 @@ impl<'m> Section<'m> {
 
     /// All flows.
     #[must_use]
-    pub fn all(&self) -> Slice<'_> {
-        Slice { flows: &self.flows, keys: &self.keys, text: &self.text }
+    pub fn all(&self) -> SharedSlice<'_> {
+        SharedSlice { flows: &self.flows, keys: &self.keys, text: &self.text }
     }
 
     /// The flows before the one numbered `index`, and those behind it.
     #[must_use]
-    pub fn around(&self, index: usize) -> [Slice<'_>; 2] {
+    pub fn around(&self, index: usize) -> [SharedSlice<'_>; 2] {
         let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         let end = self.ends[index];
         [
-            Slice {
+            SharedSlice {
                 flows: &self.flows[..index],
                 keys: &self.keys[..index],
                 text: &self.text[..begin],
             },
-            Slice {
+            SharedSlice {
                 flows: &self.flows[index + 1..],
                 keys: &self.keys[index + 1..],
                 text: &self.text[end..],
@@ -183,15 +183,15 @@ impl<'m> Section<'m> {
 
 /// Flows of a table that belong to one bridge, or to several.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Run<'m> {
+enum Segment<'m> {
     Own(Vec<Flow<'m>>),
-    Shared(Slice<'m>),
+    Shared(SharedSlice<'m>),
 }
 
 /// The flows of one bridge, by table, each table in the order in which its lowering wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowTable<'m> {
-    tables: BTreeMap<Table, Vec<Run<'m>>>,
+    tables: BTreeMap<Table, Vec<Segment<'m>>>,
     groups: Vec<&'m PrintedGroup<'m>>,
 }
 
@@ -200,15 +200,15 @@ impl<'m> FlowTable<'m> {
     pub fn push(&mut self, flow: Flow<'m>) {
         let runs = self.tables.entry(flow.table).or_default();
         match runs.last_mut() {
-            Some(Run::Own(flows)) => flows.push(flow),
-            _ => runs.push(Run::Own(vec![flow])),
+            Some(Segment::Own(flows)) => flows.push(flow),
+            _ => runs.push(Segment::Own(vec![flow])),
         }
     }
 
     /// Adds flows that other bridges have too behind those of the same table.
-    pub fn push_shared(&mut self, slice: Slice<'m>) {
+    pub fn push_shared(&mut self, slice: SharedSlice<'m>) {
         if let Some(first) = slice.flows.first() {
-            self.tables.entry(first.table).or_default().push(Run::Shared(slice));
+            self.tables.entry(first.table).or_default().push(Segment::Shared(slice));
         }
     }
 
@@ -224,26 +224,26 @@ impl<'m> FlowTable<'m> {
     }
 
     /// Checks the flows, each by itself and all together.
-    pub fn finish(&mut self) -> Result<(), Box<(Flow<'m>, Refused)>> {
+    pub fn finish(&mut self) -> Result<(), Box<(Flow<'m>, InvalidFlow)>> {
         for runs in self.tables.values() {
             let mut keys = Vec::new();
             for run in runs {
                 match run {
-                    Run::Own(flows) => {
+                    Segment::Own(flows) => {
                         for flow in flows {
                             flow.check().map_err(|refused| Box::new((flow.clone(), refused)))?;
                             keys.push(flow.key());
                         }
                     }
-                    Run::Shared(slice) => keys.extend_from_slice(slice.keys),
+                    Segment::Shared(slice) => keys.extend_from_slice(slice.keys),
                 }
             }
             keys.sort_unstable();
             // Two flows of one key are the same, or so nearly always that it needn't be told.
             if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-                let flow = runs.iter().flat_map(Run::flows).find(|flow| flow.key() == twice[0]);
+                let flow = runs.iter().flat_map(Segment::flows).find(|flow| flow.key() == twice[0]);
                 if let Some(flow) = flow {
-                    return Err(Box::new((flow.clone(), Refused::Duplicate)));
+                    return Err(Box::new((flow.clone(), InvalidFlow::Duplicate)));
                 }
             }
         }
@@ -264,18 +264,18 @@ impl<'m> FlowTable<'m> {
 
     /// The flows in order.
     pub fn iter(&self) -> impl Iterator<Item = &Flow<'m>> {
-        self.tables.values().flatten().flat_map(Run::flows)
+        self.tables.values().flatten().flat_map(Segment::flows)
     }
 
     /// The flows of one table in order.
     pub fn table(&self, table: Table) -> impl Iterator<Item = &Flow<'m>> {
-        self.tables.get(&table).into_iter().flatten().flat_map(Run::flows)
+        self.tables.get(&table).into_iter().flatten().flat_map(Segment::flows)
     }
 
     /// The flows that no other bridge has, in order.
     pub fn own(&self) -> impl Iterator<Item = &Flow<'m>> {
         let runs = self.tables.values().flatten();
-        runs.filter(|run| matches!(run, Run::Own(_))).flat_map(Run::flows)
+        runs.filter(|run| matches!(run, Segment::Own(_))).flat_map(Segment::flows)
     }
 
     /// Appends the lines of all flows, those of a table behind what `head` appends for it.
@@ -284,15 +284,15 @@ impl<'m> FlowTable<'m> {
             head(out, *table);
             for run in runs {
                 match run {
-                    Run::Own(flows) => flows.iter().for_each(|flow| flow.write_line(out)),
-                    Run::Shared(slice) => out.extend_from_slice(slice.text),
+                    Segment::Own(flows) => flows.iter().for_each(|flow| flow.write_line(out)),
+                    Segment::Shared(slice) => out.extend_from_slice(slice.text),
                 }
             }
         }
     }
 }
 
-impl<'m> Run<'m> {
+impl<'m> Segment<'m> {
     fn flows(&self) -> &[Flow<'m>] {
         match self {
             Self::Own(flows) => flows,

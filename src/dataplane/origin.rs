@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for Cookie {
 
 /// An object that flows or rules stand for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub struct ObjectRef {
     /// Its cookie.
     pub cookie: Cookie,
     /// What it is, in words: `pod shop/web-0`.
@@ -88,7 +88,7 @@ pub struct Subject {
     pub place: Option<Place>,
 }
 
-impl Subject {
+impl ObjectRef {
     /// The subject of this kind with a key that no other of the kind has, and the project that
     /// it belongs to.
     #[must_use]

@@ -6,7 +6,7 @@ use crate::diagnostic::{Diagnostic, Report, Sources};
 use crate::emit::Renderer;
 use crate::emit::output::Output;
 use crate::intent::NodeId;
-use crate::lower::{Common, Plan};
+use crate::lower::{ClusterFlows, Plan};
 use crate::model::Model;
 
 /// Makes the files of `nodes` and hands them to `output`. Holds no more than one node's files a
@@ -19,7 +19,7 @@ pub fn compile(
     check: bool,
     done: &(dyn Fn(&str) + Sync),
 ) -> Result<(), Report> {
-    let common = Common::new(model)?;
+    let common = ClusterFlows::new(model)?;
     let renderer = Renderer::new(model, sources)?;
     let results: Vec<Result<(), Diagnostic>> = nodes
         .par_iter()

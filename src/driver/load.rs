@@ -3,14 +3,14 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::allocate::{Numbers, allocate, handed_on, unused_blocks};
+use crate::allocate::{Allocations, allocate, handed_on, unused_blocks};
 use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted};
 use crate::input;
 use crate::intent::Intent;
 use crate::lock::{self, Lock, names};
 use crate::model::Model;
 use crate::resolve::resolve;
-use crate::value::Moment;
+use crate::value::Timestamp;
 
 /// What was read, and what was found on the way.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Loaded {
 
     /// How old the addresses of names are that the lock file has, in words. Adds to the report
     /// which are too old.
-    pub fn check_age(&mut self, now: Moment) -> Option<String> {
+    pub fn check_age(&mut self, now: Timestamp) -> Option<String> {
         let (Some(intent), Some((lock, _))) = (&self.intent, &self.lock) else { return None };
         self.report.extend(names::check_age(intent, lock, now));
         names::oldest(intent, lock, now)
@@ -56,7 +56,7 @@ impl Loaded {
 
     /// The numbers of all objects and the lock file that holds them, from the lock file as it is
     /// and what it lacks. Adds to the report why there are none.
-    pub fn allocate(&mut self, prune: bool) -> Option<(Numbers, Lock)> {
+    pub fn allocate(&mut self, prune: bool) -> Option<(Allocations, Lock)> {
         let empty = Lock::default();
         let (lock, source) = match &self.lock {
             Some((lock, source)) => (lock, Some(*source)),
@@ -88,7 +88,7 @@ impl Loaded {
 
     fn finish(
         mut self,
-        allocated: Option<(Numbers, Lock)>,
+        allocated: Option<(Allocations, Lock)>,
     ) -> Result<(Model, Sources, Report), (Sources, Report)> {
         if let (Some(intent), Some((_, lock))) = (&self.intent, &allocated) {
             self.report.extend(names::check(intent, lock));

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::artifact::manifest::Manifest;
 use crate::artifact::places::{Inputs, Places};
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::diagnostic::Sources;
 use crate::intent::{Membership, NodeId, ProjectId, ServiceId};
 use crate::model::Model;
@@ -35,7 +35,7 @@ impl<'m> NodePlaces<'m> {
             line(&mut nodes, model.node_subject(id), sources);
         }
         let projects: Vec<ProjectId> = model.intent().projects().map(|(id, _)| id).collect();
-        let lines = |subjects: &mut dyn Iterator<Item = &Subject>| {
+        let lines = |subjects: &mut dyn Iterator<Item = &ObjectRef>| {
             let mut lines = Vec::new();
             subjects.for_each(|subject| line(&mut lines, subject, sources));
             lines
@@ -69,15 +69,15 @@ impl<'m> NodePlaces<'m> {
         let mut projects = BTreeSet::new();
         let mut selected = BTreeSet::new();
         let mut egress_ips = BTreeMap::new();
-        let mut tenants = Vec::new();
-        for tenant in model.tenants(node) {
-            line(&mut tenants, model.tenant_subject(tenant), self.sources);
-            let project = model.project(tenant);
+        let mut workloads = Vec::new();
+        for workload in model.workloads(node) {
+            line(&mut workloads, model.workload_subject(workload), self.sources);
+            let project = model.project(workload);
             projects.insert(project);
-            if model.is_selected(tenant) {
+            if model.is_selected(workload) {
                 selected.insert(project);
             }
-            if let Some(leaving) = model.leaving(tenant) {
+            if let Some(leaving) = model.leaving(workload) {
                 egress_ips.insert(leaving.ip.address, model.egress_ip_subject(leaving));
             }
             networks.insert(match model.intent()[project].membership {
@@ -86,7 +86,7 @@ impl<'m> NodePlaces<'m> {
             });
         }
         // Those of other nodes by which pods of this one leave, and those that it holds.
-        egress_ips.extend(model.held(node).map(|(ip, subject)| (ip.address, subject)));
+        egress_ips.extend(model.egress_ips_on(node).map(|(ip, subject)| (ip.address, subject)));
         let mut held = Vec::new();
         for subject in egress_ips.values() {
             line(&mut held, subject, self.sources);
@@ -95,7 +95,7 @@ impl<'m> NodePlaces<'m> {
         let policies = selected.iter().map(|project| &self.network_policies[project.index()]);
         let networks = networks.iter().map(|project| &self.projects[project.index()]);
         let parts =
-            [&self.nodes, &tenants].into_iter().chain(networks).chain(rules).chain(policies);
+            [&self.nodes, &workloads].into_iter().chain(networks).chain(rules).chain(policies);
         let services = model.services_for(node);
         let services = services.iter().filter_map(|id| self.services.get(id));
         let parts: Vec<&Vec<u8>> = parts.chain([&held]).chain(services).collect();
@@ -114,7 +114,7 @@ impl<'m> NodePlaces<'m> {
     }
 }
 
-fn line(out: &mut Vec<u8>, subject: &Subject, sources: &Sources) {
+fn line(out: &mut Vec<u8>, subject: &ObjectRef, sources: &Sources) {
     // A path may hold any character.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     out.extend_from_slice(quoted(&subject.name).as_bytes());

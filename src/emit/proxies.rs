@@ -9,7 +9,7 @@ use crate::artifact::{host, layout};
 use crate::dataplane::origin::digest;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Site, Upstream, Verdict};
-use crate::lower::proxy::{Config, Lets};
+use crate::lower::proxy::{ProxyConfig, ProxyRules};
 use crate::value::Port;
 
 impl Renderer<'_> {
@@ -18,12 +18,12 @@ impl Renderer<'_> {
         &self,
         router: &Router,
         proxy: Proxy,
-        config: &Config<'_>,
+        config: &ProxyConfig<'_>,
     ) -> Result<Vec<(String, Vec<u8>)>, Diagnostic> {
-        let Config { address, name_servers, lets } = config;
-        let (rules, ports) = match lets {
-            Lets::Sites(rules) => (rules.iter().map(rule).collect::<Vec<_>>(), Vec::new()),
-            Lets::Ports(ports) => (Vec::new(), ports.iter().map(port).collect()),
+        let ProxyConfig { address, name_servers, rules_of } = config;
+        let (rules, ports) = match rules_of {
+            ProxyRules::Sites(rules) => (rules.iter().map(rule).collect::<Vec<_>>(), Vec::new()),
+            ProxyRules::Ports(ports) => (Vec::new(), ports.iter().map(port).collect()),
         };
         let name_servers: Vec<String> = name_servers.iter().map(ToString::to_string).collect();
         let values = context! {

@@ -1,6 +1,6 @@
 //! Line and column of every node of a YAML text.
 //!
-//! [`Positions`] mirrors the nodes of a text without their values. [`At`] walks it in step with
+//! [`Positions`] mirrors the nodes of a text without their values. [`Cursor`] walks it in step with
 //! the typed values that serde made of the same text.
 
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ impl Positions {
     pub(super) fn nulls(&self) -> Report {
         let nothing = |&node: &u32| {
             Diagnostic::new(Code::WrongType, "expected a value, found nothing")
-                .at(At { positions: self, node }.key_place())
+                .at(Cursor { positions: self, node }.key_place())
                 .help("give it a value, or remove it if it may be left out")
         };
         let mut report = Report::new();
@@ -69,17 +69,17 @@ impl Positions {
     }
 
     /// The top of each document, in order.
-    pub fn documents(&self) -> impl Iterator<Item = At<'_>> {
-        self.roots.iter().map(|&node| At { positions: self, node })
+    pub fn documents(&self) -> impl Iterator<Item = Cursor<'_>> {
+        self.roots.iter().map(|&node| Cursor { positions: self, node })
     }
 
-    /// One diagnostic for each key that stands twice in a mapping.
+    /// One diagnostic for each duplicate key of a mapping.
     #[must_use]
     pub fn duplicate_keys(&self) -> Report {
         let mut report = Report::new();
         for (parent, node) in self.nodes.iter().enumerate() {
             let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
-            let parent = At { positions: self, node: u32::try_from(parent).unwrap_or(NONE) };
+            let parent = Cursor { positions: self, node: u32::try_from(parent).unwrap_or(NONE) };
             if node.first_child == NONE || self.nodes[node.first_child as usize].key == NONE {
                 continue;
             }
@@ -89,7 +89,7 @@ impl Positions {
                 if let Some(&first) = seen.get(&text) {
                     let name = quoted(&self.keys[text as usize]);
                     report.push(
-                        Diagnostic::new(Code::DuplicateKey, format!("the key {name} stands twice"))
+                        Diagnostic::new(Code::DuplicateKey, format!("duplicate key {name}"))
                             .at(self.place(key))
                             .related(self.place(first), "first here")
                             .help("remove one of the two, or put both values into one"),
@@ -130,12 +130,12 @@ impl Positions {
 
 /// A node of the input, by its position.
 #[derive(Clone, Copy, Debug)]
-pub struct At<'a> {
+pub struct Cursor<'a> {
     positions: &'a Positions,
     node: u32,
 }
 
-impl<'a> At<'a> {
+impl<'a> Cursor<'a> {
     /// Where the node begins.
     #[must_use]
     pub fn place(self) -> Place {
@@ -174,7 +174,7 @@ impl<'a> At<'a> {
         for token in pointer.split('/').skip(1) {
             let token = token.replace("~1", "/").replace("~0", "~");
             let child = at.children().next();
-            at = match child.map(At::key_text) {
+            at = match child.map(Cursor::key_text) {
                 Some(Some(_)) => at.key(&token),
                 Some(None) => token.parse().map_or(at, |index| at.item(index)),
                 None => at,
@@ -190,7 +190,7 @@ impl<'a> At<'a> {
         std::iter::from_fn(move || {
             let node = (next != NONE).then_some(next)?;
             next = positions.nodes[node as usize].next_sibling;
-            Some(At { positions, node })
+            Some(Cursor { positions, node })
         })
     }
 

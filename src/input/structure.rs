@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Documents;
-use super::positions::{At, Positions, syntax_error};
+use super::positions::{Cursor, Positions, syntax_error};
 use crate::diagnostic::{Code, Diagnostic, Place, Report, nearest, quoted};
 use crate::spec::schema;
 use crate::value::{self, Invalid};
@@ -207,7 +207,7 @@ fn in_words(name: &str) -> String {
 
 struct Structure<'a> {
     schema: &'a Value,
-    top: At<'a>,
+    top: Cursor<'a>,
 }
 
 impl Structure<'_> {

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use crate::diagnostic::Place;
 use crate::spec::{Mode, Platform};
-use crate::value::{NameServer, Port, Protocol, Span};
+use crate::value::{NameServer, Port, Protocol, TimeSpan};
 
 /// What holds for the whole network.
 #[derive(Debug)]
@@ -57,9 +57,9 @@ pub struct Dns {
     /// The name servers to ask; empty for those of the machine that asks.
     pub servers: Vec<NameServer>,
     /// How long addresses may be used after the last answer.
-    pub max_age: Span,
+    pub max_age: TimeSpan,
     /// How long an address is kept that is no longer answered; at most `max_age`.
-    pub keep: Span,
+    pub keep: TimeSpan,
 }
 
 /// A network that is divided among the nodes.

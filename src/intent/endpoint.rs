@@ -4,14 +4,14 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{Intent, NodeId, PodId, ProjectId, RouterId, ServiceId, Tenant};
+use super::{Intent, NodeId, PodId, ProjectId, RouterId, ServiceId, Workload};
 use crate::diagnostic::{Code, Diagnostic, nearest, quoted};
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Endpoint {
     /// A pod or egress router.
-    Tenant(Tenant),
+    Workload(Workload),
     /// A service, at its address.
     Service(ServiceId),
     /// A node.
@@ -73,7 +73,7 @@ impl Endpoint {
     #[must_use]
     pub fn name(self, intent: &Intent) -> String {
         match self {
-            Self::Tenant(tenant) => intent.tenant_name(tenant),
+            Self::Workload(workload) => intent.workload_name(workload),
             Self::Service(id) => intent.service_name(id),
             Self::Node(id) => intent[id].name.to_string(),
             Self::Address(address) => address.to_string(),
@@ -84,8 +84,8 @@ impl Endpoint {
 
     fn kind(self) -> &'static str {
         match self {
-            Self::Tenant(Tenant::Pod(_)) => "pod",
-            Self::Tenant(Tenant::Router(_)) => "router",
+            Self::Workload(Workload::Pod(_)) => "pod",
+            Self::Workload(Workload::Router(_)) => "router",
             Self::Service(_) => "service",
             Self::Node(_) => "node",
             Self::Address(_) | Self::Network(_) | Self::Outside => "address",
@@ -103,10 +103,10 @@ impl Intent {
 
     /// `project/pod`, or the name of an egress router.
     #[must_use]
-    pub fn tenant_name(&self, tenant: Tenant) -> String {
-        match tenant {
-            Tenant::Pod(id) => self.pod_name(id),
-            Tenant::Router(id) => self[id].name.to_string(),
+    pub fn workload_name(&self, workload: Workload) -> String {
+        match workload {
+            Workload::Pod(id) => self.pod_name(id),
+            Workload::Router(id) => self[id].name.to_string(),
         }
     }
 
@@ -122,7 +122,7 @@ fn pod(intent: &Intent, project: &str, name: &str) -> Option<Endpoint> {
     let project = intent.project_named(project)?;
     let key = |pod: &super::Pod| pod.project.cmp(&project).then(pod.name.as_str().cmp(name));
     let found = intent.pods.binary_search_by(key).ok()?;
-    Some(Endpoint::Tenant(Tenant::Pod(PodId::new(found))))
+    Some(Endpoint::Workload(Workload::Pod(PodId::new(found))))
 }
 
 fn service(intent: &Intent, project: &str, name: &str) -> Option<Endpoint> {
@@ -141,7 +141,7 @@ fn node(intent: &Intent, name: &str) -> Option<Endpoint> {
 
 fn router(intent: &Intent, name: &str) -> Option<Endpoint> {
     let found = intent.routers.binary_search_by(|router| router.name.as_str().cmp(name)).ok()?;
-    Some(Endpoint::Tenant(Tenant::Router(RouterId::new(found))))
+    Some(Endpoint::Workload(Workload::Router(RouterId::new(found))))
 }
 
 fn ambiguous(intent: &Intent, text: &str, one: Endpoint, other: Endpoint) -> Diagnostic {

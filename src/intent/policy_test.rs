@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Endpoint, Intent, NodeId, PodId, ProjectId, RouterId, Tenant, Verdict};
+use super::{Endpoint, Intent, NodeId, PodId, ProjectId, RouterId, Verdict, Workload};
 use crate::diagnostic::Place;
 use crate::spec::Selector;
 use crate::value::{Port, Protocol};
@@ -61,16 +61,16 @@ pub enum Via {
 
 impl PodSet {
     /// The pods.
-    pub fn pods<'i>(&'i self, intent: &'i Intent) -> Box<dyn Iterator<Item = Tenant> + 'i> {
+    pub fn pods<'i>(&'i self, intent: &'i Intent) -> Box<dyn Iterator<Item = Workload> + 'i> {
         let fits = |(_, pod): &(PodId, &super::Pod)| self.pods.matches(&pod.labels);
         match &self.projects {
-            None => Box::new(intent.pods().filter(fits).map(|(id, _)| Tenant::Pod(id))),
+            None => Box::new(intent.pods().filter(fits).map(|(id, _)| Workload::Pod(id))),
             Some(projects) => Box::new(
                 projects
                     .iter()
                     .flat_map(|project| intent.pods_of(*project))
                     .filter(fits)
-                    .map(|(id, _)| Tenant::Pod(id)),
+                    .map(|(id, _)| Workload::Pod(id)),
             ),
         }
     }

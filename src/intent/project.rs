@@ -77,7 +77,7 @@ pub enum Attachment {
 
 /// Who is behind a port of a node's bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tenant {
+pub enum Workload {
     /// A pod.
     Pod(PodId),
     /// An egress router.

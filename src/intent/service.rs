@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::{Fixed, ProjectId, Tenant};
+use super::{Fixed, ProjectId, Workload};
 use crate::diagnostic::Place;
 use crate::spec::{ServiceType, SessionAffinity};
 use crate::value::{Name, NodePort, Port, Protocol};
@@ -22,7 +22,7 @@ pub struct Service {
     /// Whether a client address always gets the same pod.
     pub affinity: SessionAffinity,
     /// The pods that it is for, ready or not, and the egress routers.
-    pub tenants: Vec<Tenant>,
+    pub workloads: Vec<Workload>,
     /// Its ports, by protocol and number. One that nobody is behind refuses.
     pub ports: Vec<ServicePort>,
     /// Where it is defined.
@@ -48,7 +48,7 @@ pub struct ServicePort {
     /// Its number.
     pub port: Port,
     /// The pods behind it that are ready, and the egress routers, each with its port.
-    pub backends: Vec<(Tenant, Port)>,
+    pub backends: Vec<(Workload, Port)>,
     /// The hosts outside behind it, each with its port, by address. A service has these or those.
     pub endpoints: Vec<(Ipv4Addr, Port)>,
     /// The port at every node that the desired state says. Without one, it is allocated where the

@@ -11,7 +11,7 @@ use super::{Host, Lab, failed};
 use crate::artifact::host;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{Attachment, BlockAt, Node, NodeId};
-use crate::model::Tenant;
+use crate::model::Workload;
 use crate::value::Datapath;
 
 /// The bridge that holds a node's address: a userspace datapath takes tunnels only there.
@@ -293,7 +293,7 @@ pub(super) fn plug(lab: &Lab) -> Result<(), Diagnostic> {
             continue;
         }
         let netns = stand_in(interface.as_str());
-        let endpoint = model.endpoint(Tenant::Pod(id));
+        let endpoint = model.endpoint(Workload::Pod(id));
         let eth = host::POD_INTERFACE;
         let mtu = intent.cluster().mtu;
         let lines = format!(

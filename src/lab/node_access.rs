@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::probe::{POD_PORT, Planner, Want};
+use super::probe::{Expected, POD_PORT, Planner};
 use crate::intent::NodeId;
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::value::{Port, Protocol};
-use crate::verify::reach::To;
+use crate::verify::reach::Destination;
 
 /// The ports of DNS, and one of every entry of `nodeAccess` for TCP or UDP: the nodes answer there in
 /// the lab.
@@ -29,15 +29,15 @@ impl Planner<'_> {
     /// gateway.
     pub(super) fn node_access(&mut self) {
         let intent = self.model.intent();
-        let mut first: BTreeMap<usize, Tenant> = BTreeMap::new();
+        let mut first: BTreeMap<usize, Workload> = BTreeMap::new();
         for (id, pod) in intent.pods() {
-            first.entry(pod.node.index()).or_insert(Tenant::Pod(id));
+            first.entry(pod.node.index()).or_insert(Workload::Pod(id));
         }
         let mut ports = vec![(Protocol::Tcp, u16::try_from(POD_PORT).unwrap_or_default())];
         ports.extend(examples(self.model));
         ports.dedup();
-        for tenant in first.into_values() {
-            let own = self.model.node(tenant);
+        for workload in first.into_values() {
+            let own = self.model.node(workload);
             let other = intent.nodes().map(|(id, _)| id).find(|id| *id != own);
             for (protocol, port) in &ports {
                 let address = intent[own].address;
@@ -46,12 +46,17 @@ impl Planner<'_> {
                 let mut node_ports = self.model.node_ports().iter();
                 let served = node_ports.any(|p| (p.protocol, p.port.get()) == (*protocol, *port));
                 if *protocol == Protocol::Tcp && !served {
-                    let to = (To::Outside(address), address);
-                    self.probe_node(tenant, own, to, (*protocol, *port));
+                    let to = (Destination::Outside(address), address);
+                    self.probe_node(workload, own, to, (*protocol, *port));
                 }
                 for node in [Some(own), other].into_iter().flatten() {
                     let address = self.model.gateway(node);
-                    self.probe_node(tenant, node, (To::Node(node), address), (*protocol, *port));
+                    self.probe_node(
+                        workload,
+                        node,
+                        (Destination::Node(node), address),
+                        (*protocol, *port),
+                    );
                 }
             }
         }
@@ -59,9 +64,9 @@ impl Planner<'_> {
 
     fn probe_node(
         &mut self,
-        from: Tenant,
+        from: Workload,
         node: NodeId,
-        (to, address): (To, Ipv4Addr),
+        (to, address): (Destination, Ipv4Addr),
         (protocol, port): (Protocol, u16),
     ) {
         let (from_name, node) = (self.name(from), &self.model.intent()[node].name);
@@ -69,7 +74,7 @@ impl Planner<'_> {
         self.push(from, to, SocketAddrV4::new(address, port), protocol, title);
         // Who answers datagrams can't tell the address that they came to.
         let probe = self.probes.last_mut().filter(|_| protocol == Protocol::Udp);
-        if let Some(Want::Answer { at, .. }) = probe.map(|probe| &mut probe.want) {
+        if let Some(Expected::Answer { at, .. }) = probe.map(|probe| &mut probe.want) {
             *at = None;
         }
     }

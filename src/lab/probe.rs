@@ -11,7 +11,7 @@ mod run;
 mod services;
 mod summary;
 
-pub use expect::{Place, Probe, Seen, Want};
+pub use expect::{Expected, Location, Observed, Probe};
 pub use summary::Summary;
 
 mod router_services;
@@ -21,9 +21,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use super::names;
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Packet, To, reach};
+use crate::verify::reach::{Destination, Packet, Source, reach};
 
 /// The port that pods and nodes answer at.
 pub(super) const POD_PORT: u64 = 8080;
@@ -72,43 +72,45 @@ pub(super) struct Planner<'m> {
     pub(super) probes: Vec<Probe>,
     /// Of each client as the bridge knows it: the addresses that it opens SCTP associations to, and
     /// who is behind them.
-    associations: BTreeMap<Ipv4Addr, Vec<(SocketAddrV4, BTreeSet<Tenant>)>>,
+    associations: BTreeMap<Ipv4Addr, Vec<(SocketAddrV4, BTreeSet<Workload>)>>,
 }
 
 impl Planner<'_> {
-    pub(super) fn name(&self, tenant: Tenant) -> String {
-        match tenant {
-            Tenant::Pod(id) => self.model.intent().pod_name(id),
-            Tenant::Router(id) => self.model.intent()[id].name.to_string(),
+    pub(super) fn name(&self, workload: Workload) -> String {
+        match workload {
+            Workload::Pod(id) => self.model.intent().pod_name(id),
+            Workload::Router(id) => self.model.intent()[id].name.to_string(),
         }
     }
 
     pub(super) fn push(
         &mut self,
-        from: Tenant,
-        to: To,
+        from: Workload,
+        to: Destination,
         address: SocketAddrV4,
         protocol: Protocol,
         title: String,
     ) {
         let Ok(port) = Port::new(address.port().into()) else { return };
-        let packet = Packet { from: From::Tenant(from), to, protocol, port };
+        let packet = Packet { from: Source::Workload(from), to, protocol, port };
         let reach = reach(self.model, &packet);
         let seen_as = match to {
             // Its own node sees the pod itself.
-            To::Outside(to) if to == self.model.intent()[self.model.node(from)].address => {
+            Destination::Outside(to)
+                if to == self.model.intent()[self.model.node(from)].address =>
+            {
                 self.model.endpoint(from).address
             }
             // An egress IP or the node's own address stands for the pod's.
-            To::Outside(_) => self.model.seen_outside_as(from),
+            Destination::Outside(_) => self.model.external_source(from),
             _ => self.model.endpoint(from).address,
         };
         let want = if reach.allowed() {
-            Want::Answer { seen_as: Some(seen_as), at: Some(address) }
+            Expected::Answer { seen_as: Some(seen_as), at: Some(address) }
         } else {
-            Want::Silence
+            Expected::Silence
         };
-        let from = Place::Tenant(from);
+        let from = Location::Workload(from);
         self.probes.push(Probe {
             title,
             from,
@@ -122,16 +124,17 @@ impl Planner<'_> {
 }
 
 /// The listener that a place is, and the address at which it hears groups.
-fn listeners(model: &Model) -> BTreeMap<Place, (String, Ipv4Addr)> {
+fn listeners(model: &Model) -> BTreeMap<Location, (String, Ipv4Addr)> {
     let intent = model.intent();
-    let pods = intent.pods().map(|(id, _)| (Tenant::Pod(id), intent.pod_name(id)));
-    let routers = intent.routers().map(|(id, r)| (Tenant::Router(id), r.name.to_string()));
-    let tenants = pods.chain(routers);
-    let tenants = tenants
-        .map(|(tenant, name)| (Place::Tenant(tenant), (name, model.endpoint(tenant).address)));
+    let pods = intent.pods().map(|(id, _)| (Workload::Pod(id), intent.pod_name(id)));
+    let routers = intent.routers().map(|(id, r)| (Workload::Router(id), r.name.to_string()));
+    let workloads = pods.chain(routers);
+    let workloads = workloads.map(|(workload, name)| {
+        (Location::Workload(workload), (name, model.endpoint(workload).address))
+    });
     let nodes = intent.nodes();
-    let nodes = nodes.map(|(id, n)| (Place::Node(id), (n.name.to_string(), model.gateway(id))));
-    tenants.chain(nodes).collect()
+    let nodes = nodes.map(|(id, n)| (Location::Node(id), (n.name.to_string(), model.gateway(id))));
+    workloads.chain(nodes).collect()
 }
 
 /// The group of a multicast probe, which no other has, so that its sender needn't join it

@@ -22,7 +22,7 @@ struct State {
     /// The first processes of the machines.
     machines: BTreeMap<String, Process>,
     /// Where pods and egress routers are: machine and namespace.
-    tenants: BTreeMap<String, (String, String)>,
+    workloads: BTreeMap<String, (String, String)>,
 }
 
 /// A process, with the time at which it started, since numbers come again.
@@ -57,19 +57,19 @@ pub(super) fn write(lab: &Lab) -> Result<(), Diagnostic> {
     for (name, host) in &lab.nodes {
         machines.extend([machine(name, host)?]);
     }
-    let mut tenants = BTreeMap::new();
+    let mut workloads = BTreeMap::new();
     for (id, pod) in intent.pods() {
         let netns = match &pod.attachment {
             Attachment::Netns(netns) => netns.to_string(),
             Attachment::Interface(interface) => stand_in(interface.as_str()),
         };
-        tenants.insert(intent.pod_name(id), (intent[pod.node].name.to_string(), netns));
+        workloads.insert(intent.pod_name(id), (intent[pod.node].name.to_string(), netns));
     }
     for (_, router) in intent.routers() {
         let netns = format!("{}{}", crate::artifact::host::ROUTER_NETNS_PREFIX, router.name);
-        tenants.insert(router.name.to_string(), (intent[router.node].name.to_string(), netns));
+        workloads.insert(router.name.to_string(), (intent[router.node].name.to_string(), netns));
     }
-    let text = json::pretty(&State { machines, tenants });
+    let text = json::pretty(&State { machines, workloads });
     fs::write(lab.directory.join(STATE), text).map_err(|error| failed(&error.to_string()))
 }
 
@@ -112,12 +112,12 @@ pub fn enter(
     words: &[&str],
 ) -> Result<duct::Expression, Diagnostic> {
     let state = read(directory)?;
-    let (machine, netns) = match state.tenants.get(target) {
+    let (machine, netns) = match state.workloads.get(target) {
         Some((machine, netns)) => (machine.as_str(), Some(netns.as_str())),
         None => (target, None),
     };
     let Some(process) = state.machines.get(machine) else {
-        let known = state.machines.keys().chain(state.tenants.keys()).map(String::as_str);
+        let known = state.machines.keys().chain(state.workloads.keys()).map(String::as_str);
         let message = format!("the lab has no `{target}`");
         let diagnostic = Diagnostic::new(Code::LabNotRunning, message);
         return Err(match nearest(target, known) {

@@ -11,9 +11,9 @@ use std::net::Ipv4Addr;
 use crate::diagnostic::{Code, Diagnostic, Place, Report, counted};
 use crate::intent::{Addresses, Cluster, EgressRule, Intent, Target};
 use crate::lock::dns::Answer;
-use crate::lock::{Lock, NameAddress, Sighting};
+use crate::lock::{LastSeen, Lock, NameAddress};
 use crate::resolve::special_ranges;
-use crate::value::{DnsName, Moment, age};
+use crate::value::{DnsName, Timestamp, humanize};
 
 /// The most addresses of a name: every one is a flow for each of its rules.
 const MAX_ADDRESSES: usize = 256;
@@ -101,14 +101,14 @@ fn unusable_address(name: &DnsName, why: &str) -> Diagnostic {
 }
 
 /// When a name was resolved last: the latest of its addresses.
-fn resolved(lock: &Lock, name: &DnsName) -> Option<Moment> {
+fn resolved(lock: &Lock, name: &DnsName) -> Option<Timestamp> {
     entries(lock, name).map(|(_, sighting)| sighting.seen).max()
 }
 
 fn entries<'a>(
     lock: &'a Lock,
     name: &DnsName,
-) -> impl Iterator<Item = (Ipv4Addr, Sighting)> + use<'a> {
+) -> impl Iterator<Item = (Ipv4Addr, LastSeen)> + use<'a> {
     let first = NameAddress { name: name.clone(), address: Ipv4Addr::UNSPECIFIED };
     let last = NameAddress { name: name.clone(), address: Ipv4Addr::BROADCAST };
     lock.names.range(first..=last).map(|(key, sighting)| (key.address, *sighting))
@@ -117,20 +117,20 @@ fn entries<'a>(
 /// How old the addresses are that a compilation uses, in words: `3 names, the oldest resolved 2h
 /// ago`. `None` where it uses none.
 #[must_use]
-pub fn oldest(intent: &Intent, lock: &Lock, now: Moment) -> Option<String> {
+pub fn oldest(intent: &Intent, lock: &Lock, now: Timestamp) -> Option<String> {
     let names = intent.named_rules();
     let oldest = names.keys().filter_map(|name| resolved(lock, name)).min()?;
     let which = if names.len() == 1 { "" } else { "the oldest " };
     Some(format!(
         "{}, {which}resolved {} ago",
         counted(names.len(), "name"),
-        age(oldest.age_at(now))
+        humanize(oldest.age_at(now))
     ))
 }
 
 /// RF155: addresses that are used are young enough.
 #[must_use]
-pub fn check_age(intent: &Intent, lock: &Lock, now: Moment) -> Report {
+pub fn check_age(intent: &Intent, lock: &Lock, now: Timestamp) -> Report {
     let mut report = Report::new();
     let max_age = intent.cluster.dns.max_age;
     for (name, rules) in intent.named_rules() {
@@ -138,7 +138,7 @@ pub fn check_age(intent: &Intent, lock: &Lock, now: Moment) -> Report {
         let message = if seen.is_older(max_age, now) {
             format!(
                 "{name} was resolved {} ago, and addresses last {max_age}",
-                age(seen.age_at(now))
+                humanize(seen.age_at(now))
             )
         } else if now.age_at(seen) > CLOCKS_DIFFER {
             format!("{name} was resolved at {seen}, which is still to come")
@@ -170,7 +170,7 @@ pub fn update(
     intent: &Intent,
     old: &Lock,
     answers: &BTreeMap<DnsName, Result<Answer, String>>,
-    now: Moment,
+    now: Timestamp,
 ) -> Update {
     let names = intent.named_rules();
     let mut lock = old.clone();
@@ -179,7 +179,7 @@ pub fn update(
     let mut update = Update { lock, report, changes: Vec::new(), ageing: Vec::new() };
     for (name, rules) in &names {
         let place = rules[0].place;
-        let was: BTreeMap<Ipv4Addr, Sighting> = entries(old, name).collect();
+        let was: BTreeMap<Ipv4Addr, LastSeen> = entries(old, name).collect();
         let answer = answers.get(*name).cloned();
         let answer = answer.unwrap_or_else(|| Err("it was not asked for".to_owned()));
         let usable = answer.map_err(|why| not_resolved(name, &why)).and_then(|answer| {
@@ -209,7 +209,7 @@ pub fn update(
             update.changes.push(format!("+ {name} {address}"));
         }
         for (address, sighting) in was.iter().filter(|(address, _)| !is.contains_key(address)) {
-            let ago = age(sighting.seen.age_at(now));
+            let ago = humanize(sighting.seen.age_at(now));
             update.changes.push(format!("- {name} {address}, last seen {ago} ago"));
         }
         for (address, sighting) in is {
@@ -235,17 +235,17 @@ impl Update {
         &mut self,
         intent: &Intent,
         name: &DnsName,
-        was: &BTreeMap<Ipv4Addr, Sighting>,
+        was: &BTreeMap<Ipv4Addr, LastSeen>,
         answer: &Answer,
-        now: Moment,
-    ) -> BTreeMap<Ipv4Addr, Sighting> {
+        now: Timestamp,
+    ) -> BTreeMap<Ipv4Addr, LastSeen> {
         let dns = &intent.cluster.dns;
-        let mut is: BTreeMap<Ipv4Addr, Sighting> = was
+        let mut is: BTreeMap<Ipv4Addr, LastSeen> = was
             .iter()
             .filter(|(_, sighting)| !sighting.seen.is_older(dns.keep, now))
             // What another clock put into the future would never leave.
             .map(|(address, sighting)| {
-                (*address, Sighting { seen: sighting.seen.min(now), ttl: sighting.ttl })
+                (*address, LastSeen { seen: sighting.seen.min(now), ttl: sighting.ttl })
             })
             .collect();
         // In a pool that rotates, what is seen must be written before it is given up.
@@ -253,10 +253,10 @@ impl Update {
         let limit = if rotates { dns.keep.min(dns.max_age) } else { dns.max_age };
         let seen = answer.addresses.iter().filter_map(|address| was.get(address)).map(|s| s.seen);
         if let Some(oldest) = seen.min().filter(|seen| seen.age_at(now) > limit.seconds() / 2) {
-            let ago = age(oldest.age_at(now));
+            let ago = humanize(oldest.age_at(now));
             self.ageing.push(format!("= {name}, resolved {ago} ago, confirmed at half of {limit}"));
         }
-        let sighting = Sighting { seen: now, ttl: answer.ttl };
+        let sighting = LastSeen { seen: now, ttl: answer.ttl };
         is.extend(answer.addresses.iter().map(|address| (*address, sighting)));
         is
     }
@@ -267,10 +267,10 @@ impl Update {
         &mut self,
         intent: &Intent,
         name: &DnsName,
-        was: &BTreeMap<Ipv4Addr, Sighting>,
+        was: &BTreeMap<Ipv4Addr, LastSeen>,
         why: Diagnostic,
         place: Place,
-        now: Moment,
+        now: Timestamp,
     ) {
         let last = was.values().map(|sighting| sighting.seen).max();
         let max_age = intent.cluster.dns.max_age;
@@ -279,7 +279,7 @@ impl Update {
             return;
         };
         let message =
-            format!("{}; its addresses of {} ago stay", why.message, age(last.age_at(now)));
+            format!("{}; its addresses of {} ago stay", why.message, humanize(last.age_at(now)));
         self.report.push(
             Diagnostic::new(Code::NameKept, message)
                 .at(place)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::{egress, entry, multicast, network_policy, node_port, refused, route, service};
-use crate::dataplane::openflow::{Flow, Section, Slice};
+use crate::dataplane::openflow::{Flow, SharedFlows, SharedSlice};
 use crate::diagnostic::Diagnostic;
 use crate::intent::{NodeId, ProjectId};
 use crate::model::Model;
@@ -16,14 +16,14 @@ use crate::pipeline::Table;
 
 /// Flows that several nodes have.
 #[derive(Debug)]
-pub struct Common<'m> {
+pub struct ClusterFlows<'m> {
     model: &'m Model,
     /// Of each table about other nodes, one flow a node.
-    nodes: [Section<'m>; 3],
+    nodes: [SharedFlows<'m>; 3],
     /// Table 99: what is for the tunnel of a node.
-    tunnels: Section<'m>,
+    tunnels: SharedFlows<'m>,
     /// Of each project, its egress policy.
-    policies: Vec<Section<'m>>,
+    policies: Vec<SharedFlows<'m>>,
     /// Of each VNID with multicast, the nodes that have members.
     members: BTreeMap<u32, BTreeSet<NodeId>>,
     services: service::Shared<'m>,
@@ -39,12 +39,13 @@ pub(super) enum PerNode {
     RemotePod,
 }
 
-impl<'m> Common<'m> {
+impl<'m> ClusterFlows<'m> {
     /// Makes everything that plans of this model share.
     pub fn new(model: &'m Model) -> Result<Self, Diagnostic> {
         let intent = model.intent();
-        let section =
-            |flows: Vec<Flow<'m>>| Section::new(flows).map_err(|error| refused(&error.0, error.1));
+        let section = |flows: Vec<Flow<'m>>| {
+            SharedFlows::new(flows).map_err(|error| refused(&error.0, error.1))
+        };
         let nodes = || intent.nodes().map(|(id, _)| id);
         let nodes = [
             section(nodes().map(|id| entry::from_node(model, id)).collect())?,
@@ -79,12 +80,12 @@ impl<'m> Common<'m> {
     }
 
     /// The flows of a table about every node but one.
-    pub(super) fn other_nodes(&self, table: PerNode, node: NodeId) -> [Slice<'_>; 2] {
+    pub(super) fn other_nodes(&self, table: PerNode, node: NodeId) -> [SharedSlice<'_>; 2] {
         self.nodes[table as usize].around(node.index())
     }
 
     /// The drops of what is for the tunnels of nodes.
-    pub(super) fn tunnels(&self) -> Slice<'_> {
+    pub(super) fn tunnels(&self) -> SharedSlice<'_> {
         self.tunnels.all()
     }
 
@@ -109,7 +110,7 @@ impl<'m> Common<'m> {
     }
 
     /// The flows of a project's egress policy.
-    pub(super) fn policy(&self, project: ProjectId) -> Slice<'_> {
+    pub(super) fn policy(&self, project: ProjectId) -> SharedSlice<'_> {
         self.policies[project.index()].all()
     }
 }

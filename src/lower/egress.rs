@@ -60,8 +60,8 @@ pub(super) fn to_tunnel(model: &Model, node: NodeId) -> Flow<'_> {
 /// The policies of the projects that have pods on this node.
 fn policies(builder: &mut Builder<'_>) {
     let model = builder.model;
-    let tenants = model.tenants(builder.node);
-    let projects: BTreeSet<_> = tenants.map(|tenant| model.project(tenant)).collect();
+    let workloads = model.workloads(builder.node);
+    let projects: BTreeSet<_> = workloads.map(|workload| model.project(workload)).collect();
     for project in projects {
         builder.flows.push_shared(builder.common.policy(project));
     }

@@ -10,7 +10,7 @@ use crate::artifact::node::EgressIp;
 use crate::dataplane::nft::AddressMap;
 use crate::dataplane::openflow::{Action, IpMatch, Match};
 use crate::intent::NodeId;
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::pipeline::{OfPort, Table};
 use crate::value::Mac;
 
@@ -23,16 +23,16 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
 fn to_holders(builder: &mut Builder<'_>) {
     let model = builder.model;
     let mut any = false;
-    for tenant in model.tenants(builder.node) {
-        let Some(leaving) = model.leaving(tenant) else { continue };
+    for workload in model.workloads(builder.node) {
+        let Some(leaving) = model.leaving(workload) else { continue };
         if leaving.ip.node == builder.node {
             continue;
         }
         any = true;
-        let source = Some(host(model.endpoint(tenant).address));
+        let source = Some(host(model.endpoint(workload).address));
         let actions = vec![
-            Action::TunnelFromSource,
-            Action::TunnelTo(model.intent()[leaving.ip.node].address),
+            Action::SetTunnelId,
+            Action::SetTunnelDst(model.intent()[leaving.ip.node].address),
             Action::Output(OfPort::VXLAN),
         ];
         let matches = ip(IpMatch { src: source, ..IpMatch::default() });
@@ -52,19 +52,19 @@ fn hold(builder: &mut Builder<'_>) {
     let model = builder.model;
     let mac = Mac::of_ipv4(model.gateway(builder.node));
     let mut any = false;
-    for (tenant, leaving) in model.leaving_by(builder.node) {
-        if model.node(tenant) == builder.node {
+    for (workload, leaving) in model.workloads_egressing_via(builder.node) {
+        if model.node(workload) == builder.node {
             continue;
         }
         any = true;
-        let address = host(model.endpoint(tenant).address);
-        let vnid = model.vnid(model.project(tenant)).get();
+        let address = host(model.endpoint(workload).address);
+        let vnid = model.vnid(model.project(workload)).get();
         let matches = Match {
             source: Some(vnid),
             ..ip(IpMatch { src: Some(address), ..IpMatch::default() })
         };
         let subject = model.egress_ip_subject(leaving);
-        let actions = vec![Action::EthernetTo(mac), Action::Output(OfPort::TUN)];
+        let actions = vec![Action::SetEthDst(mac), Action::Output(OfPort::TUN)];
         builder.flow(subject, Table::RouteFromVxlan, 100, matches, actions);
         super::entry::passed(builder, subject, address);
     }
@@ -80,7 +80,7 @@ fn hold(builder: &mut Builder<'_>) {
 pub(super) fn wiring(model: &Model, node: NodeId) -> Vec<EgressIp> {
     let Some(uplink) = &model.intent()[node].uplink else { return Vec::new() };
     let mut held: Vec<EgressIp> = model
-        .held(node)
+        .egress_ips_on(node)
         .map(|(ip, subject)| EgressIp {
             address: ip.address,
             uplink: uplink.subnet,
@@ -93,10 +93,10 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Vec<EgressIp> {
 
 /// Which pods get which address, where the node holds any.
 pub(super) fn map(model: &Model, node: NodeId) -> Option<AddressMap> {
-    let element = |(tenant, leaving): (Tenant, crate::model::Leaving)| {
-        (model.endpoint(tenant).address, leaving.ip.address)
+    let element = |(workload, leaving): (Workload, crate::model::EgressAssignment)| {
+        (model.endpoint(workload).address, leaving.ip.address)
     };
-    let mut elements: Vec<_> = model.leaving_by(node).map(element).collect();
+    let mut elements: Vec<_> = model.workloads_egressing_via(node).map(element).collect();
     elements.sort_unstable();
     (!elements.is_empty()).then_some(AddressMap { name: EGRESS_IP_MAP, elements })
 }

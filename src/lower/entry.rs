@@ -6,7 +6,7 @@ use super::common::PerNode;
 use super::network_policy::policy_load;
 use super::{Builder, arp, host, ip, ip_to};
 use crate::dataplane::openflow::{Action, ArpMatch, Flow, IpMatch, Match, Packet};
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::intent::{Direction, NodeId};
 use crate::model::Model;
 use crate::pipeline::{OfPort, PASSED_MARK, Register, Table};
@@ -54,7 +54,7 @@ pub(super) fn from_node(model: &Model, node: NodeId) -> Flow<'_> {
         table: Table::FromVxlan,
         priority: 100,
         matches: Match { tunnel_source: Some(address), ..Match::default() },
-        actions: vec![Action::LoadSourceFromTunnel, Action::Goto(Table::RouteFromVxlan)],
+        actions: vec![Action::LoadSourceFromTunnelId, Action::Goto(Table::RouteFromVxlan)],
         subject: model.node_subject(node),
         also: Vec::new(),
     }
@@ -63,16 +63,16 @@ pub(super) fn from_node(model: &Model, node: NodeId) -> Flow<'_> {
 /// A pod sends with its own port, Ethernet and IP address only.
 fn from_pods(builder: &mut Builder<'_>) {
     let model = builder.model;
-    for tenant in model.tenants(builder.node) {
-        let endpoint = model.endpoint(tenant);
-        let subject = model.tenant_subject(tenant);
-        let vnid = model.vnid(model.project(tenant)).get();
-        let meter = model.meter(tenant);
+    for workload in model.workloads(builder.node) {
+        let endpoint = model.endpoint(workload);
+        let subject = model.workload_subject(workload);
+        let vnid = model.vnid(model.project(workload)).get();
+        let meter = model.meter(workload);
         let mut actions = Vec::with_capacity(3);
         if vnid != 0 && model.mode().carries_vnids() {
             actions.push(Action::Load(Register::Source, vnid));
         }
-        actions.extend(policy_load(Register::Sender, model.selection(tenant, Direction::Egress)));
+        actions.extend(policy_load(Register::Sender, model.selection(workload, Direction::Egress)));
         actions.push(Action::Goto(Table::Route));
         let address = Some(host(endpoint.address));
         for matches in [
@@ -113,14 +113,14 @@ fn from_host(builder: &mut Builder<'_>) {
 }
 
 /// Table 25: what the host's ruleset let pass to a network.
-pub(super) fn passed<'m>(builder: &mut Builder<'m>, subject: &'m Subject, network: Ipv4Net) {
+pub(super) fn passed<'m>(builder: &mut Builder<'m>, subject: &'m ObjectRef, network: Ipv4Net) {
     passed_from(builder, subject, 100, ip_to(network));
 }
 
 /// Table 25: some of what the host's ruleset let pass.
 pub(super) fn passed_from<'m>(
     builder: &mut Builder<'m>,
-    subject: &'m Subject,
+    subject: &'m ObjectRef,
     priority: u16,
     matches: Match,
 ) {
@@ -133,5 +133,5 @@ pub(super) fn passed_from<'m>(
 
 fn routed(model: &Model, node: NodeId) -> Vec<Action> {
     let system = model.datapath(node) == Datapath::System;
-    system.then_some(Action::ForgetMark).into_iter().chain([Action::Goto(Table::Route)]).collect()
+    system.then_some(Action::ClearMark).into_iter().chain([Action::Goto(Table::Route)]).collect()
 }

@@ -8,7 +8,7 @@ use super::node_access;
 use super::node_port::{self, Inwards};
 use super::wiring::interface;
 use crate::artifact::host::{self, GUARDED_SET};
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::dataplane::nft::{
     Chain, Choice, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
 };
@@ -25,7 +25,7 @@ const TUNNELS: &str = "rf_tunnel_addresses";
 pub(super) fn lower<'m>(
     model: &'m Model,
     node: NodeId,
-    wiring: &Wiring,
+    wiring: &NodeConfig,
 ) -> Result<Ruleset<'m>, Diagnostic> {
     let egress_ips = super::egress_ip::map(model, node);
     let Inwards { mut sets, maps, chains, onwards } = node_port::inwards(model, node)?;
@@ -125,7 +125,7 @@ fn inet_chains<'m>(
     let again = vec![Condition::Iif(tun()?), Condition::Oif(tun()?)];
     let mut forward = vec![rule(again, Statement::Drop)];
     forward.extend(onwards.map(|onwards| rule(onwards, Statement::Accept)));
-    forward.push(rule(vec![Condition::Oif(tun()?), Condition::CtKnown], Statement::Accept));
+    forward.push(rule(vec![Condition::Oif(tun()?), Condition::CtEstablished], Statement::Accept));
     forward.push(rule(vec![Condition::Oif(tun()?)], Statement::Drop));
     let mut chains = vec![
         Chain::new("rf_spoofed", "filter", "prerouting", "raw", spoofed),
@@ -137,7 +137,7 @@ fn inet_chains<'m>(
         for (protocol, refusal) in REFUSALS {
             let mut conditions = vec![Condition::Iif(tun()?), services.clone()];
             conditions.extend(protocol.map(Condition::Protocol));
-            refused.push(rule(conditions, Statement::Refuse(refusal)));
+            refused.push(rule(conditions, Statement::Reject(refusal)));
         }
         // Before routing, which would send a packet from the node to itself nowhere.
         chains.push(Chain::new("rf_refused", "filter", "prerouting", "raw + 10", refused));
@@ -179,7 +179,7 @@ fn node_to_endpoints(model: &Model, node: NodeId) -> Vec<Rule<'_>> {
                 Condition::Destination(Ipv4Net::from(address)),
                 Condition::Port(port.protocol, port.port),
             ],
-            statement: Statement::DnatToOne(
+            statement: Statement::DnatBalanced(
                 port.endpoints.clone(),
                 match model.intent()[id].affinity {
                     SessionAffinity::None => Choice::Random,

@@ -38,8 +38,8 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
 /// The networks that pods of this node are in, each with the project that it is named for.
 fn local_networks(builder: &Builder<'_>) -> BTreeMap<u32, ProjectId> {
     let model = builder.model;
-    let network = |tenant| {
-        let project = model.project(tenant);
+    let network = |workload| {
+        let project = model.project(workload);
         let named_for = match model.intent()[project].membership {
             Membership::Own => project,
             Membership::Joined(root) => root,
@@ -47,5 +47,5 @@ fn local_networks(builder: &Builder<'_>) -> BTreeMap<u32, ProjectId> {
         };
         Some((model.vnid(project).get(), named_for))
     };
-    model.tenants(builder.node).filter_map(network).collect()
+    model.workloads(builder.node).filter_map(network).collect()
 }

@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Builder, ip};
 use crate::dataplane::openflow::{Action, IpMatch, Match};
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::intent::{Membership, NodeId};
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::pipeline::{MULTICAST_ZONE, OfPort, Register, Table};
 
 /// The most pods, and the most tunnels, that one flow copies to.
@@ -28,7 +28,7 @@ pub(super) fn members(model: &Model) -> BTreeMap<u32, BTreeSet<NodeId>> {
     let mut members: BTreeMap<u32, BTreeSet<NodeId>> = BTreeMap::new();
     for (_, pod) in model.intent().pods() {
         if model.without_multicast(pod.project).is_none() {
-            members.entry(model.carried(pod.project)).or_default().insert(pod.node);
+            members.entry(model.wire_vnid(pod.project)).or_default().insert(pod.node);
         }
     }
     members
@@ -37,7 +37,7 @@ pub(super) fn members(model: &Model) -> BTreeMap<u32, BTreeSet<NodeId>> {
 /// A network with members on this node.
 struct Network<'m> {
     /// What its flows stand for.
-    subject: &'m Subject,
+    subject: &'m ObjectRef,
     /// The ports of its pods.
     ports: BTreeSet<OfPort>,
 }
@@ -48,9 +48,9 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
     let from = |port| Match { in_port: Some(port), ..Match::default() };
     builder.flow(model.cluster_subject(), Table::Multicast, 200, from(OfPort::TUN), vec![]);
     for id in model.routers(builder.node) {
-        let router = Tenant::Router(*id);
+        let router = Workload::Router(*id);
         let matches = from(model.endpoint(router).port);
-        builder.flow(model.tenant_subject(router), Table::Multicast, 200, matches, vec![]);
+        builder.flow(model.workload_subject(router), Table::Multicast, 200, matches, vec![]);
     }
     for (vnid, network) in networks(builder) {
         copies(builder, vnid, network);
@@ -64,9 +64,9 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
 fn networks<'m>(builder: &Builder<'m>) -> BTreeMap<u32, Network<'m>> {
     let model = builder.model;
     let mut networks = BTreeMap::new();
-    for tenant in model.tenants(builder.node) {
-        let project = model.project(tenant);
-        if matches!(tenant, Tenant::Router(_)) || model.without_multicast(project).is_some() {
+    for workload in model.workloads(builder.node) {
+        let project = model.project(workload);
+        if matches!(workload, Workload::Router(_)) || model.without_multicast(project).is_some() {
             continue;
         }
         let subject = match model.intent()[project].membership {
@@ -74,9 +74,9 @@ fn networks<'m>(builder: &Builder<'m>) -> BTreeMap<u32, Network<'m>> {
             Membership::Joined(root) => model.project_subject(root),
             Membership::Own | Membership::Global => model.cluster_subject(),
         };
-        let network = networks.entry(model.carried(project));
+        let network = networks.entry(model.wire_vnid(project));
         let network = network.or_insert_with(|| Network { subject, ports: BTreeSet::new() });
-        network.ports.insert(model.endpoint(tenant).port);
+        network.ports.insert(model.endpoint(workload).port);
     }
     networks
 }
@@ -115,9 +115,9 @@ fn copies<'m>(builder: &mut Builder<'m>, vnid: u32, network: Network<'m>) {
 
 /// Sends a copy through the tunnel of each node.
 fn tunnels(model: &Model, nodes: &[NodeId]) -> Vec<Action> {
-    let mut actions = vec![Action::TunnelFromSource];
+    let mut actions = vec![Action::SetTunnelId];
     for node in nodes {
-        actions.push(Action::TunnelTo(model.intent()[*node].address));
+        actions.push(Action::SetTunnelDst(model.intent()[*node].address));
         actions.push(Action::Output(OfPort::VXLAN));
     }
     actions

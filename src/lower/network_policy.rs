@@ -48,8 +48,8 @@ pub(super) fn policy_load(register: Register, selection: Selection) -> Option<Ac
 pub(super) fn lower(builder: &mut Builder<'_>) {
     let model = builder.model;
     node_port::lower(builder);
-    let mut tenants = model.tenants(builder.node);
-    if tenants.any(|tenant| model.is_selected(tenant)) {
+    let mut workloads = model.workloads(builder.node);
+    if workloads.any(|workload| model.is_selected(workload)) {
         senders(builder);
         route(builder);
         receivers(builder);
@@ -231,9 +231,9 @@ fn node_addresses(model: &Model) -> Vec<MaskedAddress> {
 /// The directions in which a pod or egress router is isolated.
 fn isolated(
     model: &Model,
-    tenant: crate::model::Tenant,
+    workload: crate::model::Workload,
 ) -> impl Iterator<Item = Direction> + use<'_> {
     let isolates =
-        move |direction: &Direction| model.selection(tenant, *direction) == Selection::Isolated;
+        move |direction: &Direction| model.selection(workload, *direction) == Selection::Isolated;
     Direction::BOTH.into_iter().filter(isolates)
 }

@@ -11,7 +11,7 @@ use super::host;
 use super::wiring::interface;
 use crate::artifact::host;
 use crate::dataplane::nft::{Condition, Rule, Statement};
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
 use crate::model::Model;
@@ -23,14 +23,14 @@ pub(super) fn rules(model: &Model, node: NodeId) -> Result<Vec<Rule<'_>>, Diagno
     let cluster = model.cluster_subject();
     let own = model.node_subject(node);
     let of = |subject, conditions, statement| Rule { conditions, statement, subject };
-    let mut rules = vec![of(cluster, vec![tun()?, Condition::CtKnown], Statement::Accept)];
+    let mut rules = vec![of(cluster, vec![tun()?, Condition::CtEstablished], Statement::Accept)];
     // An egress IP is an address of the node, but only for what pods began.
-    let mut held: Vec<(Ipv4Addr, &Subject)> =
-        model.held(node).map(|(ip, subject)| (ip.address, subject)).collect();
+    let mut held: Vec<(Ipv4Addr, &ObjectRef)> =
+        model.egress_ips_on(node).map(|(ip, subject)| (ip.address, subject)).collect();
     held.sort_by_key(|(address, _)| *address);
     for (address, subject) in held {
         let to = vec![Condition::NotIif(lo()?), Condition::Destination(host(address))];
-        let known = to.iter().cloned().chain([Condition::CtKnown]).collect();
+        let known = to.iter().cloned().chain([Condition::CtEstablished]).collect();
         rules.push(of(subject, known, Statement::Accept));
         rules.push(of(subject, to, Statement::CountedDrop));
     }

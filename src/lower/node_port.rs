@@ -15,7 +15,7 @@ use super::{Builder, host, ip, ip_to};
 use crate::artifact::host;
 use crate::dataplane::nft::{Chain, Condition, Elements, PortMap, Rule, Set, Statement};
 use crate::dataplane::openflow::{
-    Action, CtState, Flow, Fragment, IpMatch, L4, MaskedPort, Match, Section,
+    Action, CtState, Flow, Fragment, IpMatch, L4, MaskedPort, Match, SharedFlows,
 };
 use crate::diagnostic::Diagnostic;
 use crate::intent::{BlockAt, NodeId};
@@ -39,17 +39,17 @@ const BLOCKED_ADDRESSES: &str = "rf_blocked_addresses";
 #[derive(Debug)]
 pub(super) struct Shared<'m> {
     /// Table 30: what is for a node.
-    route: Section<'m>,
+    route: SharedFlows<'m>,
     /// Table 55, but for the networks of single projects.
-    all: Section<'m>,
+    all: SharedFlows<'m>,
     /// Of each project: table 55 for its own network.
-    projects: Vec<Section<'m>>,
+    projects: Vec<SharedFlows<'m>>,
 }
 
 impl<'m> Shared<'m> {
     pub(super) fn new(
         model: &'m Model,
-        section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
+        section: impl Fn(Vec<Flow<'m>>) -> Result<SharedFlows<'m>, Diagnostic>,
     ) -> Result<Self, Diagnostic> {
         let (mut route, mut all) = (Vec::new(), Vec::new());
         let mut own: Vec<Vec<Flow<'m>>> = vec![Vec::new(); model.intent().projects().len()];
@@ -100,7 +100,7 @@ pub(super) fn flows(builder: &mut Builder<'_>) {
     builder.flows.push_shared(shared.route.all());
     builder.flows.push_shared(shared.all.all());
     let networks: BTreeSet<u32> =
-        model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
+        model.workloads(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         if networks.contains(&model.vnid(id).get()) {
             builder.flows.push_shared(shared.projects[id.index()].all());
@@ -138,7 +138,7 @@ fn l4(port: &NodePort) -> L4 {
 
 /// Not every conntrack of Open vSwitch knows the ports of SCTP, so it can't change them.
 fn is_sctp_to_another(model: &Model, port: &NodePort) -> bool {
-    port.protocol == Protocol::Sctp && model.behind(port).0.port != port.port
+    port.protocol == Protocol::Sctp && model.service_port_of(port).0.port != port.port
 }
 
 /// What the desired state keeps from a port goes on to the node, which drops it. Where network
@@ -154,7 +154,7 @@ fn blocked_at<'m>(model: &'m Model, address: Ipv4Addr, port: &NodePort) -> Flow<
             Mode::Networkpolicy => vec![],
             Mode::Subnet | Mode::Multitenant => vec![Action::Goto(Table::Leave)],
         },
-        subject: model.behind(port).1,
+        subject: model.service_port_of(port).1,
         also: Vec::new(),
     }
 }
@@ -174,14 +174,14 @@ fn to_service<'m>(model: &'m Model, port: &NodePort) -> Option<Flow<'m>> {
         priority: 300,
         matches: Match { ct: Some(CtState::Untracked), ..matches },
         actions,
-        subject: model.behind(port).1,
+        subject: model.service_port_of(port).1,
         also: Vec::new(),
     })
 }
 
 /// A new connection chooses a pod, or is refused where there is none.
 fn chosen<'m>(model: &'m Model, port: &NodePort, from: Option<u32>) -> Flow<'m> {
-    let (behind, subject, group) = model.behind(port);
+    let (behind, subject, group) = model.service_port_of(port);
     let matches = ip(IpMatch { l4: l4(port), ..IpMatch::default() });
     Flow {
         table: Table::NodePort,
@@ -205,7 +205,7 @@ fn not_chosen<'m>(model: &'m Model, port: &NodePort) -> Flow<'m> {
         priority: 50,
         matches: Match { ct: Some(CtState::New), ..matches },
         actions: vec![],
-        subject: model.behind(port).1,
+        subject: model.service_port_of(port).1,
         also: Vec::new(),
     }
 }
@@ -231,7 +231,7 @@ pub(super) fn inwards(model: &Model, node: NodeId) -> Result<Inwards<'_>, Diagno
     let idle_ports: Vec<(Protocol, Port)> = model
         .node_ports()
         .iter()
-        .filter(|port| model.behind(port).0.backends.is_empty())
+        .filter(|port| model.service_port_of(port).0.backends.is_empty())
         .map(|port| (port.protocol, port.port))
         .collect();
     blocked(model, node, &mut inwards);
@@ -244,7 +244,7 @@ pub(super) fn inwards(model: &Model, node: NodeId) -> Result<Inwards<'_>, Diagno
             conditions
         };
         let refused = || {
-            REFUSALS.map(|(protocol, refusal)| rule(to_idle(protocol), Statement::Refuse(refusal)))
+            REFUSALS.map(|(protocol, refusal)| rule(to_idle(protocol), Statement::Reject(refusal)))
         };
         // From the outside, and from pods, for whose bridge the node refuses.
         let idle =
@@ -262,7 +262,7 @@ pub(super) fn inwards(model: &Model, node: NodeId) -> Result<Inwards<'_>, Diagno
         .node_ports()
         .iter()
         .filter_map(|port| {
-            let (behind, ..) = model.behind(port);
+            let (behind, ..) = model.service_port_of(port);
             let address = model.service_address(port.service)?;
             let to = (address, behind.port);
             (!behind.backends.is_empty()).then_some(((port.protocol, port.port), to))

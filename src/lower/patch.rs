@@ -8,7 +8,7 @@ use super::router::outside_port;
 use super::{Builder, arp, arp_to, host, ip, ip_to};
 use crate::dataplane::openflow::{Action, ArpMatch, IpMatch, Match};
 use crate::intent::{EgressRouter, RouterMode, Site, Upstream};
-use crate::model::Tenant;
+use crate::model::Workload;
 use crate::pipeline::{OfPort, Table};
 use crate::value::Mac;
 
@@ -22,7 +22,7 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
     for id in model.routers(builder.node) {
         let Some(port) = outside_port(model, *id) else { continue };
         let router = &intent[*id];
-        let subject = model.tenant_subject(Tenant::Router(*id));
+        let subject = model.workload_subject(Workload::Router(*id));
         let (mac, source) = (Mac::of_ipv4(router.source), host(router.source));
         for neighbour in neighbours(router) {
             by_neighbour.entry(neighbour).or_default().insert(port);

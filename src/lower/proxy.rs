@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::artifact::proxy::Proxy;
 use crate::intent::{ProxyPort, RouterId, RouterMode, SiteRule};
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::value::Port;
 
 /// The program of a router; `None` for one that redirects.
@@ -29,18 +29,18 @@ pub fn ports(mode: &RouterMode) -> Vec<Port> {
 
 /// What a proxy is told.
 #[derive(Clone, Debug)]
-pub struct Config<'m> {
+pub struct ProxyConfig<'m> {
     /// Where pods reach it.
     pub address: Ipv4Addr,
     /// The name servers; empty for those of the node.
     pub name_servers: &'m [Ipv4Addr],
     /// What it lets through.
-    pub lets: Lets<'m>,
+    pub rules_of: ProxyRules<'m>,
 }
 
 /// What a proxy lets through.
 #[derive(Clone, Copy, Debug)]
-pub enum Lets<'m> {
+pub enum ProxyRules<'m> {
     /// Requests, by rules.
     Sites(&'m [SiteRule]),
     /// Connections, by port.
@@ -49,12 +49,12 @@ pub enum Lets<'m> {
 
 /// What the proxy of a router is told; `None` for one that redirects.
 #[must_use]
-pub fn config(model: &Model, id: RouterId) -> Option<Config<'_>> {
-    let address = model.endpoint(Tenant::Router(id)).address;
-    let (lets, name_servers) = match &model.intent()[id].mode {
+pub fn config(model: &Model, id: RouterId) -> Option<ProxyConfig<'_>> {
+    let address = model.endpoint(Workload::Router(id)).address;
+    let (rules_of, name_servers) = match &model.intent()[id].mode {
         RouterMode::Redirect { .. } => return None,
-        RouterMode::HttpProxy { rules, name_servers } => (Lets::Sites(rules), name_servers),
-        RouterMode::DnsProxy { ports, name_servers } => (Lets::Ports(ports), name_servers),
+        RouterMode::HttpProxy { rules, name_servers } => (ProxyRules::Sites(rules), name_servers),
+        RouterMode::DnsProxy { ports, name_servers } => (ProxyRules::Ports(ports), name_servers),
     };
-    Some(Config { address, name_servers, lets })
+    Some(ProxyConfig { address, name_servers, rules_of })
 }

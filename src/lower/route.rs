@@ -72,7 +72,7 @@ fn onwards(builder: &mut Builder<'_>) {
     // Tracked here, whatever it was before: what the node's own processes send comes with the
     // state of the node's own conntrack on the kernel's datapath.
     let to_services = if builder.model.has_services() {
-        vec![Action::KeepDestination, Action::Track(Table::Service)]
+        vec![Action::SaveIpDst, Action::Track(Table::Service)]
     } else {
         vec![Action::Goto(Table::Service)]
     };
@@ -94,13 +94,13 @@ fn local_pods(builder: &mut Builder<'_>) {
     }
     for table in [Table::ArpLocal, Table::LocalPod] {
         let to = if table == Table::ArpLocal { arp_to } else { ip_to };
-        for tenant in model.tenants(builder.node) {
-            let endpoint = model.endpoint(tenant);
-            let vnid = model.vnid(model.project(tenant)).get();
+        for workload in model.workloads(builder.node) {
+            let endpoint = model.endpoint(workload);
+            let vnid = model.vnid(model.project(workload)).get();
             let mut actions = Vec::with_capacity(5);
-            if table == Table::LocalPod && model.backs_service(tenant) {
+            if table == Table::LocalPod && model.is_service_backend(workload) {
                 // It may have been sent to a service.
-                actions.push(Action::EthernetTo(endpoint.mac));
+                actions.push(Action::SetEthDst(endpoint.mac));
             }
             if vnid != 0 && model.mode().carries_vnids() {
                 actions.push(Action::Load(Register::Destination, vnid));
@@ -108,7 +108,7 @@ fn local_pods(builder: &mut Builder<'_>) {
             actions.push(Action::Load(Register::Port, endpoint.port.get().into()));
             actions.extend(match (table, model.mode()) {
                 (Table::LocalPod, Mode::Networkpolicy) => {
-                    let selection = model.selection(tenant, Direction::Ingress);
+                    let selection = model.selection(workload, Direction::Ingress);
                     let load = policy_load(Register::Receiver, selection);
                     let next =
                         if load.is_some() { Table::PolicyTrack } else { Table::PolicyCommit };
@@ -116,7 +116,7 @@ fn local_pods(builder: &mut Builder<'_>) {
                 }
                 _ => vec![Action::Goto(Table::Isolation)],
             });
-            let subject = model.tenant_subject(tenant);
+            let subject = model.workload_subject(workload);
             builder.flow(subject, table, 100, to(host(endpoint.address)), actions);
         }
         builder.default(table, vec![]);
@@ -140,8 +140,8 @@ pub(super) fn to_node(model: &Model, node: NodeId, table: Table) -> Flow<'_> {
         priority: 100,
         matches: to(model.subnet(node)),
         actions: vec![
-            Action::TunnelFromSource,
-            Action::TunnelTo(model.intent()[node].address),
+            Action::SetTunnelId,
+            Action::SetTunnelDst(model.intent()[node].address),
             Action::Output(OfPort::VXLAN),
         ],
         subject: model.node_subject(node),

@@ -11,14 +11,14 @@ use ipnet::Ipv4Net;
 use super::proxy;
 use super::wiring::{interface, internal, namespace};
 use crate::artifact::host;
-use crate::artifact::node::{Outside, Router, Via};
+use crate::artifact::node::{ExternalInterface, Router, UplinkAttachment};
 use crate::dataplane::nft::{
     Chain, Condition, Elements, Family, PortMap, Refusal, Rule, Ruleset, Set, Statement, Table,
 };
 use crate::dataplane::origin::Cookie;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{NodeId, RouterId, RouterMode};
-use crate::model::{Model, Tenant, veth_name};
+use crate::model::{Model, Workload, veth_name};
 use crate::pipeline::OfPort;
 use crate::resolve::link_local;
 use crate::value::{InterfaceName, Mac, Protocol};
@@ -32,17 +32,17 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
     let routers = model.routers(node).iter().map(|id| {
         let router = &model.intent()[*id];
         let uplink = uplink.ok_or_else(|| internal("an egress router without an uplink"))?;
-        let tenant = Tenant::Router(*id);
+        let workload = Workload::Router(*id);
         Ok(Router {
             name: router.name.clone(),
-            netns: namespace(model, tenant)?.ok_or_else(|| internal("a router without netns"))?,
-            outside: Outside {
+            netns: namespace(model, workload)?.ok_or_else(|| internal("a router without netns"))?,
+            outside: ExternalInterface {
                 via: match outside_port(model, *id) {
-                    Some(_) => Via::Veth {
+                    Some(_) => UplinkAttachment::Veth {
                         host: outside_veth(model, *id)?,
                         uplink: uplink.interface.clone(),
                     },
-                    None => Via::Macvlan { parent: uplink.interface.clone() },
+                    None => UplinkAttachment::Macvlan { parent: uplink.interface.clone() },
                 },
                 mac: Mac::of_ipv4(router.source),
                 source: router.source,
@@ -50,7 +50,7 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
                 gateway: router.gateway,
             },
             proxy: proxy::program(&router.mode),
-            cookie: model.tenant_subject(tenant).cookie,
+            cookie: model.workload_subject(workload).cookie,
         })
     });
     routers.collect()
@@ -58,7 +58,7 @@ pub(super) fn wiring(model: &Model, node: NodeId) -> Result<Vec<Router>, Diagnos
 
 /// The port of a router's outside interface, where it is one of the node's bridge.
 pub(super) fn outside_port(model: &Model, id: RouterId) -> Option<OfPort> {
-    model.endpoint(Tenant::Router(id)).outside
+    model.endpoint(Workload::Router(id)).outside
 }
 
 /// The veth of that interface on the node's side.
@@ -70,7 +70,7 @@ pub(super) fn outside_veth(model: &Model, id: RouterId) -> Result<InterfaceName,
 /// The ruleset of a router's namespace.
 pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagnostic> {
     let router = &model.intent()[id];
-    let subject = model.tenant_subject(Tenant::Router(id));
+    let subject = model.workload_subject(Workload::Router(id));
     let inside: InterfaceName = interface(host::POD_INTERFACE)?;
     let outside: InterfaceName = interface(host::ROUTER_INTERFACE)?;
     let rule = |conditions, statement| Rule { conditions, statement, subject };
@@ -101,12 +101,12 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             vec![
                 Chain::new("rf_redirect", "nat", "prerouting", "dstnat", redirect),
                 source,
-                Chain::new("rf_forwards", "filter", "forward", "filter", forwards).strict(),
+                Chain::new("rf_forwards", "filter", "forward", "filter", forwards).default_drop(),
                 Chain::new("rf_inward", "filter", "input", "filter", inward),
             ]
         }
         RouterMode::HttpProxy { .. } | RouterMode::DnsProxy { .. } => {
-            let known = || rule(vec![Condition::CtKnown], Statement::Accept);
+            let known = || rule(vec![Condition::CtEstablished], Statement::Accept);
             let ports = Condition::TcpPorts(proxy::ports(&router.mode));
             let inward =
                 vec![known(), rule(vec![Condition::Iif(inside), ports], Statement::Accept)];
@@ -124,13 +124,13 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             let outward = vec![
                 known(),
                 rule(to_outside, Statement::Accept),
-                rule(vec![Condition::Protocol(Protocol::Tcp)], Statement::Refuse(Refusal::Reset)),
+                rule(vec![Condition::Protocol(Protocol::Tcp)], Statement::Reject(Refusal::Reset)),
             ];
             vec![
                 source,
-                Chain::new("rf_forwards", "filter", "forward", "filter", Vec::new()).strict(),
-                Chain::new("rf_inward", "filter", "input", "filter", inward).strict(),
-                Chain::new("rf_outward", "filter", "output", "filter", outward).strict(),
+                Chain::new("rf_forwards", "filter", "forward", "filter", Vec::new()).default_drop(),
+                Chain::new("rf_inward", "filter", "input", "filter", inward).default_drop(),
+                Chain::new("rf_outward", "filter", "output", "filter", outward).default_drop(),
             ]
         }
     };

@@ -11,12 +11,12 @@ use std::net::Ipv4Addr;
 use super::{Builder, arp, host, ip, ip_to};
 use crate::dataplane::openflow::{
     Action, ArpMatch, Bucket, CtState, Flow, Fragment, Group, IpMatch, L4, MaskedPort, Match,
-    Packet, PrintedGroup, Section, free_number,
+    Packet, PrintedGroup, SharedFlows, free_number,
 };
 use crate::dataplane::origin::hash;
 use crate::diagnostic::Diagnostic;
 use crate::intent::{NodeId, ProjectId, Service, ServiceId, ServicePort};
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::pipeline::{OfPort, Register, Table};
 use crate::spec::{Mode, SessionAffinity};
 use crate::value::{Datapath, Mac, Port, Protocol};
@@ -30,14 +30,14 @@ const ICMP_ERRORS: [u8; 4] = [3, 4, 11, 12];
 pub(super) struct Shared<'m> {
     /// Table 60 for whoever reaches every project: the services that all nodes' processes reach, and
     /// the same for fragments that have no ports, on nodes whose conntrack leaves them as they are.
-    nodes: [Section<'m>; 2],
+    nodes: [SharedFlows<'m>; 2],
     /// The same for the other services, which only nodes with global pods have.
-    others: [Section<'m>; 2],
+    others: [SharedFlows<'m>; 2],
     /// Of each project: table 60 for its own network, the same for such fragments, and what replies
     /// come back through.
-    projects: Vec<[Section<'m>; 3]>,
+    projects: Vec<[SharedFlows<'m>; 3]>,
     /// Tables 60, 61 and 65 for the hosts outside that services are for.
-    outside: [Section<'m>; 3],
+    outside: [SharedFlows<'m>; 3],
     /// The groups by number, each with its service.
     groups: Vec<(ServiceId, PrintedGroup<'m>)>,
     /// By service, its address and its pods that are not ready.
@@ -47,7 +47,7 @@ pub(super) struct Shared<'m> {
 impl<'m> Shared<'m> {
     pub(super) fn new(
         model: &'m Model,
-        section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic>,
+        section: impl Fn(Vec<Flow<'m>>) -> Result<SharedFlows<'m>, Diagnostic>,
     ) -> Result<Self, Diagnostic> {
         // Of the services that nodes reach, and of the others.
         let mut all: [[Vec<Flow<'m>>; 2]; 2] = Default::default();
@@ -98,8 +98,8 @@ impl<'m> Shared<'m> {
                 all.push(flow);
             }
             // Those that are no longer ready still have connections.
-            for tenant in &service.tenants {
-                let flow = reply(model, id, *tenant);
+            for workload in &service.workloads {
+                let flow = reply(model, id, *workload);
                 if !replies[project].iter().any(|other| other.matches == flow.matches) {
                     replies[project].push(flow);
                 }
@@ -156,12 +156,12 @@ impl<'m> Shared<'m> {
 fn draining(model: &Model) -> BTreeMap<ServiceId, (Ipv4Addr, Vec<Ipv4Addr>)> {
     let intent = model.intent();
     let pods = |id: ServiceId| {
-        let pods = intent[id].tenants.iter().filter(|tenant| match tenant {
-            Tenant::Pod(pod) => {
+        let pods = intent[id].workloads.iter().filter(|workload| match workload {
+            Workload::Pod(pod) => {
                 let pod = &intent[*pod];
                 !pod.ready && !intent[pod.node].unavailable
             }
-            Tenant::Router(_) => false,
+            Workload::Router(_) => false,
         });
         let mut pods: Vec<Ipv4Addr> = pods.map(|pod| model.endpoint(*pod).address).collect();
         pods.sort_unstable();
@@ -194,7 +194,7 @@ pub(super) fn arp_from_host(builder: &mut Builder<'_>) {
     let gateway = Some(host(model.gateway(builder.node)));
     let matches =
         arp(ArpMatch { spa: gateway, tpa: Some(network), request: true, ..ArpMatch::default() });
-    let actions = vec![Action::AnswerArp(Mac::of_ipv4(network.network()))];
+    let actions = vec![Action::ArpReply(Mac::of_ipv4(network.network()))];
     builder.flow(model.node_subject(builder.node), Table::FromHost, 310, matches, actions);
 }
 
@@ -221,7 +221,7 @@ fn to_services(builder: &mut Builder<'_>) {
         builder.flows.push_shared(outside.all());
     }
     let networks: BTreeSet<u32> =
-        model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
+        model.workloads(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         if networks.contains(&model.vnid(id).get()) {
             let [own, later, _] = &shared.projects[id.index()];
@@ -231,16 +231,13 @@ fn to_services(builder: &mut Builder<'_>) {
             }
         }
     }
-    for (service, tenant) in local_tenants(builder) {
+    for (service, workload) in local_tenants(builder) {
         // A pod's answer to itself: sent to the service, at a port that the service doesn't have.
-        let address = model.endpoint(tenant).address;
+        let address = model.endpoint(workload).address;
         let to = model.service_address(service).map(host);
         let matches = ip(IpMatch { src: Some(host(address)), dst: to, ..IpMatch::default() });
-        let back = vec![
-            Action::DestinationTo(address),
-            Action::ForgetConnection,
-            Action::Track(Table::ServiceLoop),
-        ];
+        let back =
+            vec![Action::SetIpDst(address), Action::CtClear, Action::Track(Table::ServiceLoop)];
         builder.flow(model.service_subject(service), table, 60, matches, back);
     }
     // Whoever reaches everything may know what isn't there.
@@ -250,22 +247,22 @@ fn to_services(builder: &mut Builder<'_>) {
     builder.flow(cluster, table, 10, matches, vec![Action::Goto(Table::ServiceRefusal)]);
     builder.default(table, vec![]);
     let refuse = vec![
-        Action::EthernetTo(Mac::of_ipv4(model.gateway(builder.node))),
-        Action::ForgetInPort,
+        Action::SetEthDst(Mac::of_ipv4(model.gateway(builder.node))),
+        Action::ClearInPort,
         Action::Output(OfPort::TUN),
     ];
     builder.default(Table::ServiceRefusal, refuse);
 }
 
 /// The services with an address that are for pods or egress routers of this node.
-fn local_tenants(builder: &Builder<'_>) -> BTreeSet<(ServiceId, Tenant)> {
+fn local_tenants(builder: &Builder<'_>) -> BTreeSet<(ServiceId, Workload)> {
     let model = builder.model;
     let intent = model.intent();
     let local: BTreeSet<ProjectId> =
-        model.tenants(builder.node).map(|tenant| model.project(tenant)).collect();
+        model.workloads(builder.node).map(|workload| model.project(workload)).collect();
     let services = model.services().filter(|(id, _)| local.contains(&intent[*id].project));
-    let all = services.flat_map(|(id, _)| intent[id].tenants.iter().map(move |who| (id, *who)));
-    all.filter(|(_, tenant)| model.node(*tenant) == builder.node).collect()
+    let all = services.flat_map(|(id, _)| intent[id].workloads.iter().map(move |who| (id, *who)));
+    all.filter(|(_, workload)| model.node(*workload) == builder.node).collect()
 }
 
 /// A new connection to a port chooses a pod.
@@ -274,7 +271,7 @@ fn to_port<'m>(
     service: ServiceId,
     (port, group): (&ServicePort, u32),
     from: Option<u32>,
-    subject: &'m crate::dataplane::origin::Subject,
+    subject: &'m crate::dataplane::origin::ObjectRef,
 ) -> Flow<'m> {
     let l4 = L4::of(port.protocol, Some(MaskedPort::exact(port.port.get())));
     let dst = model.service_address(service).map(host);
@@ -322,13 +319,13 @@ fn refused(model: &Model, service: ServiceId, from: Option<u32>) -> Flow<'_> {
 
 fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
     let mut taken = BTreeSet::new();
-    let tenants = port.backends.iter().map(|(tenant, to)| {
-        let name = match tenant {
-            Tenant::Pod(pod) => model.intent().pod_name(*pod),
+    let workloads = port.backends.iter().map(|(workload, to)| {
+        let name = match workload {
+            Workload::Pod(pod) => model.intent().pod_name(*pod),
             // No pod's name has a space.
-            Tenant::Router(router) => format!("router {}", model.intent()[*router].name),
+            Workload::Router(router) => format!("router {}", model.intent()[*router].name),
         };
-        (name, model.endpoint(*tenant).address, *to)
+        (name, model.endpoint(*workload).address, *to)
     });
     let hosts = port.endpoints.iter().map(|(address, to)| (address.to_string(), *address, *to));
     let bucket = |(name, address, to): (String, Ipv4Addr, Port)| {
@@ -342,7 +339,7 @@ fn buckets(model: &Model, port: &ServicePort) -> Vec<Bucket> {
             port: (port.protocol != Protocol::Sctp).then_some(to.get()),
         }
     };
-    let mut buckets: Vec<Bucket> = tenants.chain(hosts).map(bucket).collect();
+    let mut buckets: Vec<Bucket> = workloads.chain(hosts).map(bucket).collect();
     buckets.sort();
     buckets
 }
@@ -377,8 +374,8 @@ fn to_outside(model: &Model, service: ServiceId, address: Ipv4Addr) -> [Flow<'_>
 
 /// What comes from a pod or egress router of a service may be a reply by it. Fragments and errors too,
 /// so it is all that comes from there.
-fn reply(model: &Model, service: ServiceId, tenant: Tenant) -> Flow<'_> {
-    let src = Some(host(model.endpoint(tenant).address));
+fn reply(model: &Model, service: ServiceId, workload: Workload) -> Flow<'_> {
+    let src = Some(host(model.endpoint(workload).address));
     let (table, out) = reply_tables(model);
     Flow {
         table,
@@ -394,14 +391,16 @@ fn reply(model: &Model, service: ServiceId, tenant: Tenant) -> Flow<'_> {
 fn to_pods(builder: &mut Builder<'_>) {
     let model = builder.model;
     let own = model.node_subject(builder.node);
-    for tenant in model.tenants(builder.node).filter(|tenant| model.backs_service(*tenant)) {
-        let endpoint = model.endpoint(tenant);
+    for workload in
+        model.workloads(builder.node).filter(|workload| model.is_service_backend(*workload))
+    {
+        let endpoint = model.endpoint(workload);
         let address = Some(host(endpoint.address));
         let matches = ip(IpMatch { src: address, dst: address, ..IpMatch::default() });
         // No kernel takes a packet from itself by a wire: it comes from the service.
-        let mut actions = vec![Action::KeptToSource];
+        let mut actions = vec![Action::RestoreIpSrc];
         actions.extend(back_to(endpoint));
-        builder.flow(model.tenant_subject(tenant), Table::ServicePod, 200, matches, actions);
+        builder.flow(model.workload_subject(workload), Table::ServicePod, 200, matches, actions);
     }
     let subnet = ip_to(model.subnet(builder.node));
     builder.flow(own, Table::ServicePod, 100, subnet, vec![Action::Goto(Table::LocalPod)]);
@@ -409,11 +408,11 @@ fn to_pods(builder: &mut Builder<'_>) {
 }
 
 /// Out of the port where it came from.
-fn back_to(endpoint: crate::allocate::Endpoint) -> [Action; 4] {
+fn back_to(endpoint: crate::allocate::PortBinding) -> [Action; 4] {
     [
-        Action::EthernetTo(endpoint.mac),
+        Action::SetEthDst(endpoint.mac),
         Action::Load(Register::Port, endpoint.port.get().into()),
-        Action::ForgetInPort,
+        Action::ClearInPort,
         Action::OutputRegister,
     ]
 }
@@ -422,13 +421,15 @@ fn back_to(endpoint: crate::allocate::Endpoint) -> [Action; 4] {
 fn loops(builder: &mut Builder<'_>) {
     let model = builder.model;
     let table = Table::ServiceLoop;
-    for tenant in model.tenants(builder.node).filter(|tenant| model.backs_service(*tenant)) {
-        let endpoint = model.endpoint(tenant);
+    for workload in
+        model.workloads(builder.node).filter(|workload| model.is_service_backend(*workload))
+    {
+        let endpoint = model.endpoint(workload);
         let matches = Match { ct: Some(CtState::Reply), ..ip_to(host(endpoint.address)) };
-        let subject = model.tenant_subject(tenant);
+        let subject = model.workload_subject(workload);
         builder.flow(subject, table, 100, matches, back_to(endpoint).to_vec());
     }
-    let refuse = vec![Action::KeptToDestination, Action::Goto(Table::ServiceRefusal)];
+    let refuse = vec![Action::RestoreIpDst, Action::Goto(Table::ServiceRefusal)];
     let new = Match { ct: Some(CtState::New), ..ip(IpMatch::default()) };
     builder.flow(model.cluster_subject(), table, 50, new, refuse);
     builder.default(table, vec![]);
@@ -450,7 +451,7 @@ fn replies(builder: &mut Builder<'_>) {
     let table = Table::ServiceReply;
     let shared = builder.common.services();
     let networks: BTreeSet<u32> =
-        model.tenants(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
+        model.workloads(builder.node).map(|t| model.vnid(model.project(t)).get()).collect();
     for (id, _) in model.intent().projects() {
         let vnid = model.vnid(id).get();
         let all = !model.mode().compares_vnids() || vnid == 0 || networks.contains(&0);

@@ -4,29 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use crate::artifact::host;
-use crate::artifact::node::{Bridge, Meter, Netns, Port, Tun, Uplink, Wiring, with_length};
+use crate::artifact::node::{Bridge, Meter, Netns, NodeConfig, Port, Tun, Uplink, with_length};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{self, Attachment, NodeId};
-use crate::model::{Model, Tenant, veth_name};
+use crate::model::{Model, Workload, veth_name};
 use crate::value::{Bandwidth, InterfaceName, Mac, NetnsName, StringValue as _};
 
 pub(super) fn lower(
     model: &Model,
     node: NodeId,
     draining: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
-) -> Result<Wiring, Diagnostic> {
+) -> Result<NodeConfig, Diagnostic> {
     let intent = model.intent();
     let cluster = intent.cluster();
     let subnet = model.subnet(node);
     let gateway = model.gateway(node);
     let mut ports = Vec::new();
     let mut netns = Vec::new();
-    for tenant in model.tenants(node) {
-        let endpoint = model.endpoint(tenant);
-        let subject = model.tenant_subject(tenant);
-        let namespace = namespace(model, tenant)?;
-        let interface = match (&namespace, tenant) {
-            (None, Tenant::Pod(id)) => match &intent[id].attachment {
+    for workload in model.workloads(node) {
+        let endpoint = model.endpoint(workload);
+        let subject = model.workload_subject(workload);
+        let namespace = namespace(model, workload)?;
+        let interface = match (&namespace, workload) {
+            (None, Workload::Pod(id)) => match &intent[id].attachment {
                 Attachment::Interface(interface) => interface.clone(),
                 Attachment::Netns(_) => return Err(internal("a pod without interface")),
             },
@@ -37,13 +37,13 @@ pub(super) fn lower(
             ofport: endpoint.port,
             owner: subject.name.to_string(),
             cookie: subject.cookie,
-            ingress: match tenant {
-                Tenant::Pod(id) => intent[id].ingress.map(Bandwidth::get),
-                Tenant::Router(_) => None,
+            ingress: match workload {
+                Workload::Pod(id) => intent[id].ingress.map(Bandwidth::get),
+                Workload::Router(_) => None,
             },
-            meter: model.meter(tenant).map(|(id, bandwidth)| Meter::new(id, bandwidth)),
+            meter: model.meter(workload).map(|(id, bandwidth)| Meter::new(id, bandwidth)),
         });
-        if let Tenant::Router(id) = tenant
+        if let Workload::Router(id) = workload
             && let Some(ofport) = super::router::outside_port(model, id)
         {
             ports.push(Port {
@@ -61,7 +61,7 @@ pub(super) fn lower(
                 host: interface,
                 mac: endpoint.mac,
                 address: with_length(endpoint.address, subnet),
-                gateway: matches!(tenant, Tenant::Pod(_)).then_some(gateway),
+                gateway: matches!(workload, Workload::Pod(_)).then_some(gateway),
                 owner: subject.name.to_string(),
                 cookie: subject.cookie,
             });
@@ -76,8 +76,8 @@ pub(super) fn lower(
     let egress_ips = super::egress_ip::wiring(model, node);
     let uplink = intent[node].uplink.as_ref();
     let sysctls = sysctls(uplink, !egress_ips.is_empty());
-    Ok(Wiring {
-        version: Wiring::VERSION,
+    Ok(NodeConfig {
+        version: NodeConfig::VERSION,
         node: intent[node].name.clone(),
         address: intent[node].address,
         mtu: cluster.mtu,
@@ -127,13 +127,16 @@ fn sysctls(uplink: Option<&intent::Uplink>, egress_ips: bool) -> BTreeMap<String
 }
 
 /// The namespace of a pod or egress router, unless it brings its own interface.
-pub(super) fn namespace(model: &Model, tenant: Tenant) -> Result<Option<NetnsName>, Diagnostic> {
-    match tenant {
-        Tenant::Pod(id) => Ok(match &model.intent()[id].attachment {
+pub(super) fn namespace(
+    model: &Model,
+    workload: Workload,
+) -> Result<Option<NetnsName>, Diagnostic> {
+    match workload {
+        Workload::Pod(id) => Ok(match &model.intent()[id].attachment {
             Attachment::Netns(name) => Some(name.clone()),
             Attachment::Interface(_) => None,
         }),
-        Tenant::Router(id) => {
+        Workload::Router(id) => {
             NetnsName::parse(&format!("{}{}", host::ROUTER_NETNS_PREFIX, model.intent()[id].name))
                 .map(Some)
                 .map_err(|_| internal("a router's namespace has no name"))

@@ -14,12 +14,12 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use super::group_number;
-use crate::allocate::Numbers;
-use crate::dataplane::origin::Subject;
+use crate::allocate::Allocations;
+use crate::dataplane::origin::ObjectRef;
 use crate::diagnostic::Place;
 use crate::intent::{
     Direction, Intent, Membership, NetworkPolicy, Peer, PodId, PolicyPorts, PolicyRule, PortSet,
-    ProjectId, RouterId, Tenant, is_empty, selector_name,
+    ProjectId, RouterId, Workload, is_empty, selector_name,
 };
 use crate::resolve::without;
 use crate::spec::{Labels, Selector};
@@ -45,11 +45,11 @@ pub struct Allowance {
     /// The direction.
     pub direction: Direction,
     /// The rule as a subject.
-    pub subject: Subject,
+    pub subject: ObjectRef,
     /// The number of its conjunction, which follows from the cookie of the subject.
     pub id: u32,
     /// Whose traffic it is, sorted; `None` for all of the project.
-    pub pods: Option<Vec<Tenant>>,
+    pub pods: Option<Vec<Workload>>,
     /// The other ends; `None` for everybody.
     pub peers: Option<Peers>,
     /// The ports of the destination; `None` for all, and for protocols without ports.
@@ -80,13 +80,13 @@ pub(super) struct Policies {
     /// What the policies of each project allow.
     allowances: Vec<Vec<Allowance>>,
     /// The policies of each project as one subject, for what several of them may need.
-    projects: Vec<Option<Subject>>,
+    projects: Vec<Option<ObjectRef>>,
     /// Each policy as a subject.
-    subjects: Vec<Subject>,
+    subjects: Vec<ObjectRef>,
 }
 
 impl Policies {
-    pub(super) fn new(intent: &Intent, numbers: &Numbers) -> Self {
+    pub(super) fn new(intent: &Intent, numbers: &Allocations) -> Self {
         let policies = intent.network_policies();
         if policies.is_empty() {
             return Self::default();
@@ -99,18 +99,18 @@ impl Policies {
             projects: vec![None; intent.projects().len()],
             subjects: Vec::with_capacity(policies.len()),
         };
-        let selected: Vec<Vec<Tenant>> =
+        let selected: Vec<Vec<Workload>> =
             policies.par_iter().map(|p| known.own(p.project, &p.selector)).collect();
         let mut taken = BTreeSet::new();
         for (index, policy) in policies.iter().enumerate() {
             let project = &intent[policy.project];
             all.projects[policy.project.index()].get_or_insert_with(|| {
                 let (name, place) = (project.name.as_str(), Some(project.place));
-                Subject::new("policies", name, &format!("of {name}"), Some(name), place)
+                ObjectRef::new("policies", name, &format!("of {name}"), Some(name), place)
             });
             let name = format!("{}/{}", project.name, policy.name);
             let own = Some(project.name.as_str());
-            all.subjects.push(Subject::new("policy", &name, &name, own, Some(policy.place)));
+            all.subjects.push(ObjectRef::new("policy", &name, &name, own, Some(policy.place)));
             for direction in Direction::BOTH {
                 all.select(&selected[index], direction, policy.rules(direction).is_some());
                 known.allowances(
@@ -124,11 +124,11 @@ impl Policies {
         all
     }
 
-    fn select(&mut self, tenants: &[Tenant], direction: Direction, isolates: bool) {
-        for tenant in tenants {
-            let selections = match tenant {
-                Tenant::Pod(id) => &mut self.pods[id.index()],
-                Tenant::Router(id) => &mut self.routers[id.index()],
+    fn select(&mut self, workloads: &[Workload], direction: Direction, isolates: bool) {
+        for workload in workloads {
+            let selections = match workload {
+                Workload::Pod(id) => &mut self.pods[id.index()],
+                Workload::Router(id) => &mut self.routers[id.index()],
             };
             let selection = &mut selections[direction as usize];
             let found = if isolates { Selection::Isolated } else { Selection::Open };
@@ -136,10 +136,10 @@ impl Policies {
         }
     }
 
-    pub(super) fn selection(&self, tenant: Tenant, direction: Direction) -> Selection {
-        let selections = match tenant {
-            Tenant::Pod(id) => self.pods.get(id.index()),
-            Tenant::Router(id) => self.routers.get(id.index()),
+    pub(super) fn selection(&self, workload: Workload, direction: Direction) -> Selection {
+        let selections = match workload {
+            Workload::Pod(id) => self.pods.get(id.index()),
+            Workload::Router(id) => self.routers.get(id.index()),
         };
         selections.map_or(Selection::None, |selections| selections[direction as usize])
     }
@@ -148,11 +148,11 @@ impl Policies {
         self.allowances.get(project.index()).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn of_project(&self, project: ProjectId) -> Option<&Subject> {
+    pub(super) fn of_project(&self, project: ProjectId) -> Option<&ObjectRef> {
         self.projects.get(project.index())?.as_ref()
     }
 
-    pub(super) fn policy(&self, index: usize) -> Option<&Subject> {
+    pub(super) fn policy(&self, index: usize) -> Option<&ObjectRef> {
         self.subjects.get(index)
     }
 }
@@ -164,13 +164,13 @@ struct Meant {
     /// Projects of which all are meant.
     whole: BTreeSet<ProjectId>,
     /// The others.
-    tenants: Vec<Tenant>,
+    workloads: Vec<Workload>,
 }
 
 /// What is asked again and again.
 struct Known<'a> {
     intent: &'a Intent,
-    numbers: &'a Numbers,
+    numbers: &'a Allocations,
     /// Where the pods of each project begin and end: they stand together.
     pods: Vec<Range<usize>>,
     routers: BTreeMap<ProjectId, Vec<RouterId>>,
@@ -178,7 +178,7 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn new(intent: &'a Intent, numbers: &'a Numbers) -> Self {
+    fn new(intent: &'a Intent, numbers: &'a Allocations) -> Self {
         let mut begin = 0;
         let pods = intent.projects().map(|(id, _)| {
             let end = begin + intent.pods[begin..].iter().take_while(|p| p.project == id).count();
@@ -195,20 +195,20 @@ impl<'a> Known<'a> {
     }
 
     /// The pods and egress routers of a project that a selector means, sorted.
-    fn own(&self, project: ProjectId, selector: &Selector) -> Vec<Tenant> {
+    fn own(&self, project: ProjectId, selector: &Selector) -> Vec<Workload> {
         let all = is_empty(selector);
         let means = |labels: &Labels| all || selector.matches(labels);
         let pods = self.pods[project.index()].clone().map(PodId::new);
-        let pods = pods.filter(|id| means(&self.intent[*id].labels)).map(Tenant::Pod);
+        let pods = pods.filter(|id| means(&self.intent[*id].labels)).map(Workload::Pod);
         let routers = self.routers.get(&project).into_iter().flatten();
         let routers = routers.filter(|id| means(&self.intent[**id].labels));
-        pods.chain(routers.map(|id| Tenant::Router(*id))).collect()
+        pods.chain(routers.map(|id| Workload::Router(*id))).collect()
     }
 
-    fn address(&self, tenant: Tenant) -> Ipv4Addr {
-        match tenant {
-            Tenant::Pod(id) => self.numbers.pods[id.index()].address,
-            Tenant::Router(id) => self.numbers.routers[id.index()].address,
+    fn address(&self, workload: Workload) -> Ipv4Addr {
+        match workload {
+            Workload::Pod(id) => self.numbers.pods[id.index()].address,
+            Workload::Router(id) => self.numbers.routers[id.index()].address,
         }
     }
 
@@ -233,7 +233,7 @@ impl<'a> Known<'a> {
                 meant.whole.extend(chosen);
             } else {
                 let of = |project: &ProjectId| self.own(*project, pods);
-                meant.tenants = chosen.par_iter().map(of).flatten().collect();
+                meant.workloads = chosen.par_iter().map(of).flatten().collect();
             }
             self.meant.insert(key.clone(), meant);
         }
@@ -241,7 +241,7 @@ impl<'a> Known<'a> {
     }
 
     /// All whom peers mean, block or not.
-    fn tenants_of(&mut self, own: ProjectId, peers: Option<&[Peer]>) -> BTreeSet<Tenant> {
+    fn tenants_of(&mut self, own: ProjectId, peers: Option<&[Peer]>) -> BTreeSet<Workload> {
         let mut all = BTreeSet::new();
         let anybody = Selector::default();
         let Some(peers) = peers else {
@@ -251,14 +251,14 @@ impl<'a> Known<'a> {
             match peer {
                 Peer::Pods { projects, pods } => {
                     let meant = self.meant(own, projects.as_ref(), pods).clone();
-                    all.extend(meant.tenants);
+                    all.extend(meant.workloads);
                     all.extend(meant.whole.iter().flat_map(|id| self.own(*id, &anybody)));
                 }
                 Peer::Block { cidr, except } => {
                     let projects = self.intent.projects();
-                    let tenants = projects.flat_map(|(id, _)| self.own(id, &anybody));
-                    all.extend(tenants.filter(|tenant| {
-                        let address = self.address(*tenant);
+                    let workloads = projects.flat_map(|(id, _)| self.own(id, &anybody));
+                    all.extend(workloads.filter(|workload| {
+                        let address = self.address(*workload);
                         cidr.contains(&address) && !except.iter().any(|e| e.contains(&address))
                     }));
                 }
@@ -270,7 +270,7 @@ impl<'a> Known<'a> {
     /// Peers as numbers.
     fn peers(&mut self, own: ProjectId, direction: Direction, peers: &[Peer]) -> Peers {
         let mut found = Peers::default();
-        let mut tenants: BTreeSet<Tenant> = BTreeSet::new();
+        let mut workloads: BTreeSet<Workload> = BTreeSet::new();
         let mut networks: Vec<Ipv4Net> = Vec::new();
         for peer in peers {
             match peer {
@@ -281,7 +281,7 @@ impl<'a> Known<'a> {
                         found.all_pods = true;
                         continue;
                     }
-                    tenants.extend(meant.tenants);
+                    workloads.extend(meant.workloads);
                     for project in meant.whole {
                         // The VNID of a sender comes with the packet; a receiver elsewhere has but
                         // its address. That of the global project is the nodes' too.
@@ -289,26 +289,29 @@ impl<'a> Known<'a> {
                         if direction == Direction::Ingress && !global {
                             found.projects.insert(project);
                         } else {
-                            tenants.extend(self.own(project, &Selector::default()));
+                            workloads.extend(self.own(project, &Selector::default()));
                         }
                     }
                 }
             }
         }
-        let project = |tenant: &Tenant| match tenant {
-            Tenant::Pod(id) => self.intent[*id].project,
-            Tenant::Router(id) => self.intent[*id].project,
+        let project = |workload: &Workload| match workload {
+            Workload::Pod(id) => self.intent[*id].project,
+            Workload::Router(id) => self.intent[*id].project,
         };
-        let others = tenants.iter().filter(|tenant| !found.projects.contains(&project(tenant)));
-        networks.extend(others.map(|tenant| Ipv4Net::from(self.address(*tenant))));
+        let others =
+            workloads.iter().filter(|workload| !found.projects.contains(&project(workload)));
+        networks.extend(others.map(|workload| Ipv4Net::from(self.address(*workload))));
         found.networks = Ipv4Net::aggregate(&networks);
         found.networks.sort();
         found
     }
 
     /// The port to which somebody gives a name.
-    fn named(&self, tenant: Tenant, ports: &PolicyPorts) -> Option<(Protocol, u16)> {
-        let (Tenant::Pod(id), PortSet::Named(name)) = (tenant, &ports.ports) else { return None };
+    fn named(&self, workload: Workload, ports: &PolicyPorts) -> Option<(Protocol, u16)> {
+        let (Workload::Pod(id), PortSet::Named(name)) = (workload, &ports.ports) else {
+            return None;
+        };
         let mut own = self.intent[id].ports.iter();
         let found = own.find(|(own, protocol, _)| {
             own.as_str() == name.as_str() && *protocol == ports.protocol
@@ -321,7 +324,7 @@ impl<'a> Known<'a> {
         &mut self,
         (index, policy, name): (usize, &NetworkPolicy, &str),
         direction: Direction,
-        selected: &[Tenant],
+        selected: &[Workload],
         (all, taken): (&mut Vec<Allowance>, &mut BTreeSet<u32>),
     ) {
         let mut same: BTreeMap<String, usize> = BTreeMap::new();
@@ -357,7 +360,7 @@ impl<'a> Known<'a> {
         part: &Part,
         place: Place,
         taken: &mut BTreeSet<u32>,
-    ) -> (Subject, u32) {
+    ) -> (ObjectRef, u32) {
         let project = self.intent[policy.project].name.as_str();
         let mut key = key.to_owned();
         let mut title = title.to_owned();
@@ -366,7 +369,7 @@ impl<'a> Known<'a> {
             title = format!("{title}, {}", part.group);
         }
         loop {
-            let subject = Subject::new("policy", &key, &title, Some(project), Some(place));
+            let subject = ObjectRef::new("policy", &key, &title, Some(project), Some(place));
             let id = group_number(subject.cookie);
             if taken.insert(id) {
                 return (subject, id);
@@ -380,7 +383,7 @@ impl<'a> Known<'a> {
         &mut self,
         policy: &NetworkPolicy,
         direction: Direction,
-        selected: &[Tenant],
+        selected: &[Workload],
         rule: &PolicyRule,
     ) -> Vec<Part> {
         let all = rule.ports.as_deref().unwrap_or_default();
@@ -394,7 +397,7 @@ impl<'a> Known<'a> {
             return vec![Part { group: String::new(), pods, peers, ports }];
         }
         let mut parts = Vec::new();
-        let destinations: BTreeSet<Tenant> = match direction {
+        let destinations: BTreeSet<Workload> = match direction {
             Direction::Ingress => selected.iter().copied().collect(),
             Direction::Egress => {
                 if !numbers.is_empty() {
@@ -404,7 +407,7 @@ impl<'a> Known<'a> {
                 self.tenants_of(policy.project, rule.peers.as_deref())
             }
         };
-        for (meaning, tenants) in self.meanings(&named, destinations) {
+        for (meaning, workloads) in self.meanings(&named, destinations) {
             let group: Vec<String> =
                 meaning.iter().map(|(protocol, port)| format!("{protocol}/{port}")).collect();
             let group = group.join(" ");
@@ -417,12 +420,12 @@ impl<'a> Known<'a> {
                 Direction::Ingress => {
                     let ports = ranges(&[all, &exact].concat());
                     if !ports.is_empty() {
-                        let (peers, pods) = (peers.clone(), Some(tenants));
+                        let (peers, pods) = (peers.clone(), Some(workloads));
                         parts.push(Part { group, pods, peers, ports: Some(ports) });
                     }
                 }
                 Direction::Egress if !meaning.is_empty() => {
-                    let addresses = tenants.iter().map(|t| Ipv4Net::from(self.address(*t)));
+                    let addresses = workloads.iter().map(|t| Ipv4Net::from(self.address(*t)));
                     let mut networks = Ipv4Net::aggregate(&addresses.collect::<Vec<_>>());
                     networks.sort();
                     let peers = Some(Peers { networks, ..Peers::default() });
@@ -439,12 +442,12 @@ impl<'a> Known<'a> {
     fn meanings(
         &self,
         named: &[&PolicyPorts],
-        destinations: BTreeSet<Tenant>,
-    ) -> BTreeMap<BTreeSet<(Protocol, u16)>, Vec<Tenant>> {
-        let mut meanings: BTreeMap<BTreeSet<(Protocol, u16)>, Vec<Tenant>> = BTreeMap::new();
-        for tenant in destinations {
-            let meaning = named.iter().filter_map(|ports| self.named(tenant, ports)).collect();
-            meanings.entry(meaning).or_default().push(tenant);
+        destinations: BTreeSet<Workload>,
+    ) -> BTreeMap<BTreeSet<(Protocol, u16)>, Vec<Workload>> {
+        let mut meanings: BTreeMap<BTreeSet<(Protocol, u16)>, Vec<Workload>> = BTreeMap::new();
+        for workload in destinations {
+            let meaning = named.iter().filter_map(|ports| self.named(workload, ports)).collect();
+            meanings.entry(meaning).or_default().push(workload);
         }
         meanings
     }
@@ -454,7 +457,7 @@ impl<'a> Known<'a> {
 struct Part {
     /// What names of ports mean here; empty where there are none.
     group: String,
-    pods: Option<Vec<Tenant>>,
+    pods: Option<Vec<Workload>>,
     peers: Option<Peers>,
     ports: Option<PortRanges>,
 }

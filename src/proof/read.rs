@@ -1,7 +1,7 @@
 //! The emitted files of a node as compact types.
 //!
 //! **Total or refused**: every byte of a line is understood, or the file is not read and nothing is
-//! proven. An unknown word, a condition without what it needs, one that stands twice, host bits, a
+//! proven. An unknown word, a condition without what it needs, a duplicate, host bits, a
 //! mask that is no range, and text behind the end are refused with file and line.
 
 pub mod cursor;

@@ -4,21 +4,21 @@ use ipnet::Ipv4Net;
 
 use super::{Context, Wire, network_policies, node_access};
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{Cluster, Dns, PodNetwork};
 use crate::spec::{self, Mode};
-use crate::value::{NameServer, Port, Span, ipv4};
+use crate::value::{NameServer, Port, TimeSpan, ipv4};
 
 const DEFAULT_POD_NETWORK: ([u8; 4], u8, u8) = ([10, 128, 0, 0], 14, 23);
 const DEFAULT_SERVICE_NETWORK: ([u8; 4], u8) = ([172, 30, 0, 0], 16);
 const DEFAULT_VXLAN_PORT: u64 = 4789;
 const DEFAULT_MTU: u32 = 1450;
-const DEFAULT_MAX_AGE: Span = Span::hours(24);
-const DEFAULT_KEEP: Span = Span::hours(6);
+const DEFAULT_MAX_AGE: TimeSpan = TimeSpan::hours(24);
+const DEFAULT_KEEP: TimeSpan = TimeSpan::hours(6);
 /// The smallest MTU that every IPv4 host must take (RFC 791), and what VXLAN leaves of 65535.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65485;
 
-pub(super) type Sections<'a> = Vec<(At<'a>, &'a spec::Cluster)>;
+pub(super) type Sections<'a> = Vec<(Cursor<'a>, &'a spec::Cluster)>;
 
 pub(super) fn resolve(wire: &Wire<'_>, context: &mut Context) -> Cluster {
     let sections: Sections<'_> = wire.values("cluster", |state| state.cluster.as_ref()).collect();
@@ -189,7 +189,7 @@ fn pod_networks(
 ) -> Vec<(PodNetwork, Option<Place>)> {
     let mut networks = Vec::new();
     for (at, section) in sections {
-        let items = at.find("podNetworks").into_iter().flat_map(At::children);
+        let items = at.find("podNetworks").into_iter().flat_map(Cursor::children);
         for (at, network) in items.zip(&section.pod_networks) {
             let spec::PodNetwork { cidr, host_prefix } = *network;
             let place = at.key("cidr").place();

@@ -136,7 +136,7 @@ fn twice(
         return false;
     };
     context.push(
-        Diagnostic::new(Code::EgressIpTwice, format!("the egress IP {address} stands twice"))
+        Diagnostic::new(Code::EgressIpTwice, format!("duplicate egress IP {address}"))
             .at(place)
             .related(*first, "first here")
             .help("the outside tells projects apart by it: give each its own"),

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::{Context, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic, Place, counted};
-use crate::input::{At, rule_destination, rule_verdict};
+use crate::input::{Cursor, rule_destination, rule_verdict};
 use crate::intent::{
     Addresses, Cluster, EgressPolicy, EgressRule, Ports, ProjectId, Target, Verdict,
 };
@@ -53,7 +53,7 @@ pub(super) fn resolve(
 }
 
 /// RF074 and RF075: a policy has 1 to 1,000 rules.
-fn policy_length(rules: usize, at: At<'_>, context: &mut Context) {
+fn policy_length(rules: usize, at: Cursor<'_>, context: &mut Context) {
     if rules == 0 {
         context.push(
             Diagnostic::new(Code::PolicyEmpty, "the egress policy has no rules")
@@ -114,12 +114,12 @@ fn policy_joined(
 
 fn resolve_rules(
     rules: &[spec::EgressRule],
-    at: At<'_>,
+    at: Cursor<'_>,
     cluster: &Cluster,
     context: &mut Context,
 ) -> Vec<EgressRule> {
     let mut resolved: Vec<EgressRule> = Vec::with_capacity(rules.len());
-    for (rule, at) in rules.iter().zip(at.find("rules").into_iter().flat_map(At::children)) {
+    for (rule, at) in rules.iter().zip(at.find("rules").into_iter().flat_map(Cursor::children)) {
         let spec::EgressRule { allow, deny } = rule;
         let (verdict, target, target_at) = match (allow, deny) {
             (Some(target), None) => (Verdict::Allow, target, at.key("allow")),
@@ -141,7 +141,7 @@ fn resolve_rules(
 /// RF076 and RF159: what a rule is about.
 fn resolve_target(
     target: &spec::EgressTarget,
-    at: At<'_>,
+    at: Cursor<'_>,
     cluster: &Cluster,
     context: &mut Context,
 ) -> Option<Target> {
@@ -168,7 +168,7 @@ fn resolve_target(
     Some(Target::Network(cidr))
 }
 
-fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -> Vec<Ports> {
+fn resolve_ports(ports: &[spec::PortRange], at: Cursor<'_>, context: &mut Context) -> Vec<Ports> {
     if let Some(at) = at.find("ports").filter(|_| ports.is_empty()) {
         context.push(
             Diagnostic::new(Code::BadValue, "`ports` takes at least one entry")
@@ -177,7 +177,7 @@ fn resolve_ports(ports: &[spec::PortRange], at: At<'_>, context: &mut Context) -
         );
     }
     let mut resolved = Vec::with_capacity(ports.len());
-    for (range, at) in ports.iter().zip(at.find("ports").into_iter().flat_map(At::children)) {
+    for (range, at) in ports.iter().zip(at.find("ports").into_iter().flat_map(Cursor::children)) {
         if at.children().next().is_none() {
             context.push(
                 Diagnostic::new(Code::MissingKey, "the entry has neither `port` nor `protocol`")

@@ -12,7 +12,7 @@ mod segment;
 use super::outside::{Outside, Taken};
 use super::{Context, Nodes, Projects, Wire, unique};
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::input::{At, replicas};
+use crate::input::{Cursor, replicas};
 use crate::intent::{Destination, EgressRouter, NodeId, RouterMode};
 use crate::spec::{self, Platform};
 use crate::value::{Address, Host, Port, Protocol};
@@ -186,7 +186,7 @@ fn source_taken(
 
 fn resolve_destinations(
     wire: &spec::EgressRouter,
-    at: At<'_>,
+    at: Cursor<'_>,
     outside: &Outside<'_>,
     context: &mut Context,
 ) -> (Vec<Destination>, Option<Ipv4Addr>) {
@@ -200,10 +200,10 @@ fn resolve_destinations(
     let explicit = wire.fallback.as_ref();
     let explicit = explicit.and_then(|to| checked(to, at.key("fallback").place(), context));
     one_form(wire, at, context);
-    let items: Vec<(At<'_>, &spec::Destination)> = at
+    let items: Vec<(Cursor<'_>, &spec::Destination)> = at
         .find("destinations")
         .into_iter()
-        .flat_map(At::children)
+        .flat_map(Cursor::children)
         .zip(&wire.destinations)
         .collect();
     let mut destinations: BTreeMap<_, (Destination, Place)> = BTreeMap::new();
@@ -282,7 +282,7 @@ fn port_twice(protocol: Protocol, port: Port, place: Place, first: Place, contex
 }
 
 /// RF091 and RF035: a router has either `destination` or `destinations`.
-fn one_form(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {
+fn one_form(wire: &spec::EgressRouter, at: Cursor<'_>, context: &mut Context) {
     if wire.destination.is_none() && wire.destinations.is_empty() {
         context.push(
             Diagnostic::new(
@@ -314,7 +314,7 @@ fn one_form(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {
 fn destination_inside(
     to: Ipv4Addr,
     place: Place,
-    (wire, at): (&spec::EgressRouter, At<'_>),
+    (wire, at): (&spec::EgressRouter, Cursor<'_>),
     outside: &Outside<'_>,
     context: &mut Context,
 ) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Context, Nodes, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::intent::{MdnsRecord, NodeId, Service, Tenant};
+use crate::intent::{MdnsRecord, NodeId, Service, Workload};
 use crate::spec;
 use crate::value::{DnsName, Name};
 
@@ -147,9 +147,9 @@ fn first_node(
     place: Place,
     context: &mut Context,
 ) -> Option<NodeId> {
-    let pods = service.tenants.iter().filter_map(|tenant| match tenant {
-        Tenant::Pod(pod) => Some(&projects.pods[pod.index()]),
-        Tenant::Router(_) => None,
+    let pods = service.workloads.iter().filter_map(|workload| match workload {
+        Workload::Pod(pod) => Some(&projects.pods[pod.index()]),
+        Workload::Router(_) => None,
     });
     // One with a pod that is ready, if there is any.
     let node = pods.min_by_key(|pod| (!pod.ready, pod.node)).map(|pod| pod.node);

@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 
 use super::{Context, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{
     Cluster, EgressRouter, NetworkPolicy, Peer, PolicyPorts, PolicyRule, PortSet, ProjectId,
     Service,
@@ -30,7 +30,7 @@ pub(super) fn resolve(
     services: &[Service],
     context: &mut Context,
 ) -> Vec<NetworkPolicy> {
-    let mut policies: BTreeMap<(ProjectId, &SubdomainName), (NetworkPolicy, At<'_>)> =
+    let mut policies: BTreeMap<(ProjectId, &SubdomainName), (NetworkPolicy, Cursor<'_>)> =
         BTreeMap::new();
     if cluster.mode != Mode::Networkpolicy {
         return Vec::new();
@@ -92,7 +92,7 @@ fn directions(types: &[PolicyType], has_egress: bool) -> [bool; 2] {
 }
 
 /// RF267: rules for a direction that the policy doesn't speak of.
-fn type_unused(key: &str, at: At<'_>, context: &mut Context) {
+fn type_unused(key: &str, at: Cursor<'_>, context: &mut Context) {
     let name = if key == "ingress" { "Ingress" } else { "Egress" };
     context.push(
         Diagnostic::new(
@@ -107,13 +107,13 @@ fn type_unused(key: &str, at: At<'_>, context: &mut Context) {
 
 fn rules<'w>(
     rules: impl Iterator<Item = (&'w Vec<NetworkPolicyPeer>, &'w Vec<spec::NetworkPolicyPort>)>,
-    at: At<'_>,
+    at: Cursor<'_>,
     (key, peers_key): (&str, &str),
     context: &mut Context,
 ) -> Vec<PolicyRule> {
     let mut resolved = Vec::new();
-    for ((wire, ports), at) in rules.zip(at.find(key).into_iter().flat_map(At::children)) {
-        let places = at.find(peers_key).into_iter().flat_map(At::children);
+    for ((wire, ports), at) in rules.zip(at.find(key).into_iter().flat_map(Cursor::children)) {
+        let places = at.find(peers_key).into_iter().flat_map(Cursor::children);
         let peers = wire.iter().zip(places).filter_map(|(wire, at)| peer(wire, at, context));
         let peers = (!wire.is_empty()).then(|| peers.collect());
         let ports = resolve_ports(ports, at, context);
@@ -122,7 +122,7 @@ fn rules<'w>(
     resolved
 }
 
-fn peer(wire: &NetworkPolicyPeer, at: At<'_>, context: &mut Context) -> Option<Peer> {
+fn peer(wire: &NetworkPolicyPeer, at: Cursor<'_>, context: &mut Context) -> Option<Peer> {
     let NetworkPolicyPeer { pod_selector, namespace_selector, ip_block } = wire;
     for (selector, key) in
         [(pod_selector, "podSelector"), (namespace_selector, "namespaceSelector")]
@@ -164,11 +164,11 @@ fn peer(wire: &NetworkPolicyPeer, at: At<'_>, context: &mut Context) -> Option<P
 }
 
 /// RF261: what a block leaves out is a part of it, and not all of it.
-fn resolve_block(wire: &spec::IpBlock, at: At<'_>, context: &mut Context) -> Option<Peer> {
+fn resolve_block(wire: &spec::IpBlock, at: Cursor<'_>, context: &mut Context) -> Option<Peer> {
     let spec::IpBlock { cidr, except } = wire;
     let cidr = context.take(ipv4(cidr), at.key("cidr").place());
     let mut parts = Vec::with_capacity(except.len());
-    let places = at.find("except").into_iter().flat_map(At::children);
+    let places = at.find("except").into_iter().flat_map(Cursor::children);
     for (part, part_at) in except.iter().zip(places) {
         let Some(part) = context.take(ipv4(part), part_at.place()) else { continue };
         let Some(cidr) = cidr else { continue };
@@ -217,14 +217,14 @@ pub(crate) fn without(network: Ipv4Net, parts: &[Ipv4Net]) -> Vec<Ipv4Net> {
 /// RF262: a range has a first port, by number, and doesn't go backwards.
 fn resolve_ports(
     ports: &[spec::NetworkPolicyPort],
-    at: At<'_>,
+    at: Cursor<'_>,
     context: &mut Context,
 ) -> Option<Vec<PolicyPorts>> {
     if ports.is_empty() {
         return None;
     }
-    let places = at.find("ports").into_iter().flat_map(At::children);
-    let resolve = |(wire, at): (&spec::NetworkPolicyPort, At<'_>)| {
+    let places = at.find("ports").into_iter().flat_map(Cursor::children);
+    let resolve = |(wire, at): (&spec::NetworkPolicyPort, Cursor<'_>)| {
         let spec::NetworkPolicyPort { protocol, port, end_port } = wire;
         let ports = match (port, end_port) {
             (None, None) => PortSet::All,

@@ -3,7 +3,7 @@
 use super::Context;
 use super::cluster::Sections;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::NodeAccess;
 use crate::spec;
 use crate::value::{Port, Protocol};
@@ -16,7 +16,7 @@ pub(super) fn resolve(
 ) -> Vec<NodeAccess> {
     let mut resolved: Vec<NodeAccess> = Vec::new();
     for (at, section) in sections {
-        let items = at.find("nodeAccess").into_iter().flat_map(At::children);
+        let items = at.find("nodeAccess").into_iter().flat_map(Cursor::children);
         for (at, access) in items.zip(&section.node_access) {
             let spec::NodeAccess { protocol, port, end_port } = *access;
             let last = end_port.unwrap_or(port);

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::nodes::reserved;
 use super::{Context, Nodes, Projects, Wire};
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{BlockAt, Cluster, Fixed, NodePortBlock, Service, ServiceAddress};
 use crate::spec::{self, ServiceType};
 use crate::value::{Datapath, Name, NodePort, Port, Protocol, ipv4};
@@ -31,7 +31,7 @@ pub(super) fn of_type(
 }
 
 /// RF133: what has no address can't be balanced.
-pub(super) fn headless(service: &Name, kind: ServiceType, at: At<'_>, context: &mut Context) {
+pub(super) fn headless(service: &Name, kind: ServiceType, at: Cursor<'_>, context: &mut Context) {
     let message = format!("the service `{service}` of type {} can't be headless", kind.as_str());
     context.push(
         Diagnostic::new(Code::NodePortHeadless, message)
@@ -211,7 +211,7 @@ pub(super) fn blocks(wire: &Wire<'_>, nodes: &mut Nodes<'_>, context: &mut Conte
     let all: Vec<Vec<Ipv4Addr>> =
         nodes.list.iter().map(|node| node.node_port_addresses.clone()).collect();
     for (at, cluster) in wire.values("cluster", |state| state.cluster.as_ref()) {
-        let items = at.find("blockNodePorts").into_iter().flat_map(At::children);
+        let items = at.find("blockNodePorts").into_iter().flat_map(Cursor::children);
         for (at, block) in items.zip(&cluster.block_node_ports) {
             let Some(block) = block_of(block, at, context) else { continue };
             if let BlockAt::Address(address) = block.at
@@ -231,7 +231,7 @@ pub(super) fn blocks(wire: &Wire<'_>, nodes: &mut Nodes<'_>, context: &mut Conte
         }
     }
     for (index, (at, wire)) in nodes.wire.iter().enumerate() {
-        let items = at.find("blockNodePorts").into_iter().flat_map(At::children);
+        let items = at.find("blockNodePorts").into_iter().flat_map(Cursor::children);
         for (at, block) in items.zip(&wire.block_node_ports) {
             let Some(block) = block_of(block, at, context) else { continue };
             let own = &all[index];
@@ -250,7 +250,7 @@ pub(super) fn blocks(wire: &Wire<'_>, nodes: &mut Nodes<'_>, context: &mut Conte
 /// RF139: a block says where.
 fn block_of(
     wire: &spec::NodePortBlock,
-    at: At<'_>,
+    at: Cursor<'_>,
     context: &mut Context,
 ) -> Option<NodePortBlock> {
     let spec::NodePortBlock { port, protocol, interface, address } = wire;
@@ -282,7 +282,7 @@ fn block_of(
 fn unknown<'a>(
     address: Ipv4Addr,
     who: &str,
-    at: At<'_>,
+    at: Cursor<'_>,
     known: impl Iterator<Item = &'a Ipv4Addr>,
     context: &mut Context,
 ) {

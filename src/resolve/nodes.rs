@@ -10,7 +10,7 @@ use super::cluster::special_ranges;
 use super::{Context, Index, Nodes, Wire, unique};
 use crate::artifact::host;
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{Cluster, Fixed, Node, NodeId, Uplink};
 use crate::spec;
 use crate::value::{InterfaceName, ipv4};
@@ -65,7 +65,7 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
             .collect();
         let ranges = egress_cidrs
             .iter()
-            .zip(at.find("egressCIDRs").into_iter().flat_map(At::children))
+            .zip(at.find("egressCIDRs").into_iter().flat_map(Cursor::children))
             .filter_map(|(range, at)| {
                 let range = context.take(ipv4(range), at.place())?;
                 range_outside(range, uplink.as_ref(), at.place(), context);
@@ -74,7 +74,7 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
             .collect();
         let mut served: Vec<Ipv4Addr> = node_port_addresses
             .iter()
-            .zip(at.find("nodePortAddresses").into_iter().flat_map(At::children))
+            .zip(at.find("nodePortAddresses").into_iter().flat_map(Cursor::children))
             .filter_map(|(address, at)| context.host_address(address, at.place()))
             .collect();
         if node_port_addresses.is_empty() {
@@ -114,7 +114,7 @@ pub(super) fn resolve<'a>(wire: &Wire<'a>, cluster: &Cluster, context: &mut Cont
     nodes
 }
 
-fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Option<Uplink> {
+fn resolve_uplink(wire: &spec::Uplink, at: Cursor<'_>, context: &mut Context) -> Option<Uplink> {
     let spec::Uplink { interface, subnet, gateway, mtu, bridge, disable_init, rp_filter } = wire;
     let subnet_place = at.key("subnet").place();
     let subnet = context.take(ipv4(subnet), subnet_place)?;
@@ -146,7 +146,7 @@ fn resolve_uplink(wire: &spec::Uplink, at: At<'_>, context: &mut Context) -> Opt
 }
 
 /// RF160: the packets of pods fit into those of the uplink.
-fn uplink_mtu(wire: &spec::Uplink, at: At<'_>, cluster: &Cluster, context: &mut Context) {
+fn uplink_mtu(wire: &spec::Uplink, at: Cursor<'_>, cluster: &Cluster, context: &mut Context) {
     let Some(mtu) = wire.mtu else { return };
     let least = cluster.least_mtu();
     if mtu < least {
@@ -163,7 +163,7 @@ fn uplink_mtu(wire: &spec::Uplink, at: At<'_>, cluster: &Cluster, context: &mut 
 }
 
 /// RF006 and RF052: a gateway bridge is another interface than its uplink, and none of ours.
-fn gateway_bridge(wire: &spec::Uplink, at: At<'_>, context: &mut Context) {
+fn gateway_bridge(wire: &spec::Uplink, at: Cursor<'_>, context: &mut Context) {
     let Some(bridge) = &wire.bridge else {
         if wire.disable_init {
             context.push(
@@ -293,7 +293,7 @@ fn addresses_twice(nodes: &Nodes<'_>, context: &mut Context) {
         }
     }
     for (node, (at, wire)) in nodes.list.iter().zip(&nodes.wire) {
-        let items = at.find("nodePortAddresses").into_iter().flat_map(At::children);
+        let items = at.find("nodePortAddresses").into_iter().flat_map(Cursor::children);
         for (at, address) in items.zip(&wire.node_port_addresses) {
             let Ok(address) = ipv4(address) else { continue };
             if address != node.address {
@@ -326,7 +326,7 @@ fn addresses_twice(nodes: &Nodes<'_>, context: &mut Context) {
 fn inside_cluster(nodes: &Nodes<'_>, cluster: &Cluster, context: &mut Context) {
     for (node, (at, wire)) in nodes.list.iter().zip(&nodes.wire) {
         let own = (node.address, at.key("address").place());
-        let items = at.find("nodePortAddresses").into_iter().flat_map(At::children);
+        let items = at.find("nodePortAddresses").into_iter().flat_map(Cursor::children);
         let others = items
             .zip(&wire.node_port_addresses)
             .filter_map(|(at, address)| Some((ipv4(address).ok()?, at.place())))

@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 
 use super::{Nodes, Wire};
 use crate::diagnostic::Place;
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::Cluster;
 use crate::value::ipv4;
 
@@ -61,7 +61,7 @@ impl<'a> Outside<'a> {
             }
         }
         for (at, list) in wire.items("egressIPs", |state| &state.egress_ips) {
-            let items = at.find("addresses").into_iter().flat_map(At::children);
+            let items = at.find("addresses").into_iter().flat_map(Cursor::children);
             for (at, address) in items.zip(&list.addresses) {
                 if let Ok(address) = ipv4(address) {
                     add(address, format!("an egress IP of project `{}`", list.project), at.place());
@@ -131,7 +131,7 @@ impl Nodes<'_> {
                 add(gateway, what, at.key("gateway").place());
             }
             let servers = router.dns_servers.as_deref().unwrap_or_default();
-            let items = at.find("dnsServers").into_iter().flat_map(At::children);
+            let items = at.find("dnsServers").into_iter().flat_map(Cursor::children);
             for (at, server) in items.zip(servers) {
                 if let Ok(server) = ipv4(server) {
                     let what = format!("a name server of egress router `{}`", router.name);
@@ -142,7 +142,7 @@ impl Nodes<'_> {
         for (at, cluster) in wire.values("cluster", |state| state.cluster.as_ref()) {
             let servers = cluster.dns.as_ref().map_or(&[][..], |dns| &dns.servers);
             let items = at.find("dns").and_then(|at| at.find("servers"));
-            for (at, server) in items.into_iter().flat_map(At::children).zip(servers) {
+            for (at, server) in items.into_iter().flat_map(Cursor::children).zip(servers) {
                 if let IpAddr::V4(server) = server.0.ip() {
                     add(server, "a name server of the cluster".to_owned(), at.place());
                 }
@@ -155,7 +155,7 @@ impl Nodes<'_> {
     /// places where that is said.
     pub(super) fn served(&self) -> impl Iterator<Item = (Ipv4Addr, &crate::value::Name, Place)> {
         self.list.iter().zip(&self.wire).flat_map(|(node, (at, wire))| {
-            let items = at.find("nodePortAddresses").into_iter().flat_map(At::children);
+            let items = at.find("nodePortAddresses").into_iter().flat_map(Cursor::children);
             items
                 .zip(&wire.node_port_addresses)
                 .filter_map(|(at, address)| Some((ipv4(address).ok()?, &node.name, at.place())))

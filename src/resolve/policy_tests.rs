@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::{Context, Wire};
 use crate::diagnostic::{Code, Diagnostic, Place, quoted};
-use crate::input::At;
-use crate::intent::{Endpoint, Intent, PodSet, PolicyTest, Tenant, TestEnd, Verdict, Via};
+use crate::input::Cursor;
+use crate::intent::{Endpoint, Intent, PodSet, PolicyTest, TestEnd, Verdict, Via, Workload};
 use crate::spec::{self, Expectation, TestEnds};
 use crate::value::Protocol;
 
@@ -67,7 +67,7 @@ fn good_name(name: &str, place: Place, context: &mut Context) {
 
 fn ends(
     wire: &TestEnds,
-    at: At<'_>,
+    at: Cursor<'_>,
     sends: bool,
     intent: &Intent,
     context: &mut Context,
@@ -80,7 +80,7 @@ fn ends(
                 .help("name a pod, a project or another end"),
         );
     }
-    let items: Vec<At<'_>> = if wire.is_list { at.children().collect() } else { vec![at] };
+    let items: Vec<Cursor<'_>> = if wire.is_list { at.children().collect() } else { vec![at] };
     let mut found = Vec::new();
     for (end, at) in wire.ends.iter().zip(items) {
         match end {
@@ -127,7 +127,7 @@ fn is_host(address: Ipv4Addr) -> bool {
 
 fn pod_set(
     wire: &spec::TestPods,
-    at: At<'_>,
+    at: Cursor<'_>,
     intent: &Intent,
     context: &mut Context,
 ) -> Option<TestEnd> {
@@ -198,7 +198,7 @@ fn via_of(
         all.any(|ip| ip.address == address)
     };
     match Endpoint::find(intent, text, true) {
-        Ok(Endpoint::Tenant(Tenant::Router(id))) => {
+        Ok(Endpoint::Workload(Workload::Router(id))) => {
             let one = |end: &TestEnd| matches!(end, TestEnd::Named(Endpoint::Address(_), _));
             if to.iter().all(one) {
                 return Some(Via::Router(id));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Context, Index, Nodes, Projects, Wire, defined_twice, unique};
 use crate::artifact::host;
 use crate::diagnostic::{Code, Diagnostic, Place, listed};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{
     Attachment, BlockAt, Fixed, Membership, NodeServices, Pod, Project, ProjectId,
 };
@@ -45,7 +45,7 @@ pub(super) fn resolve<'a>(
             membership: Membership::Own,
             place: at.place(),
         });
-        let pods = at.find("pods").into_iter().flat_map(At::children).zip(pods);
+        let pods = at.find("pods").into_iter().flat_map(Cursor::children).zip(pods);
         resolve_pods((id, name), pods, nodes, &mut projects, context);
     }
     taken_twice(&projects.pods, &projects.list, nodes, context);
@@ -61,14 +61,14 @@ pub(super) fn resolve<'a>(
 
 fn resolve_pods<'a>(
     (project, project_name): (ProjectId, &Name),
-    items: impl Iterator<Item = (At<'a>, &'a spec::Pod)>,
+    items: impl Iterator<Item = (Cursor<'a>, &'a spec::Pod)>,
     nodes: &Nodes<'_>,
     projects: &mut Projects<'a>,
     context: &mut Context,
 ) {
-    let mut sorted: Vec<(At<'a>, &'a spec::Pod)> = items.collect();
+    let mut sorted: Vec<(Cursor<'a>, &'a spec::Pod)> = items.collect();
     sorted.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
-    let mut previous: Option<(At<'_>, &Name)> = None;
+    let mut previous: Option<(Cursor<'_>, &Name)> = None;
     for (at, wire) in sorted {
         let spec::Pod {
             name,
@@ -271,13 +271,13 @@ impl Memberships<'_, '_> {
     fn members(
         &self,
         names: &[Name],
-        names_at: Option<At<'_>>,
-        selector: Option<(&Selector, At<'_>)>,
+        names_at: Option<Cursor<'_>>,
+        selector: Option<(&Selector, Cursor<'_>)>,
         context: &mut Context,
     ) -> Vec<(ProjectId, Place, bool)> {
         let mut members = Vec::new();
         let mut seen = BTreeSet::new();
-        for (name, at) in names.iter().zip(names_at.into_iter().flat_map(At::children)) {
+        for (name, at) in names.iter().zip(names_at.into_iter().flat_map(Cursor::children)) {
             if let Some(id) = self.projects.index.get(name) {
                 seen.insert(id);
                 members.push((id, at.place(), true));
@@ -309,7 +309,7 @@ impl Memberships<'_, '_> {
     fn set_members(
         &self,
         key: &str,
-        at: At<'_>,
+        at: Cursor<'_>,
         set: &spec::ProjectSet,
         context: &mut Context,
     ) -> Vec<(ProjectId, Place, bool)> {
@@ -375,7 +375,7 @@ impl Memberships<'_, '_> {
         }
     }
 
-    fn join(&mut self, at: At<'_>, join: &spec::Join, context: &mut Context) {
+    fn join(&mut self, at: Cursor<'_>, join: &spec::Join, context: &mut Context) {
         let spec::Join { to, projects, selector } = join;
         if projects.is_empty() && selector.is_none() {
             context.push(names_nothing("the join", at.place()));
@@ -581,7 +581,7 @@ fn network_of(projects: &Projects<'_>, project: ProjectId) -> ProjectId {
 
 /// RF068: multicast works only where every project of the network enables it.
 fn partial_multicast(
-    items: &[(At<'_>, &spec::Project)],
+    items: &[(Cursor<'_>, &spec::Project)],
     projects: &Projects<'_>,
     mode: Mode,
     context: &mut Context,

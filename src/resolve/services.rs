@@ -14,10 +14,10 @@ use self::routers::Routers;
 use super::outside::Outside;
 use super::{Context, Nodes, Projects, Wire, node_ports, unique};
 use crate::diagnostic::{Code, Diagnostic, listed, nearest};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{
     EgressPolicy, EgressRouter, Fixed, PodId, ProjectId, Service, ServiceAddress, ServicePort,
-    Tenant,
+    Workload,
 };
 use crate::spec::{self, ServiceType, SessionAffinity, TargetPort};
 use crate::value::{ClusterIp, Name, Port, Protocol};
@@ -43,7 +43,8 @@ pub(super) fn resolve(
         let first = pods;
         pods += projects.pods[first..].iter().take_while(|pod| pod.project == id).count();
         let own: Vec<PodId> = (first..pods).map(PodId::new).collect();
-        let items = at.find("services").into_iter().flat_map(At::children).zip(&project.services);
+        let items =
+            at.find("services").into_iter().flat_map(Cursor::children).zip(&project.services);
         for (at, wire) in unique("service", items, |service| &service.name, context) {
             services.push(resolver.service(id, &own, (at, wire), context));
         }
@@ -70,8 +71,8 @@ impl Resolver<'_> {
     /// RF128: a pod has one port of a name and protocol.
     fn pod_ports(&mut self, context: &mut Context) {
         for (index, (at, pod)) in self.projects.wire_pods.iter().enumerate() {
-            let items = at.find("ports").into_iter().flat_map(At::children).zip(&pod.ports);
-            let mut first: BTreeMap<(Protocol, &Name), At<'_>> = BTreeMap::new();
+            let items = at.find("ports").into_iter().flat_map(Cursor::children).zip(&pod.ports);
+            let mut first: BTreeMap<(Protocol, &Name), Cursor<'_>> = BTreeMap::new();
             for (at, wire) in items {
                 let spec::PodPort { name, port, protocol } = wire;
                 let protocol = Protocol::from(*protocol);
@@ -98,7 +99,7 @@ impl Resolver<'_> {
         &self,
         project: ProjectId,
         own: &[PodId],
-        (at, wire): (At<'_>, &spec::Service),
+        (at, wire): (Cursor<'_>, &spec::Service),
         context: &mut Context,
     ) -> Service {
         let spec::Service {
@@ -130,10 +131,10 @@ impl Resolver<'_> {
         if ports.is_empty() && address != ServiceAddress::Headless {
             no_ports(name, at, context);
         }
-        let items: Vec<(At<'_>, &spec::ServicePort)> =
-            at.find("ports").into_iter().flat_map(At::children).zip(ports).collect();
+        let items: Vec<(Cursor<'_>, &spec::ServicePort)> =
+            at.find("ports").into_iter().flat_map(Cursor::children).zip(ports).collect();
         port_names(name, &items, context);
-        let mut by_number: BTreeMap<(Protocol, Port), (At<'_>, ServicePort)> = BTreeMap::new();
+        let mut by_number: BTreeMap<(Protocol, Port), (Cursor<'_>, ServicePort)> = BTreeMap::new();
         for (at, wire) in items {
             let spec::ServicePort { name: _, protocol, port, target_port, node_port } = wire;
             let (protocol, port) = (Protocol::from(*protocol), *port);
@@ -167,8 +168,8 @@ impl Resolver<'_> {
             sctp_port(protocol, port, targets, at, context);
             too_many(pods.len() + routers.len() + outside.len(), at, context);
             pods.retain(|(pod, _)| self.projects.pods[pod.index()].ready);
-            let pods = pods.into_iter().map(|(pod, to)| (Tenant::Pod(pod), to));
-            let routers = routers.into_iter().map(|(router, to)| (Tenant::Router(router), to));
+            let pods = pods.into_iter().map(|(pod, to)| (Workload::Pod(pod), to));
+            let routers = routers.into_iter().map(|(router, to)| (Workload::Router(router), to));
             let backends = pods.chain(routers).collect();
             let fixed_node_port = node_port.map(|value| {
                 let place = at.key("nodePort").place();
@@ -192,10 +193,10 @@ impl Resolver<'_> {
             kind: *kind,
             address,
             affinity: *session_affinity,
-            tenants: selected
+            workloads: selected
                 .into_iter()
-                .map(Tenant::Pod)
-                .chain(routers.into_iter().map(Tenant::Router))
+                .map(Workload::Pod)
+                .chain(routers.into_iter().map(Workload::Router))
                 .collect(),
             ports: by_number.into_values().map(|(_, port)| port).collect(),
             place: at.place(),
@@ -208,7 +209,7 @@ impl Resolver<'_> {
         (service, selector): (&Name, &spec::Selector),
         own: &[PodId],
         alone: bool,
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) -> Vec<PodId> {
         let good = context.check_selector(selector, at);
@@ -239,7 +240,7 @@ impl Resolver<'_> {
         selected: &[PodId],
         protocol: Protocol,
         to: &Name,
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) -> Vec<(PodId, Port)> {
         let port = |pod: &PodId| self.named.get(&(*pod, protocol, to)).map(|port| (*pod, *port));
@@ -311,7 +312,7 @@ impl Resolver<'_> {
 }
 
 /// RF006: an address has ports.
-fn no_ports(service: &Name, at: At<'_>, context: &mut Context) {
+fn no_ports(service: &Name, at: Cursor<'_>, context: &mut Context) {
     context.push(
         Diagnostic::new(Code::MissingKey, format!("the service `{service}` has no `ports`"))
             .at(at.place())
@@ -320,7 +321,7 @@ fn no_ports(service: &Name, at: At<'_>, context: &mut Context) {
 }
 
 /// RF147: all that is behind a port fits into one group.
-fn too_many(targets: usize, at: At<'_>, context: &mut Context) {
+fn too_many(targets: usize, at: Cursor<'_>, context: &mut Context) {
     if targets > MAX_TARGETS {
         let message = format!("{targets} are behind this port of the service");
         context.push(
@@ -336,7 +337,7 @@ fn sctp_port<'t>(
     protocol: Protocol,
     port: Port,
     mut targets: impl Iterator<Item = &'t Port>,
-    at: At<'_>,
+    at: Cursor<'_>,
     context: &mut Context,
 ) {
     let other = targets.find(|to| protocol == Protocol::Sctp && **to != port);
@@ -361,8 +362,8 @@ fn reserved(address: Ipv4Addr, network: Ipv4Net) -> Option<&'static str> {
 }
 
 /// RF121: several ports are told apart by their names.
-fn port_names(service: &Name, items: &[(At<'_>, &spec::ServicePort)], context: &mut Context) {
-    let mut first: BTreeMap<&Name, At<'_>> = BTreeMap::new();
+fn port_names(service: &Name, items: &[(Cursor<'_>, &spec::ServicePort)], context: &mut Context) {
+    let mut first: BTreeMap<&Name, Cursor<'_>> = BTreeMap::new();
     for (at, port) in items {
         let Some(name) = &port.name else {
             if items.len() > 1 {

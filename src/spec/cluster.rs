@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::NodePortBlock;
-use crate::value::{Cidr, NameServer, Port, Protocol, Span};
+use crate::value::{Cidr, NameServer, Port, Protocol, TimeSpan};
 
 /// What holds for the whole network. Everything has a default.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -57,10 +57,10 @@ pub struct Dns {
     pub servers: Vec<NameServer>,
     /// How long addresses may be used after the last answer; `compile` fails afterwards.
     /// Default: 1d.
-    pub max_age: Option<Span>,
+    pub max_age: Option<TimeSpan>,
     /// How long an address is kept that no longer is in the answers, for pools that rotate.
     /// Default: 6h.
-    pub keep: Option<Span>,
+    pub keep: Option<TimeSpan>,
 }
 
 /// How projects are kept apart.

@@ -132,7 +132,7 @@ fn insert<E: de::Error>(
     value: LabelValue,
 ) -> Result<(), E> {
     if labels.contains_key(&key) {
-        return Err(E::custom(format!("the label `{key}` stands twice")));
+        return Err(E::custom(format!("duplicate label `{key}`")));
     }
     labels.insert(key, value);
     Ok(())

@@ -7,12 +7,12 @@ use crate::diagnostic::{Code, quoted};
 
 /// A span of time in seconds, at least one and at most 999 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(u64);
+pub struct TimeSpan(u64);
 
 /// The units, from the longest, in seconds.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
-impl Span {
+impl TimeSpan {
     /// A span of hours.
     #[must_use]
     pub const fn hours(hours: u16) -> Self {
@@ -26,7 +26,7 @@ impl Span {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = UNITS.into_iter().find(|(_, seconds)| self.0.is_multiple_of(*seconds));
         let (unit, seconds) = unit.unwrap_or(('s', 1));
@@ -34,7 +34,7 @@ impl fmt::Display for Span {
     }
 }
 
-impl StringValue for Span {
+impl StringValue for TimeSpan {
     const FORMAT: &'static str = "span";
 
     fn parse(text: &str) -> Result<Self, Invalid> {
@@ -52,7 +52,7 @@ impl StringValue for Span {
     }
 }
 
-string_value!(Span, "a span of time: a number and s, m, h or d", "^[0-9]{1,8}[smhd]$", "6h");
+string_value!(TimeSpan, "a span of time: a number and s, m, h or d", "^[0-9]{1,8}[smhd]$", "6h");
 
 #[cfg(test)]
 mod tests {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn spans_print_in_their_longest_unit() {
-        let printed = |text: &str| Span::parse(text).map(|span| span.to_string());
+        let printed = |text: &str| TimeSpan::parse(text).map(|span| span.to_string());
         for (text, shown) in [("1d", "1d"), ("24h", "1d"), ("90m", "90m"), ("60s", "1m")] {
             assert_eq!(printed(text).as_deref(), Ok(shown));
         }

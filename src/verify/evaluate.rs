@@ -167,15 +167,15 @@ impl<'f, 'm> Walk<'f, 'm> {
                     Action::Load(register, value) => {
                         registers.values[usize::from(register.number())] = *value;
                     }
-                    Action::LoadSourceFromTunnel => {
+                    Action::LoadSourceFromTunnelId => {
                         let vni = frame.tunnel.map_or(0, |(_, vni)| vni);
                         registers.values[usize::from(Register::Source.number())] = vni;
                     }
-                    Action::TunnelFromSource => {
+                    Action::SetTunnelId => {
                         registers.tunnel_vni =
                             registers.values[usize::from(Register::Source.number())];
                     }
-                    Action::TunnelTo(address) => registers.tunnel_to = Some(*address),
+                    Action::SetTunnelDst(address) => registers.tunnel_to = Some(*address),
                     Action::Output(port) => self.ends.extend(output(*port, &frame, &registers)),
                     Action::OutputRegister => {
                         let number = registers.values[usize::from(Register::Port.number())];
@@ -199,7 +199,7 @@ impl<'f, 'm> Walk<'f, 'm> {
                         }
                         table = Some(*next);
                     }
-                    Action::ForgetConnection => registers.tracked = None,
+                    Action::CtClear => registers.tracked = None,
                     Action::Group(id) => {
                         let groups = flows.groups();
                         let group =
@@ -210,29 +210,29 @@ impl<'f, 'm> Walk<'f, 'm> {
                             table = Some(Table::ServicePod);
                         }
                     }
-                    Action::DestinationTo(address) => {
+                    Action::SetIpDst(address) => {
                         translate(&mut frame.body, *address, None);
                     }
-                    Action::KeepDestination => {
+                    Action::SaveIpDst => {
                         if let Body::Ip { dst, .. } = frame.body {
                             registers.values[usize::from(Register::Service.number())] = dst.into();
                         }
                     }
-                    Action::KeptToDestination => {
+                    Action::RestoreIpDst => {
                         let kept = registers.values[usize::from(Register::Service.number())];
                         translate(&mut frame.body, kept.into(), None);
                     }
-                    Action::KeptToSource => {
+                    Action::RestoreIpSrc => {
                         if let Body::Ip { src, .. } = &mut frame.body {
                             let kept = registers.values[usize::from(Register::Service.number())];
                             *src = kept.into();
                         }
                     }
-                    Action::ForgetInPort => registers.forgot_in_port = true,
-                    Action::AnswerArp(_) => self.ends.push(End::Port(frame.in_port)),
+                    Action::ClearInPort => registers.forgot_in_port = true,
+                    Action::ArpReply(_) => self.ends.push(End::Port(frame.in_port)),
                     Action::Recirculate(next, _) => self.on(flows, frame.clone(), registers, *next),
-                    Action::EthernetTo(_)
-                    | Action::ForgetMark
+                    Action::SetEthDst(_)
+                    | Action::ClearMark
                     | Action::CommitForPolicies
                     | Action::Conjunction { .. }
                     | Action::Meter(_)

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use crate::diagnostic::Place;
 use crate::intent::{BlockAt, Direction, NodeId, ProjectId, ServiceId, Verdict};
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::spec::Mode;
 use crate::value::{Port, Protocol};
 
@@ -19,9 +19,9 @@ use crate::value::{Port, Protocol};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Who sends it.
-    pub from: From,
+    pub from: Source,
     /// Whom it is for.
-    pub to: To,
+    pub to: Destination,
     /// Its protocol.
     pub protocol: Protocol,
     /// Its destination port.
@@ -30,9 +30,9 @@ pub struct Packet {
 
 /// A sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum Source {
     /// A pod or egress router.
-    Tenant(Tenant),
+    Workload(Workload),
     /// A process of a node, by its `tun0`.
     Node(NodeId),
     /// Whoever is neither a pod nor a node.
@@ -41,11 +41,11 @@ pub enum From {
 
 /// A receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum To {
+pub enum Destination {
     /// A pod or egress router.
-    Tenant(Tenant),
+    Workload(Workload),
     /// A pod or egress router, as one of those that get what is sent to a multicast group.
-    Member(Tenant),
+    Member(Workload),
     /// A node, at the address of its `tun0`.
     Node(NodeId),
     /// A service, at its address.
@@ -92,26 +92,28 @@ impl Reach {
 #[must_use]
 pub fn reach(model: &Model, packet: &Packet) -> Reach {
     match (packet.from, packet.to) {
-        (from, To::NodePort(node, address)) => to_node_port(model, from, (node, address), packet),
-        (from @ (From::Node(_) | From::Tenant(_)), To::Tenant(to)) => {
+        (from, Destination::NodePort(node, address)) => {
+            to_node_port(model, from, (node, address), packet)
+        }
+        (from @ (Source::Node(_) | Source::Workload(_)), Destination::Workload(to)) => {
             to_tenant(model, from, to, None, packet)
         }
-        (From::Node(from), To::Node(to)) if from == to => {
+        (Source::Node(from), Destination::Node(to)) if from == to => {
             Reach::new(Verdict::Allow, "nodes reach themselves", None)
         }
-        (From::Node(_), To::Node(_)) => Reach::new(Verdict::Deny, OTHER_GATEWAY, None),
-        (From::Node(_), To::Outside(_)) => {
+        (Source::Node(_), Destination::Node(_)) => Reach::new(Verdict::Deny, OTHER_GATEWAY, None),
+        (Source::Node(_), Destination::Outside(_)) => {
             Reach::new(Verdict::Allow, "nodes are not restricted", None)
         }
-        (From::Node(_), To::Member(_)) => {
+        (Source::Node(_), Destination::Member(_)) => {
             Reach::new(Verdict::Deny, "nodes take no part in the pods' multicast", None)
         }
-        (From::Tenant(from), To::Member(to)) => multicast(model, from, to),
-        (from, To::Service(service)) => to_service(model, from, (service, None), packet),
-        (From::Outside, _) => {
+        (Source::Workload(from), Destination::Member(to)) => multicast(model, from, to),
+        (from, Destination::Service(service)) => to_service(model, from, (service, None), packet),
+        (Source::Outside, _) => {
             Reach::new(Verdict::Deny, "the outside reaches node ports only", None)
         }
-        (From::Tenant(from), To::Node(to)) => {
+        (Source::Workload(from), Destination::Node(to)) => {
             if is_vxlan(model, packet) {
                 Reach::new(Verdict::Deny, "pods can't send to the VXLAN port", None)
             } else if model.node(from) == to {
@@ -120,7 +122,9 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
                 Reach::new(Verdict::Deny, OTHER_GATEWAY, None)
             }
         }
-        (From::Tenant(from), To::Outside(address)) => outwards(model, from, address, packet),
+        (Source::Workload(from), Destination::Outside(address)) => {
+            outwards(model, from, address, packet)
+        }
     }
 }
 
@@ -129,42 +133,42 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
 #[must_use]
 pub fn to_tenant(
     model: &Model,
-    from: From,
-    to: Tenant,
+    from: Source,
+    to: Workload,
     entry: Option<NodeId>,
     packet: &Packet,
 ) -> Reach {
     match (model.mode(), from) {
         (Mode::Networkpolicy, _) => by_policies(model, from, to, entry, packet),
-        (_, From::Node(_)) => Reach::new(Verdict::Allow, "nodes reach all pods", None),
-        (_, From::Outside) => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
-        (_, From::Tenant(from)) => between(model, model.project(from), model.project(to)),
+        (_, Source::Node(_)) => Reach::new(Verdict::Allow, "nodes reach all pods", None),
+        (_, Source::Outside) => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
+        (_, Source::Workload(from)) => between(model, model.project(from), model.project(to)),
     }
 }
 
 /// Both ends have to allow it.
 fn by_policies(
     model: &Model,
-    from: From,
-    to: Tenant,
+    from: Source,
+    to: Workload,
     entry: Option<NodeId>,
     packet: &Packet,
 ) -> Reach {
     let transport = Some((packet.protocol, packet.port));
     let let_in = |other| policies(model, Direction::Ingress, to, other, transport);
     match from {
-        From::Tenant(from) if from == to => {
+        Source::Workload(from) if from == to => {
             Reach::new(Verdict::Allow, "a pod reaches itself", None)
         }
-        From::Tenant(from) => {
-            let way = policies(model, Direction::Egress, from, Other::Tenant(to), transport);
-            if way.allowed() { let_in(Other::Tenant(from)) } else { way }
+        Source::Workload(from) => {
+            let way = policies(model, Direction::Egress, from, Other::Workload(to), transport);
+            if way.allowed() { let_in(Other::Workload(from)) } else { way }
         }
-        From::Node(node) if node == model.node(to) => {
+        Source::Node(node) if node == model.node(to) => {
             Reach::new(Verdict::Allow, "a node reaches its own pods", None)
         }
-        From::Node(node) => let_in(Other::Node(node)),
-        From::Outside => {
+        Source::Node(node) => let_in(Other::Node(node)),
+        Source::Outside => {
             let entry = entry.unwrap_or_else(|| model.node(to));
             let_in(Other::Address(model.node_port_source(entry)))
         }
@@ -196,7 +200,7 @@ fn is_vxlan(model: &Model, packet: &Packet) -> bool {
 /// A service is reached where its pods are, and refuses what none of them takes.
 fn to_service(
     model: &Model,
-    from: From,
+    from: Source,
     (service, entry): (ServiceId, Option<NodeId>),
     packet: &Packet,
 ) -> Reach {
@@ -206,18 +210,18 @@ fn to_service(
         return Reach::new(Verdict::Deny, because, Some(found.place));
     }
     let way = match from {
-        From::Tenant(_) if model.mode() == Mode::Networkpolicy => {
+        Source::Workload(_) if model.mode() == Mode::Networkpolicy => {
             Reach::new(Verdict::Allow, "policies decide at the pods behind it", None)
         }
-        From::Tenant(from) => between(model, model.project(from), found.project),
-        From::Node(node) if model.node_reaches(node, service) => {
+        Source::Workload(from) => between(model, model.project(from), found.project),
+        Source::Node(node) if model.node_reaches(node, service) => {
             Reach::new(Verdict::Allow, "nodes reach this service", None)
         }
-        From::Node(_) => {
+        Source::Node(_) => {
             let place = model.intent().node_services().map(|declared| declared.place);
             return Reach::refused("`nodeServices` leaves the project out", place);
         }
-        From::Outside => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
+        Source::Outside => Reach::new(Verdict::Allow, "nodes serve it to the outside", None),
     };
     if !way.allowed() {
         return way;
@@ -234,12 +238,12 @@ fn to_service(
         }
         Some(port) => {
             if model.mode() == Mode::Networkpolicy && !port.backends.is_empty() {
-                let to = port.backends.iter().map(|(tenant, port)| {
-                    to_tenant(model, from, *tenant, entry, &Packet { port: *port, ..*packet })
+                let to = port.backends.iter().map(|(workload, port)| {
+                    to_tenant(model, from, *workload, entry, &Packet { port: *port, ..*packet })
                 });
                 return whoever_is_chosen(to.collect(), way);
             }
-            let From::Tenant(from) = from else { return way };
+            let Source::Workload(from) = from else { return way };
             // Where some of several are forbidden, so is the service, now and then.
             let outside = port.endpoints.iter().map(|(address, port)| {
                 outwards(model, from, *address, &Packet { port: *port, ..*packet })
@@ -263,7 +267,7 @@ fn whoever_is_chosen(each: Vec<Reach>, way: Reach) -> Reach {
 /// A port of a node is one of the service's for pods, and open to all else.
 fn to_node_port(
     model: &Model,
-    from: From,
+    from: Source,
     (node, address): (NodeId, Ipv4Addr),
     packet: &Packet,
 ) -> Reach {
@@ -272,29 +276,31 @@ fn to_node_port(
     let Some(found) = found else {
         let because = format!("no service has the node port {}/{}", packet.port, packet.protocol);
         return match from {
-            From::Tenant(from) => outwards(model, from, address, packet),
+            Source::Workload(from) => outwards(model, from, address, packet),
             _ => Reach::new(Verdict::Deny, because, None),
         };
     };
     let blocked = model.intent()[node].blocks.iter().find(|block| {
         block.at == BlockAt::Address(address) && block.covers(packet.protocol, packet.port)
     });
-    if let Some(block) = blocked.filter(|_| from != From::Node(node)) {
+    if let Some(block) = blocked.filter(|_| from != Source::Node(node)) {
         let because = format!("{address} does not serve {}/{}", packet.port, packet.protocol);
         return Reach::new(Verdict::Deny, because, Some(block.place));
     }
-    let (port, ..) = model.behind(found);
-    if matches!(from, From::Tenant(_))
+    let (port, ..) = model.service_port_of(found);
+    if matches!(from, Source::Workload(_))
         && packet.protocol == Protocol::Sctp
         && port.port != packet.port
     {
         let because = "conntrack of Open vSwitch can't change the port of SCTP";
         return Reach::new(Verdict::Deny, because, Some(port.place));
     }
-    let onwards = Packet { to: To::Service(found.service), port: port.port, ..*packet };
+    let onwards = Packet { to: Destination::Service(found.service), port: port.port, ..*packet };
     // Who comes to another node stands behind that node's address for the outside.
     let from = match from {
-        From::Node(other) if other != node && model.mode() == Mode::Networkpolicy => From::Outside,
+        Source::Node(other) if other != node && model.mode() == Mode::Networkpolicy => {
+            Source::Outside
+        }
         _ => from,
     };
     to_service(model, from, (found.service, Some(node)), &onwards)
@@ -320,13 +326,13 @@ fn between(model: &Model, source: ProjectId, destination: ProjectId) -> Reach {
     }
 }
 
-fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
+fn multicast(model: &Model, from: Workload, to: Workload) -> Reach {
     let intent = model.intent();
     if from == to {
         return Reach::new(Verdict::Deny, "nobody gets what it sends itself", None);
     }
-    if let Some(Tenant::Router(id)) =
-        [from, to].into_iter().find(|tenant| matches!(tenant, Tenant::Router(_)))
+    if let Some(Workload::Router(id)) =
+        [from, to].into_iter().find(|workload| matches!(workload, Workload::Router(_)))
     {
         let because = "egress routers take no part in multicast";
         return Reach::new(Verdict::Deny, because, Some(intent[id].place));
@@ -338,7 +344,7 @@ fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
         return Reach::new(Verdict::Deny, because, Some(off.place));
     }
     // Nobody is global here: what all projects got would be everybody's business.
-    let (from, to) = (model.carried(source), model.carried(destination));
+    let (from, to) = (model.wire_vnid(source), model.wire_vnid(destination));
     let place = Some(intent[source].place);
     if from == to {
         Reach::new(Verdict::Allow, format!("both have VNID {from} and multicast"), place)
@@ -348,7 +354,7 @@ fn multicast(model: &Model, from: Tenant, to: Tenant) -> Reach {
 }
 
 /// What the egress policy lets leave, and whoever has the address takes.
-fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+fn outwards(model: &Model, from: Workload, address: Ipv4Addr, packet: &Packet) -> Reach {
     let way = let_out(model, from, address, packet);
     if !way.allowed() {
         return way;
@@ -373,7 +379,7 @@ fn outwards(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> 
 
 /// What network policies let out to an address outside. A pod's own node is always near.
 #[must_use]
-pub fn let_out(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+pub fn let_out(model: &Model, from: Workload, address: Ipv4Addr, packet: &Packet) -> Reach {
     if model.own_addresses(model.node(from)).contains(&address) {
         return Reach::new(Verdict::Allow, "a pod reaches its own node", None);
     }
@@ -383,7 +389,7 @@ pub fn let_out(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) 
 
 /// What the bridge lets leave: the egress policy, and what none can change.
 #[must_use]
-pub fn leaves(model: &Model, from: Tenant, address: Ipv4Addr, packet: &Packet) -> Reach {
+pub fn leaves(model: &Model, from: Workload, address: Ipv4Addr, packet: &Packet) -> Reach {
     let tunnels = || model.intent().nodes().any(|(_, node)| node.address == address);
     if is_vxlan(model, packet) && tunnels() {
         return Reach::new(Verdict::Deny, "pods can't send to the VXLAN port of nodes", None);

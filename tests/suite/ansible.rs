@@ -243,7 +243,7 @@ fn a_node_that_fails_stops_the_roll_out() {
     let unhealthy = fleet.playbook(&unhealthy);
     assert_eq!(unhealthy.status, 2, "{}", unhealthy.text);
     assert_eq!(unhealthy.count("node-3", "ok"), None, "{}", unhealthy.text);
-    let told = "the change was taken back; the generation before is in effect again: ";
+    let told = "the change was rolled back; the generation before is in effect again: ";
     assert!(unhealthy.text.contains(told), "{}", unhealthy.text);
     assert_eq!(fleet.generations(), after);
 

@@ -157,7 +157,7 @@ const DRIFT: &[(&str, &[&str])] = &[
         "ip -n shop.web-0 link set eth0 down; ip -n shop.web-0 link set eth0 name old; \
          ip -n shop.web-0 link add eth0 type bridge",
         &[
-            "! pod shop/web-0: its interface is made anew: its connections break",
+            "! pod shop/web-0: its interface is recreated: its connections break",
             "+ link rf-0a277568ba88: of pod shop/web-0",
             "~ port rf-0a277568ba88: unplugged of pod shop/web-0",
         ],

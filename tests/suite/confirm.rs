@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::generations::{NEW, Node, OLD};
 use crate::support::PROGRAM;
-use ringfence::apply::short;
+use ringfence::apply::short_id;
 
 /// How long what has to come is waited for: a machine with other things to do takes its time.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -52,7 +52,7 @@ impl Node {
 #[test]
 fn a_confirmed_change_stays_and_an_unconfirmed_one_comes_back() {
     let node = Node::on_old();
-    let (old, new) = (short(&node.old), short(&node.new));
+    let (old, new) = (short_id(&node.old), short_id(&node.new));
     assert_eq!(
         node.run(&["confirm"]).stderr,
         "error[RF216]: no change waits to be confirmed\n |\n = help: see `ringfence status` for \
@@ -69,7 +69,9 @@ fn a_confirmed_change_stays_and_an_unconfirmed_one_comes_back() {
             " |",
             " = help: if the node could be reached all the time, apply again with a longer --confirm",
             "",
-            &format!("error[RF213]: the generation {new} was taken back; {old} is in effect again"),
+            &format!(
+                "error[RF213]: the generation {new} was rolled back; {old} is in effect again"
+            ),
             "",
             "2 errors"
         ]
@@ -106,7 +108,7 @@ fn a_confirmed_change_stays_and_an_unconfirmed_one_comes_back() {
     node.until_pending();
     node.done(&["rollback"]);
     node.until("it did not end", |node| node.on("cat /run/out").ends_with("\n3\n"));
-    assert!(node.on("cat /run/out").contains("was taken back before it was confirmed"));
+    assert!(node.on("cat /run/out").contains("was rolled back before it was confirmed"));
     node.is_in(NEW);
 }
 
@@ -114,9 +116,9 @@ fn a_confirmed_change_stays_and_an_unconfirmed_one_comes_back() {
 fn a_rollback_can_be_on_trial_too() {
     let node = Node::on_old();
     node.done(&["apply", NEW]);
-    let (old, new) = (short(&node.old), short(&node.new));
+    let (old, new) = (short_id(&node.old), short_id(&node.new));
     let run = node.run(&["rollback", "--confirm", "1s"]);
-    let expected = format!("the generation {old} was taken back; {new} is in effect again");
+    let expected = format!("the generation {old} was rolled back; {new} is in effect again");
     assert_eq!((run.status, run.stderr.contains(&expected)), (3, true), "{}", run.stderr);
     node.is_in(NEW);
     node.done(&["rollback", "--health-check", "true"]);
@@ -192,7 +194,7 @@ fn without_a_generation_to_come_back_to_nothing_is_begun() {
 #[test]
 fn a_health_check_confirms_or_takes_back() {
     let node = Node::on_old();
-    let (old, new) = (short(&node.old), short(&node.new));
+    let (old, new) = (short_id(&node.old), short_id(&node.new));
     let checks: [(&str, &str); 4] = [
         ("false", "`false` failed with status 1"),
         // Words, without a shell: nothing is expanded, and `;` is a word.
@@ -212,7 +214,8 @@ fn a_health_check_confirms_or_takes_back() {
         let told =
             format!("error[RF212]: the health check {expected}\n |\n = help: run it by hand");
         assert!(run.stderr.contains(&told), "{}", run.stderr);
-        let told = format!("error[RF213]: the generation {new} was taken back; {old} is in effect");
+        let told =
+            format!("error[RF213]: the generation {new} was rolled back; {old} is in effect");
         assert!(run.stderr.contains(&told), "{}", run.stderr);
         node.is_in(OLD);
     }
@@ -223,7 +226,11 @@ fn a_health_check_confirms_or_takes_back() {
     let good =
         node.run(&["apply", NEW, "--health-check", "ip netns exec shop.web-0 true", "--json"]);
     assert_eq!(good.status, 0, "{}", good.stderr);
-    assert!(good.stdout.contains("\"waiting\": false,\n  \"rolledBack\": null"), "{}", good.stdout);
+    assert!(
+        good.stdout.contains("\"awaitingConfirmation\": false,\n  \"rolledBack\": null"),
+        "{}",
+        good.stdout
+    );
     node.is_in(NEW);
     let wrong = node.run(&["apply", NEW, "--health-check", "'"]);
     assert_eq!(wrong.status, 64);
@@ -279,7 +286,7 @@ fn a_key_on_the_terminal_confirms() {
              /run/shown 2>&1; echo $?"
         ))
     };
-    let new = short(&node.new);
+    let new = short_id(&node.new);
     let asked = format!("\rnode-1: press Enter to confirm {new} within ");
     // What is typed before the change does not count.
     let late = run("echo", "3s");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::generations::{NEW, Node, OLD};
 use crate::lab::{Live, datapath, live, load};
 use crate::support::until;
-use ringfence::lab::{Host, Place};
+use ringfence::lab::{Host, Location};
 use ringfence::value::Datapath;
 
 /// What one of the processes has to do.
@@ -79,7 +79,7 @@ fn process() {
 }
 
 impl Live {
-    fn job(&self, place: Place, job: &str) -> duct::Expression {
+    fn job(&self, place: Location, job: &str) -> duct::Expression {
         let own = std::env::current_exe().unwrap().display().to_string();
         let (host, netns) = self.lab.place(place).unwrap();
         let words = [own.as_str(), "--exact", "connections::process", "--nocapture"];
@@ -87,7 +87,7 @@ impl Live {
     }
 
     /// Has a pod answer datagrams with its name, as long as its process lives.
-    fn serve(&self, place: Place, name: &str, port: u16) -> duct::Handle {
+    fn serve(&self, place: Location, name: &str, port: u16) -> duct::Handle {
         let handle = self.job(place, &format!("serve {name} {port}")).stdout_null();
         let handle = handle.unchecked().start().unwrap();
         let (host, netns) = self.lab.place(place).unwrap();
@@ -96,15 +96,15 @@ impl Live {
     }
 
     /// Who answers a datagram from this port; empty where nobody does.
-    fn ask(&self, place: Place, from: u16, to: (Ipv4Addr, u16)) -> String {
+    fn ask(&self, place: Location, from: u16, to: (Ipv4Addr, u16)) -> String {
         let to = SocketAddrV4::new(to.0, to.1);
         let output = self.job(place, &format!("ask {from} {to}")).read().unwrap();
         let answer = output.lines().find_map(|line| line.strip_prefix("answer="));
         answer.unwrap_or_else(|| panic!("{output}")).to_owned()
     }
 
-    fn pod(&self, name: &str) -> Place {
-        Place::Tenant(self.tenant(name))
+    fn pod(&self, name: &str) -> Location {
+        Location::Workload(self.workload(name))
     }
 
     fn service(&self, name: &str) -> Ipv4Addr {
@@ -202,14 +202,14 @@ fn clients_of_a_service_follow_it_when_its_pod_goes() {
         live.serve(live.pod("stats/old"), "old", 8125),
         live.serve(live.pod("stats/new"), "new", 8125),
         live.serve(live.pod("other/names"), "names", 53),
-        live.serve(Place::Outside, "outside", 9000),
+        live.serve(Location::Outside, "outside", 9000),
     ];
     let (statsd, names) = (live.service("stats/statsd"), live.service("other/names"));
     let nodes = [Ipv4Addr::new(192, 168, 12, 11), Ipv4Addr::new(192, 168, 12, 12)];
     let clients = |live: &Live| {
         let pod = live.ask(live.pod("stats/client"), 7001, (statsd, 8125));
         let by_node = live.ask(live.pod("stats/client"), 7002, (nodes[1], 30125));
-        let outside = nodes.map(|node| live.ask(Place::Outside, 7003, (node, 30125)));
+        let outside = nodes.map(|node| live.ask(Location::Outside, 7003, (node, 30125)));
         let [one, two] = outside;
         [pod, by_node, one, two]
     };
@@ -257,7 +257,7 @@ projects:
     let clients = |live: &Live| {
         let pod = live.ask(live.pod("stats/client"), 7001, (statsd, 8125));
         let nodes = [1, 2, 3].map(|node| Ipv4Addr::new(192, 168, 12, 10 + node));
-        let [one, two, three] = nodes.map(|node| live.ask(Place::Outside, 7003, (node, 30125)));
+        let [one, two, three] = nodes.map(|node| live.ask(Location::Outside, 7003, (node, 30125)));
         [pod, one, two, three]
     };
     assert_eq!(clients(&live), ["old"; 4]);
@@ -283,7 +283,7 @@ fn who_gets_an_address_gets_none_of_its_connections() {
     let mut live = live(world.0.path());
     live.apply_all();
     let servers = [
-        live.serve(Place::Outside, "outside", 9000),
+        live.serve(Location::Outside, "outside", 9000),
         live.serve(live.pod("stats/old"), "old", 8125),
     ];
     let statsd = live.service("stats/statsd");

@@ -313,7 +313,7 @@ const OTHERS: &[Hand] = &[
         "outside interface of a router",
         "Ethernet address",
         "ROUTER ip link set net1 address 02:00:00:00:00:01",
-        "~ link net1 of router supplier: made anew",
+        "~ link net1 of router supplier: recreated",
     ),
     (
         "outside interface of a router",

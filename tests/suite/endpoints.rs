@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::lab::live;
-use ringfence::lab::Seen;
+use ringfence::lab::Observed;
 
 /// The pod of bank leaves by the other node. `pair` has two hosts, and keeps clients at one.
 const WORLD: &str = "\
@@ -51,10 +51,12 @@ fn hosts_outside_see_clients_of_a_service_as_if_they_came_directly() {
     live.apply_all();
     assert_eq!(live.apply_all(), [false, false]);
     let summary = live.prove();
-    let found: BTreeMap<&str, &Seen> =
+    let found: BTreeMap<&str, &Observed> =
         summary.results.iter().map(|(probe, seen)| (probe.title.as_str(), seen)).collect();
-    let answer =
-        |seen_as: &str, at: &str| Seen::Answer { seen_as: seen_as.to_owned(), at: at.to_owned() };
+    let answer = |seen_as: &str, at: &str| Observed::Answer {
+        seen_as: seen_as.to_owned(),
+        at: at.to_owned(),
+    };
     for (client, seen_as) in
         [("bank/core", "192.168.12.130"), ("node-1", "192.168.12.11"), ("node-2", "192.168.12.12")]
     {
@@ -64,15 +66,15 @@ fn hosts_outside_see_clients_of_a_service_as_if_they_came_directly() {
             assert_eq!(*found[title.as_str()], expected, "{title}");
         }
     }
-    assert_eq!(*found["shop/web to service bank/one:443/tcp"], Seen::Silence);
-    assert_eq!(*found["bank/core to service bank/one:40007/tcp"], Seen::Refusal);
+    assert_eq!(*found["shop/web to service bank/one:443/tcp"], Observed::Silence);
+    assert_eq!(*found["bank/core to service bank/one:40007/tcp"], Observed::Refusal);
 
     // Whom a client gets, it gets again.
     let at = |summary: &ringfence::lab::Summary, client: &str| {
         let title = format!("{client} to service bank/pair:80/tcp");
         let mut results = summary.results.iter();
         let (_, seen) = results.find(|(probe, _)| probe.title == title).unwrap();
-        let Seen::Answer { at, .. } = seen else { panic!("{title}: {seen:?}") };
+        let Observed::Answer { at, .. } = seen else { panic!("{title}: {seen:?}") };
         assert!(["203.0.113.50:8080", "203.0.113.51:8080"].contains(&at.as_str()), "{at}");
         at.clone()
     };

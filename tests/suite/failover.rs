@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use crate::lab::{Live, live, load};
 use ringfence::diagnostic::Sources;
 use ringfence::intent::NodeId;
-use ringfence::lab::{self, Seen};
-use ringfence::model::{Model, Tenant};
+use ringfence::lab::{self, Observed};
+use ringfence::model::{Model, Workload};
 use ringfence::value::Mac;
 
 /// A network whose router prefers node-2, and whose egress IP may be held by two nodes, with more
@@ -98,8 +98,8 @@ fn a_router_moves_and_the_outside_sees_the_same_source() {
     assert!(live.apply_all().iter().all(|changed| !changed));
 
     let summary = live.prove();
-    let through = |(probe, seen): &&(lab::Probe, Seen)| {
-        let expected = Seen::Answer {
+    let through = |(probe, seen): &&(lab::Probe, Observed)| {
+        let expected = Observed::Answer {
             seen_as: "192.168.12.99".to_owned(),
             at: format!("203.0.113.25:{}", probe.to.port()),
         };
@@ -143,10 +143,10 @@ fn pods_leave_by_the_address_whose_node_is_available() {
     live.apply_all();
     let summary = live.prove();
     let outwards = summary.results.iter().filter(|(probe, _)| probe.title.contains("no policy"));
-    let seen: Vec<&Seen> = outwards.map(|(_, seen)| seen).collect();
+    let seen: Vec<&Observed> = outwards.map(|(_, seen)| seen).collect();
     assert_eq!(seen.len(), 2, "{}", summary.table());
     for seen in seen {
-        let Seen::Answer { seen_as, .. } = seen else { panic!("{seen:?}") };
+        let Observed::Answer { seen_as, .. } = seen else { panic!("{seen:?}") };
         assert_eq!(seen_as, "172.20.220.150");
     }
     assert!(!live.on("dc2", "ip address show dev lo").contains("172.20.221.150"));
@@ -199,7 +199,7 @@ fn only_what_an_unavailable_node_held_moves() {
         let pods: BTreeMap<_, _> = intent
             .pods()
             .map(|(id, _)| {
-                let leaving = model.leaving(Tenant::Pod(id)).unwrap();
+                let leaving = model.leaving(Workload::Pod(id)).unwrap();
                 (intent.pod_name(id), leaving.ip.address)
             })
             .collect();

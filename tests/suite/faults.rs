@@ -12,7 +12,7 @@ use crate::lab::{Live, live};
 use crate::support::{compiled, root, tree};
 use ringfence::apply::{Options, apply};
 use ringfence::artifact::manifest::Manifest;
-use ringfence::artifact::node::Wiring;
+use ringfence::artifact::node::NodeConfig;
 use ringfence::diagnostic::{Code, Diagnostic};
 use ringfence::lab;
 use ringfence::system::netlink::Network;
@@ -118,7 +118,7 @@ fn the_files_as_they_are_pass() {
     let files = files();
     let expected = (
         Code::NotRoot,
-        "applying takes the rights of root".to_owned(),
+        "this must run as root".to_owned(),
         "run it as root, or with sudo".to_owned(),
     );
     assert_eq!(refusal(files.path(), &USER), expected);
@@ -130,7 +130,7 @@ fn the_files_as_they_are_pass() {
 
 #[test]
 fn the_program_refuses_other_users() {
-    // RF200: without the rights of root, though the files can be read.
+    // RF200: without being root, though the files can be read.
     let files = files();
     let state = files.path().join("state");
     let words = ["--user", "--", crate::support::PROGRAM, "apply"];
@@ -142,7 +142,7 @@ fn the_program_refuses_other_users() {
         assert_eq!(String::from_utf8_lossy(&run.stdout), "");
         assert_eq!(
             String::from_utf8_lossy(&run.stderr),
-            "error[RF200]: applying takes the rights of root\n |\n = help: run it as root, or \
+            "error[RF200]: this must run as root\n |\n = help: run it as root, or \
              with sudo\n\n1 error\n"
         );
         assert_eq!(run.status.code(), Some(1));
@@ -494,8 +494,8 @@ fn a_forged_plan_is_parsed_at_the_door() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let wiring: Wiring = serde_json::from_str(&good).unwrap();
-    assert_eq!(wiring.version, Wiring::VERSION);
+    let wiring: NodeConfig = serde_json::from_str(&good).unwrap();
+    assert_eq!(wiring.version, NodeConfig::VERSION);
 }
 
 /// Two nodes; on the first, a pod, a virtual machine's tap and an egress router.
@@ -1142,6 +1142,6 @@ fn a_lab_that_cannot_be_set_up_says_why() {
     let run =
         duct::cmd!("unshare", "--user", "--", crate::support::PROGRAM, "lab", "run", directory);
     let run = run.stdout_capture().stderr_capture().unchecked().run().unwrap();
-    let expected = error("RF200]: a lab takes the rights of root\nrun it as root, or with sudo");
+    let expected = error("RF200]: a lab must run as root\nrun it as root, or with sudo");
     assert_eq!(String::from_utf8_lossy(&run.stderr), format!("bringing up the lab\n{expected}"));
 }

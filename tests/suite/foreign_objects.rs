@@ -399,7 +399,7 @@ fn a_bridge_with_ports_of_others_is_not_made_anew_with_another_datapath() {
     let told = node.refused(&["apply", NEW]);
     assert!(
         told.starts_with(
-            "error[RF223]: the bridge `br0` would be made anew with another datapath, and its port \
+            "error[RF223]: the bridge `br0` would be recreated with another datapath, and its port \
              `mine0` is somebody else's\n"
         ),
         "{told}"

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Live, datapath, live};
 use crate::support::root;
-use ringfence::lab::{Host, Place};
+use ringfence::lab::{Host, Location};
 use ringfence::value::Datapath;
 
 /// `only` may send little outside, `logs` nearly everything, and `bank` is somebody else.
@@ -161,7 +161,7 @@ impl<'l> Sender<'l> {
 
     /// Takes packets as frames with this ethertype or tag before the address of IP.
     fn push(&mut self, between: &[u8], packets: impl IntoIterator<Item = Vec<u8>>) {
-        let mac = self.live.lab.model().endpoint(self.live.tenant(self.pod)).mac;
+        let mac = self.live.lab.model().endpoint(self.live.workload(self.pod)).mac;
         for packet in packets {
             self.frames.push([&self.towards[..], &mac.bytes(), between, &packet].concat());
         }
@@ -292,7 +292,8 @@ impl<'l> Sender<'l> {
     }
 
     pub(crate) fn send(&mut self) {
-        let (host, netns) = self.live.lab.place(Place::Tenant(self.live.tenant(self.pod))).unwrap();
+        let (host, netns) =
+            self.live.lab.place(Location::Workload(self.live.workload(self.pod))).unwrap();
         transmit(host, netns.as_deref(), "eth0", self.frames.drain(..));
     }
 }
@@ -435,7 +436,7 @@ fn no_frame_gets_round_a_rule_and_what_is_allowed_comes_in_fragments_too() {
         Listener::start(host, netns, words, &directory)
     };
     let pod = |name: &str, words: &[&str]| {
-        let (host, netns) = live.lab.place(Place::Tenant(live.tenant(name))).unwrap();
+        let (host, netns) = live.lab.place(Location::Workload(live.workload(name))).unwrap();
         listen(host, netns.as_deref(), words)
     };
     let node =

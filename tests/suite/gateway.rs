@@ -232,7 +232,7 @@ const DRIFT: &[(&str, &[&str])] = &[
          ip link add link br-ex name net1 netns router_partner type macvlan mode private",
         &[
             "! router partner: its outside interface changes: its connections break",
-            "~ link net1 of router partner: made anew",
+            "~ link net1 of router partner: recreated",
             "~ port rf-530581651ad8: unplugged of router partner",
         ],
     ),
@@ -241,7 +241,7 @@ const DRIFT: &[(&str, &[&str])] = &[
          ip -n router_partner link add net1 type bridge",
         &[
             "! router partner: its outside interface changes: its connections break",
-            "~ link net1 of router partner: made anew",
+            "~ link net1 of router partner: recreated",
             "~ port rf-530581651ad8: unplugged of router partner",
         ],
     ),

@@ -351,7 +351,7 @@ fn cut(from: &str, to: &str) {
                 assert!(line.contains(" del "), "{when}: {output:?} {line}");
                 reaches(&node, &when);
             } else {
-                // It was taken back at once.
+                // It was rolled back at once.
                 assert_eq!(output.status.code(), Some(3), "{when}: {output:?} {line}");
                 if from == NEW {
                     same(&before, &state(&node), &when);
@@ -457,9 +457,9 @@ fn bridge_egress_ip_and_router_come_and_go_together() {
 }
 
 /// Numbers that are the same in every run.
-struct Numbers(u64);
+struct Allocations(u64);
 
-impl Numbers {
+impl Allocations {
     fn below(&mut self, most: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -478,11 +478,11 @@ impl Numbers {
 }
 
 /// An uplink with anything on it.
-fn anything(numbers: &mut Numbers) -> Vec<String> {
+fn anything(numbers: &mut Allocations) -> Vec<String> {
     [addresses(numbers), routes(numbers), rules_and_neighbours(numbers)].concat()
 }
 
-fn addresses(numbers: &mut Numbers) -> Vec<String> {
+fn addresses(numbers: &mut Allocations) -> Vec<String> {
     let mut lines = Vec::new();
     for number in 0..numbers.below(6) {
         let length = numbers.one(&["24", "32", "30", "25"]);
@@ -521,7 +521,7 @@ fn addresses(numbers: &mut Numbers) -> Vec<String> {
     lines
 }
 
-fn routes(numbers: &mut Numbers) -> Vec<String> {
+fn routes(numbers: &mut Allocations) -> Vec<String> {
     let mut lines = Vec::new();
     for number in 0..numbers.below(8) {
         let kind = numbers.one(&["", "", "", "", "local ", "broadcast "]);
@@ -587,7 +587,7 @@ fn routes(numbers: &mut Numbers) -> Vec<String> {
     lines
 }
 
-fn rules_and_neighbours(numbers: &mut Numbers) -> Vec<String> {
+fn rules_and_neighbours(numbers: &mut Allocations) -> Vec<String> {
     let mut lines = Vec::new();
     for number in 0..numbers.below(5) {
         let family = numbers.one(&["", "", "-6 "]);
@@ -635,7 +635,7 @@ fn any_uplink_moves_and_comes_back_the_same_or_is_refused() {
     let node = node();
     let mut moved = 0;
     for seed in first..first + rounds {
-        let mut numbers = Numbers(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut numbers = Allocations(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let lines = anything(&mut numbers);
         hang(&node, &lines);
         let what = format!("seed {seed}\n{}", lines.join("\n"));

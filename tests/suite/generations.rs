@@ -5,7 +5,7 @@ use std::process::Output;
 use crate::apply::changed;
 use crate::lab::{Live, example};
 use crate::support::Run;
-use ringfence::apply::short;
+use ringfence::apply::short_id;
 use ringfence::cli::schema::{Subject, of};
 use ringfence::diagnostic::Sources;
 use ringfence::model::Model;
@@ -144,7 +144,7 @@ fn generations_are_kept_listed_and_brought_back() {
          node can come back\n\n1 error\n"
     );
     node.done(&["apply", NEW]);
-    let (old, new) = (short(&node.old), short(&node.new));
+    let (old, new) = (short_id(&node.old), short_id(&node.new));
     assert_eq!(
         timeless(&node.done(&["generations"])),
         format!("  0  {new}  TIME  current\n  1  {old}  TIME\n")
@@ -205,7 +205,7 @@ pub(crate) fn assert_valid(subject: Subject, document: &serde_json::Value) {
 fn status_tells_drift_with_its_place_and_what_the_bridge_says() {
     let node = Node::new();
     node.done(&["apply", OLD]);
-    let old = short(&node.old);
+    let old = short_id(&node.old);
     assert_eq!(
         timeless(&node.done(&["status"])),
         format!(
@@ -263,7 +263,7 @@ fn once(pattern: &str) -> String {
 fn a_failed_change_is_taken_back_as_a_whole() {
     let node = Node::new();
     node.done(&["apply", OLD]);
-    let (old, new) = (short(&node.old), short(&node.new));
+    let (old, new) = (short_id(&node.old), short_id(&node.new));
     let cases = [
         ("nft", "'-f -'", "`nft -f -`"),
         ("ovs-vsctl", "*add-port*", "`ovs-vsctl "),
@@ -282,7 +282,7 @@ fn a_failed_change_is_taken_back_as_a_whole() {
         assert_eq!(
             rest,
             format!(
-                "error[RF213]: the generation {new} was taken back; {old} is in effect again\n\n\
+                "error[RF213]: the generation {new} was rolled back; {old} is in effect again\n\n\
                  2 errors\n"
             )
         );
@@ -337,7 +337,7 @@ fn what_cannot_be_taken_back_stays_pending_until_the_next_run() {
     node.done(&["apply", OLD]);
     node.is_in(OLD);
     // The way back is barred too.
-    let old = short(&node.old);
+    let old = short_id(&node.old);
     node.replace("nft", "case $* in '-f -') cat >/dev/null; echo boom >&2; exit 7;; esac");
     node.replace("ovs-ofctl", "case $* in *bundle*) nft -f - </dev/null; \
                                ovs-vsctl set-fail-mode br0 standalone;  cat >/dev/null; echo bang >&2; exit 8;; esac");
@@ -360,7 +360,7 @@ fn what_cannot_be_taken_back_stays_pending_until_the_next_run() {
     node.restore("ovs-ofctl");
     let status = node.run(&["status"]);
     let pending =
-        format!("\npending  {}, by a run that has not ended\nfailure  `ovs", short(&node.new));
+        format!("\npending  {}, by a run that has not ended\nfailure  `ovs", short_id(&node.new));
     assert_eq!(status.status, 2);
     assert!(status.stdout.contains(&pending), "{}", status.stdout);
     node.done(&["rollback"]);

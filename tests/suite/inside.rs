@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::lab::{Live, live};
 use crate::support::ringfence;
-use ringfence::lab::Place;
+use ringfence::lab::Location;
 
 /// `bank` serves a node port; `shop` has proxies, on another node.
 const WORLD: &str = "\
@@ -85,7 +85,7 @@ fn proxies_lead_to_no_node_port_whatever_names_say() {
     live.apply_all();
     let script = directory.path().join("outside.py");
     fs::write(&script, OUTSIDE).unwrap();
-    let (outside, _) = live.lab.place(Place::Outside).unwrap();
+    let (outside, _) = live.lab.place(Location::Outside).unwrap();
     let serve = format!("setsid python3 {} >/dev/null 2>&1 </dev/null &", script.display());
     outside.run(None, &["sh", "-c", &serve]).unwrap();
     live.within(
@@ -154,7 +154,7 @@ fn sites_that_somebody_chose_void_no_rule_of_a_proxy() {
         .iter()
         .find(|(probe, _)| probe.title.contains(&second))
         .unwrap_or_else(|| panic!("no `{denied}` in {}", summary.table()));
-    assert!(!matches!(seen, ringfence::lab::Seen::Answer { .. }), "{}: {seen:?}", probe.title);
+    assert!(!matches!(seen, ringfence::lab::Observed::Answer { .. }), "{}: {seen:?}", probe.title);
 }
 
 #[test]

@@ -7,10 +7,10 @@ use crate::support::{PROGRAM, Run, directories, ringfence, root, until, written}
 use ringfence::diagnostic::Sources;
 use ringfence::driver::load::Loaded;
 use ringfence::intent::NodeId;
-use ringfence::lab::{self, Hold, Lab, Place, Probe, Seen, Setup, Summary, Want};
-use ringfence::model::{Model, Tenant};
+use ringfence::lab::{self, Expected, Hold, Lab, Location, Observed, Probe, Setup, Summary};
+use ringfence::model::{Model, Workload};
 use ringfence::value::{Datapath, Port, Protocol};
-use ringfence::verify::reach::{From, Packet, To, reach};
+use ringfence::verify::reach::{Destination, Packet, Source, reach};
 
 /// A lab with the directory of its files, which goes with it.
 pub(crate) struct Live {
@@ -66,10 +66,10 @@ impl Live {
         nodes.find(|(_, node)| node.name.as_str() == name).unwrap().0
     }
 
-    pub(crate) fn tenant(&self, name: &str) -> Tenant {
+    pub(crate) fn workload(&self, name: &str) -> Workload {
         let intent = self.lab.model().intent();
-        let pods = intent.pods().map(|(id, _)| (intent.pod_name(id), Tenant::Pod(id)));
-        let routers = intent.routers().map(|(id, r)| (r.name.to_string(), Tenant::Router(id)));
+        let pods = intent.pods().map(|(id, _)| (intent.pod_name(id), Workload::Pod(id)));
+        let routers = intent.routers().map(|(id, r)| (r.name.to_string(), Workload::Router(id)));
         pods.chain(routers).find(|(other, _)| other == name).unwrap().1
     }
 
@@ -83,18 +83,18 @@ impl Live {
     }
 
     /// Runs a shell command in a pod.
-    pub(crate) fn within(&self, tenant: &str, command: &str) -> String {
-        let (host, netns) = self.lab.place(Place::Tenant(self.tenant(tenant))).unwrap();
+    pub(crate) fn within(&self, workload: &str, command: &str) -> String {
+        let (host, netns) = self.lab.place(Location::Workload(self.workload(workload))).unwrap();
         host.run(netns.as_deref(), &["sh", "-c", command]).unwrap()
     }
 
-    pub(crate) fn address(&self, tenant: &str) -> Ipv4Addr {
-        self.lab.model().endpoint(self.tenant(tenant)).address
+    pub(crate) fn address(&self, workload: &str) -> Ipv4Addr {
+        self.lab.model().endpoint(self.workload(workload)).address
     }
 
     /// Sends a few datagrams from a pod and doesn't care for an answer.
     fn datagrams(&self, from: &str, to: Ipv4Addr, source: Option<Ipv4Addr>) {
-        let (host, netns) = self.lab.place(Place::Tenant(self.tenant(from))).unwrap();
+        let (host, netns) = self.lab.place(Location::Workload(self.workload(from))).unwrap();
         send(host, netns.as_deref(), SocketAddrV4::new(to, 9), source);
     }
 
@@ -109,8 +109,8 @@ impl Live {
     }
 
     /// How many datagrams a pod has received, and those to ports where nobody listens.
-    pub(crate) fn received(&self, tenant: &str) -> u64 {
-        let text = self.within(tenant, "cat /proc/net/snmp");
+    pub(crate) fn received(&self, workload: &str) -> u64 {
+        let text = self.within(workload, "cat /proc/net/snmp");
         let line = text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1).unwrap();
         line.split_whitespace().take(2).map(|number| number.parse::<u64>().unwrap()).sum()
     }
@@ -122,14 +122,17 @@ impl Live {
         to: SocketAddrV4,
         seen_as: Option<Ipv4Addr>,
     ) -> Probe {
-        let from = self.tenant(pod);
+        let from = self.workload(pod);
         let port = Port::new(to.port().into()).unwrap();
-        let (protocol, outside) = (Protocol::Tcp, To::Outside(*to.ip()));
-        let packet = Packet { from: From::Tenant(from), to: outside, protocol, port };
+        let (protocol, outside) = (Protocol::Tcp, Destination::Outside(*to.ip()));
+        let packet = Packet { from: Source::Workload(from), to: outside, protocol, port };
         let reach = reach(self.lab.model(), &packet);
-        let want =
-            if reach.allowed() { Want::Answer { seen_as, at: Some(to) } } else { Want::Silence };
-        let (title, from) = (format!("{pod} to {to}"), Place::Tenant(from));
+        let want = if reach.allowed() {
+            Expected::Answer { seen_as, at: Some(to) }
+        } else {
+            Expected::Silence
+        };
+        let (title, from) = (format!("{pod} to {to}"), Location::Workload(from));
         Probe { title, from, to, protocol, fetch: None, want, because: reach.because }
     }
 
@@ -218,7 +221,7 @@ fn forged_packets_are_dropped_where_they_enter() {
     live.prove();
     let (shop, bank) = ("shop/web-0", "bank/core-0");
     let bank_address = live.address(bank);
-    let shop_mac = live.lab.model().endpoint(live.tenant(shop)).mac;
+    let shop_mac = live.lab.model().endpoint(live.workload(shop)).mac;
 
     // Another pod's address, the gateway's, one from outside.
     let peer = live.address("shop/web-1");
@@ -241,8 +244,8 @@ fn forged_packets_are_dropped_where_they_enter() {
     until("the forged MAC was not dropped", || live.met("node-1", 20, "priority=0") > before);
 
     // A tunnel from where no node is, with the VNI of the pod that it is for.
-    let vnid = live.lab.model().vnid(live.lab.model().project(live.tenant(bank)));
-    let mac = live.lab.model().endpoint(live.tenant(bank)).mac;
+    let vnid = live.lab.model().vnid(live.lab.model().project(live.workload(bank)));
+    let mac = live.lab.model().endpoint(live.workload(bank)).mac;
     let (before, arrived) = (live.met("node-1", 10, "priority=0"), live.received(bank));
     let outside = live.lab.outside();
     let forge = format!(
@@ -261,7 +264,7 @@ fn forged_packets_are_dropped_where_they_enter() {
     let dropped = || live.met("node-1", 99, "nw_dst=192.168.12.13,tp_dst=4789");
     let before = dropped();
     let target = live.address("bank/core-1");
-    let target_mac = live.lab.model().endpoint(live.tenant("bank/core-1")).mac;
+    let target_mac = live.lab.model().endpoint(live.workload("bank/core-1")).mac;
     let forge = format!(
         "ip link add vx0 type vxlan id {vnid} remote 192.168.12.13 dstport 4789 dev eth0 \
          && ip addr add 10.128.1.1/32 dev vx0 && ip link set vx0 up \
@@ -291,7 +294,7 @@ fn the_outside_sees_the_router_and_not_the_pod() {
     assert_eq!(through.len(), 6, "from three nodes, by TCP and UDP");
     for (probe, seen) in through {
         let at = format!("203.0.113.25:{}", probe.to.port());
-        assert_eq!(*seen, Seen::Answer { seen_as: source.to_owned(), at });
+        assert_eq!(*seen, Observed::Answer { seen_as: source.to_owned(), at });
     }
 }
 
@@ -300,14 +303,14 @@ fn each_destination_of_a_router_sees_its_source() {
     let live = example("egress-router");
     live.apply_all();
     let summary = live.prove();
-    let arrivals = |title: &str| -> Vec<(String, Seen)> {
+    let arrivals = |title: &str| -> Vec<(String, Observed)> {
         let probes = summary.results.iter().filter(|(probe, _)| probe.title.starts_with(title));
         probes
             .map(|(probe, seen)| (format!("{}/{}", probe.to.port(), probe.protocol), seen.clone()))
             .collect()
     };
-    let expected = |source: &str, ports: &[(&str, &str)]| -> Vec<(String, Seen)> {
-        let seen = |at: &str| Seen::Answer { seen_as: source.to_owned(), at: at.to_owned() };
+    let expected = |source: &str, ports: &[(&str, &str)]| -> Vec<(String, Observed)> {
+        let seen = |at: &str| Observed::Answer { seen_as: source.to_owned(), at: at.to_owned() };
         ports.iter().map(|(port, at)| ((*port).to_owned(), seen(at))).collect()
     };
     let any = [("40007/tcp", "203.0.113.25:40007"), ("40007/udp", "203.0.113.25:40007")];
@@ -328,14 +331,14 @@ fn each_destination_of_a_router_sees_its_source() {
         let title = format!("billing/{pod} to router partners");
         let mut all = expected("192.168.12.98", &listed);
         // The fallback takes TCP and UDP.
-        all.push(("40007/sctp".to_owned(), Seen::Refusal));
+        all.push(("40007/sctp".to_owned(), Observed::Refusal));
         assert_eq!(arrivals(&title), all, "{title}");
     }
     // The router of another project is out of reach.
     for title in ["shop/web-0 to router partners", "billing/api-0 to router supplier"] {
         let seen = arrivals(title);
         assert!(!seen.is_empty(), "{title}");
-        assert!(seen.iter().all(|(_, seen)| *seen == Seen::Silence), "{title}: {seen:?}");
+        assert!(seen.iter().all(|(_, seen)| *seen == Observed::Silence), "{title}: {seen:?}");
     }
 }
 
@@ -352,11 +355,12 @@ fn a_sender_without_igmp_reaches_the_members_and_no_other_node() {
         assert!(seen.is(&probe.want), "{title}: {seen:?}");
         seen
     };
-    let copies = |names: &[&str]| Seen::Copies(names.iter().map(|&name| name.to_owned()).collect());
+    let copies =
+        |names: &[&str]| Observed::Copies(names.iter().map(|&name| name.to_owned()).collect());
 
     let pod = "cluster-db/db-0";
     let model = live.lab.model();
-    let vnid = model.vnid(model.project(live.tenant(pod)));
+    let vnid = model.vnid(model.project(live.workload(pod)));
     let entered = || live.met("node-1", 110, &format!("reg0={:#x}", vnid.get()));
     let (before, stray) = (entered(), live.met("node-3", 120, "priority=0"));
     assert_eq!(cast(pod), copies(&["cluster-db/db-1", "cluster-db/db-2"]));
@@ -396,8 +400,17 @@ fn reversed_rules_block() {
         assert_eq!(summary.results.len(), pods.len());
         for (probe, seen) in &summary.results {
             let answered = open || probe.title.starts_with("tools/");
-            assert_eq!(matches!(probe.want, Want::Answer { .. }), answered, "{name}: {probe:?}");
-            assert_eq!(matches!(seen, Seen::Answer { .. }), answered, "{name}: {}", probe.title);
+            assert_eq!(
+                matches!(probe.want, Expected::Answer { .. }),
+                answered,
+                "{name}: {probe:?}"
+            );
+            assert_eq!(
+                matches!(seen, Observed::Answer { .. }),
+                answered,
+                "{name}: {}",
+                probe.title
+            );
             assert!(seen.is(&probe.want), "{name}: {}: {seen:?}", probe.title);
         }
         // The packets were sent, and it is the policy that decided.
@@ -457,7 +470,7 @@ fn packets_follow_the_addresses_of_a_name() {
         });
         let summary = live.lab.probe(probes.collect()).unwrap();
         assert_eq!(summary.counts().1, 0, "{}", summary.table());
-        summary.results.iter().map(|(_, seen)| matches!(seen, Seen::Answer { .. })).collect()
+        summary.results.iter().map(|(_, seen)| matches!(seen, Observed::Answer { .. })).collect()
     };
     live.apply_all();
     assert_eq!(reached(&live), [true, false, true, false, false, true]);

@@ -14,10 +14,10 @@ use crate::world::{Network, fresh, locked, model, worlds};
 use ringfence::answer::diff::{Effect, Row, diff};
 use ringfence::answer::question::{Directory, Holder};
 use ringfence::cli::schema::Subject;
-use ringfence::intent::{Endpoint, Tenant};
+use ringfence::intent::{Endpoint, Workload};
 use ringfence::model::Model;
 use ringfence::value::{Port, Protocol};
-use ringfence::verify::reach::{From, Packet, To, reach};
+use ringfence::verify::reach::{Destination, Packet, Source, reach};
 
 const NETWORK: &str = "version: 1
 nodes: [{name: a, address: 192.0.2.1}, {name: b, address: 192.0.2.2}]
@@ -241,14 +241,14 @@ fn has_port(row: &Row, (protocol, port): (Protocol, Port)) -> bool {
     ports.is_empty() || ports.iter().any(here)
 }
 
-fn pods(model: &Model) -> Vec<(String, Tenant)> {
+fn pods(model: &Model) -> Vec<(String, Workload)> {
     let intent = model.intent();
-    intent.pods().map(|(id, _)| (intent.pod_name(id), Tenant::Pod(id))).collect()
+    intent.pods().map(|(id, _)| (intent.pod_name(id), Workload::Pod(id))).collect()
 }
 
-fn find(model: &Model, name: &str) -> Option<Tenant> {
+fn find(model: &Model, name: &str) -> Option<Workload> {
     match Endpoint::find(model.intent(), name, true) {
-        Ok(Endpoint::Tenant(tenant)) => Some(tenant),
+        Ok(Endpoint::Workload(workload)) => Some(workload),
         _ => None,
     }
 }
@@ -278,7 +278,7 @@ fn check(old: &Model, new: &Model) -> Result<(), TestCaseError> {
             for to in names.iter().filter(|to| *to != from) {
                 let ask = |model: &Model| {
                     let (from, to) = (find(model, from)?, find(model, to)?);
-                    Some((From::Tenant(from), To::Tenant(to)))
+                    Some((Source::Workload(from), Destination::Workload(to)))
                 };
                 compare(models, &rows, ask, transport, &|row: &Row| {
                     let detail = &row.detail;
@@ -300,7 +300,7 @@ fn check(old: &Model, new: &Model) -> Result<(), TestCaseError> {
 fn compare(
     models: [&Model; 2],
     rows: &[Row],
-    ask: impl Fn(&Model) -> Option<(From, To)>,
+    ask: impl Fn(&Model) -> Option<(Source, Destination)>,
     (protocol, port): (Protocol, Port),
     fits: &dyn Fn(&Row) -> bool,
 ) -> Result<(), TestCaseError> {
@@ -339,7 +339,9 @@ fn check_outside(
         if as_others || !free(0) || !free(1) {
             continue;
         }
-        let ask = |model: &Model| Some((From::Tenant(find(model, from)?), To::Outside(host)));
+        let ask = |model: &Model| {
+            Some((Source::Workload(find(model, from)?), Destination::Outside(host)))
+        };
         let number = u32::from(host);
         compare(models, rows, ask, transport, &|row: &Row| {
             let detail = &row.detail;
@@ -371,7 +373,12 @@ fn check_services(
             else {
                 return None;
             };
-            let packet = Packet { from: From::Tenant(from), to: To::Service(id), protocol, port };
+            let packet = Packet {
+                from: Source::Workload(from),
+                to: Destination::Service(id),
+                protocol,
+                port,
+            };
             let found = reach(model, &packet);
             Some(u8::from(found.allowed()) * 2 + u8::from(found.sometimes))
         };

@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 use crate::lab::{Live, datapath, example, live, load};
 use crate::ovs::first_node;
 use crate::support::root;
-use ringfence::lab::{Place, Probe, Seen, Want};
+use ringfence::lab::{Expected, Location, Observed, Probe};
 use ringfence::value::{Datapath, Protocol};
 
 /// `away` leaves by the other node; `strict` may reach nothing outside.
@@ -42,12 +42,13 @@ fn probe(live: &Live, from: &str, to: &str, protocol: Protocol, arrives: bool) -
     let nodes = live.lab.model().intent().nodes();
     let node = nodes.map(|(id, node)| (node.name.to_string(), id)).find(|(name, _)| name == from);
     let place = match node {
-        Some((_, id)) => Place::Node(id),
-        None if from == "outside" => Place::Outside,
-        None => Place::Tenant(live.tenant(from)),
+        Some((_, id)) => Location::Node(id),
+        None if from == "outside" => Location::Outside,
+        None => Location::Workload(live.workload(from)),
     };
     let to: SocketAddrV4 = to.parse().unwrap();
-    let want = if arrives { Want::Answer { seen_as: None, at: None } } else { Want::Silence };
+    let want =
+        if arrives { Expected::Answer { seen_as: None, at: None } } else { Expected::Silence };
     let title = format!("{from} to {to}/{protocol}");
     Probe { title, from: place, to, protocol, fetch: None, want, because: String::new() }
 }
@@ -64,7 +65,7 @@ fn nodes_take_from_pods_what_is_declared() {
         .results
         .iter()
         .filter(|(probe, _)| probe.title.contains(" itself, "))
-        .map(|(probe, seen)| (probe.title.as_str(), matches!(seen, Seen::Answer { .. })))
+        .map(|(probe, seen)| (probe.title.as_str(), matches!(seen, Observed::Answer { .. })))
         .collect();
     for (title, answered) in [
         ("away/a0 to node-1 itself, 10.128.0.1:53/udp", true),
@@ -151,7 +152,7 @@ fn the_bridge_takes_from_the_host_what_its_ruleset_has_marked() {
     let load = "ovs-ofctl -O OpenFlow14 --bundle replace-flows br0";
     host.run(None, &["sh", "-c", &format!("{load} {}", file.display())]).unwrap();
     let pod = live.address("shop/web-0");
-    let port = live.lab.model().endpoint(live.tenant("shop/web-0")).port.get();
+    let port = live.lab.model().endpoint(live.workload("shop/web-0")).port.get();
     let verdict = |source: &str, mark: &str| {
         let packet = format!("in_port=2,tcp,nw_src={source},nw_dst={pod},tcp_dst=80{mark}");
         let text = host.run(None, &["ovs-appctl", "ofproto/trace", "br0", &packet]).unwrap();

@@ -11,11 +11,11 @@ use crate::support::{root, tree};
 use ringfence::diagnostic::Sources;
 use ringfence::emit::Renderer;
 use ringfence::intent::NodeId;
-use ringfence::lower::{Common, Plan};
-use ringfence::model::{Model, Tenant};
+use ringfence::lower::{ClusterFlows, Plan};
+use ringfence::model::{Model, Workload};
 use ringfence::pipeline::OfPort;
 use ringfence::value::{Datapath, Port, Protocol};
-use ringfence::verify::reach::{From, Packet, To, leaves, reach};
+use ringfence::verify::reach::{Destination, Packet, Source, leaves, reach};
 
 /// The golden files with this ending.
 fn golden(ending: &str) -> Vec<PathBuf> {
@@ -171,7 +171,7 @@ fn sh_parses_every_golden_script() {
 
 /// The first node, with its files.
 pub(crate) fn first_node(model: &Model, sources: &Sources) -> (NodeId, BTreeMap<String, Vec<u8>>) {
-    let common = Common::new(model).unwrap();
+    let common = ClusterFlows::new(model).unwrap();
     let (node, _) = model.intent().nodes().next().unwrap();
     let plan = Plan::of(&common, node).unwrap();
     (node, Renderer::new(model, sources).unwrap().node(node, &plan).unwrap().files)
@@ -258,7 +258,7 @@ fn trace_copies(live: &Live, node: NodeId, packet: &str) -> Vec<Traced> {
 /// Traces a packet of a pod through the bridges that it crosses.
 fn follow(
     live: &Live,
-    from: Tenant,
+    from: Workload,
     to: Ipv4Addr,
     protocol: Protocol,
     port: u16,
@@ -289,18 +289,19 @@ fn traces_agree_with_the_intent() {
     live.lab.probe(Vec::new()).unwrap(); // brings the tunnels up
     let model = live.lab.model();
     let intent = model.intent();
-    let tenants: Vec<Tenant> = live.nodes().iter().flat_map(|node| model.tenants(*node)).collect();
+    let workloads: Vec<Workload> =
+        live.nodes().iter().flat_map(|node| model.workloads(*node)).collect();
     let mut traced = 0;
-    for &from in &tenants {
+    for &from in &workloads {
         let node = model.node(from);
-        let allowed = |to: To, protocol, port: u16| {
+        let allowed = |to: Destination, protocol, port: u16| {
             let port = Port::new(port.into()).unwrap();
-            reach(model, &Packet { from: From::Tenant(from), to, protocol, port }).allowed()
+            reach(model, &Packet { from: Source::Workload(from), to, protocol, port }).allowed()
         };
-        for &to in tenants.iter().filter(|to| **to != from) {
+        for &to in workloads.iter().filter(|to| **to != from) {
             let endpoint = model.endpoint(to);
             let arrival = follow(&live, from, endpoint.address, Protocol::Tcp, 80);
-            let expected = if allowed(To::Tenant(to), Protocol::Tcp, 80) {
+            let expected = if allowed(Destination::Workload(to), Protocol::Tcp, 80) {
                 Traced::Port(endpoint.port.get())
             } else {
                 Traced::Dropped
@@ -322,7 +323,7 @@ fn traces_agree_with_the_intent() {
         ] {
             let arrival = follow(&live, from, address, protocol, port);
             let number = Port::new(port.into()).unwrap();
-            let (sender, to) = (From::Tenant(from), To::Outside(address));
+            let (sender, to) = (Source::Workload(from), Destination::Outside(address));
             let packet = Packet { from: sender, to, protocol, port: number };
             let expected = if leaves(model, from, address, &packet).allowed() {
                 Traced::Port(OfPort::TUN.get())
@@ -342,10 +343,11 @@ fn traces_of_multicast_agree_with_the_intent() {
     live.apply_all();
     live.lab.probe(Vec::new()).unwrap(); // brings the tunnels up
     let model = live.lab.model();
-    let tenants: Vec<Tenant> = live.nodes().iter().flat_map(|node| model.tenants(*node)).collect();
+    let workloads: Vec<Workload> =
+        live.nodes().iter().flat_map(|node| model.workloads(*node)).collect();
     let port = Port::new(5000).unwrap();
     let mut copied = 0;
-    for &from in &tenants {
+    for &from in &workloads {
         let (node, endpoint) = (model.node(from), model.endpoint(from));
         let packet = format!(
             "udp,dl_dst=01:00:5e:01:02:03,nw_src={},nw_dst=239.1.2.3,udp_dst=5000,dl_src={}",
@@ -367,11 +369,11 @@ fn traces_of_multicast_agree_with_the_intent() {
             arrivals.extend(there.into_iter().map(|copy| (other, copy)));
         }
         arrivals.sort();
-        let members = tenants.iter().filter(|to| {
-            let (from, to) = (From::Tenant(from), To::Member(**to));
+        let members = workloads.iter().filter(|to| {
+            let (from, to) = (Source::Workload(from), Destination::Member(**to));
             reach(model, &Packet { from, to, protocol: Protocol::Udp, port }).allowed()
         });
-        let place = |to: &Tenant| (model.node(*to), Traced::Port(model.endpoint(*to).port.get()));
+        let place = |to: &Workload| (model.node(*to), Traced::Port(model.endpoint(*to).port.get()));
         let mut expected: Vec<_> = members.map(place).collect();
         expected.sort();
         assert_eq!(arrivals, expected, "{from:?}");
@@ -400,8 +402,8 @@ fn three_thousand_nodes_get_copies() {
         let stdout = String::from_utf8_lossy(&output.stdout);
         assert_eq!((output.status.code(), stdout.as_ref()), (Some(0), ""), "{words:?}");
     }
-    let mut tenants = model.tenants(first).map(|tenant| model.endpoint(tenant));
-    let (from, to) = (tenants.next().unwrap(), tenants.next().unwrap());
+    let mut workloads = model.workloads(first).map(|workload| model.endpoint(workload));
+    let (from, to) = (workloads.next().unwrap(), workloads.next().unwrap());
     for port in [from.port.get(), to.port.get()] {
         let add = format!(
             "ovs-vsctl add-port br0 p{port} -- set interface p{port} type=internal \

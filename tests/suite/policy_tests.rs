@@ -12,11 +12,11 @@ use crate::support::{directories, ringfence, root, tree, written};
 use crate::world::{locked, worlds};
 use ringfence::answer::policy_test;
 use ringfence::cli::schema::Subject;
-use ringfence::intent::Tenant;
+use ringfence::intent::Workload;
 use ringfence::lock;
 use ringfence::model::Model;
 use ringfence::value::{Port, Protocol};
-use ringfence::verify::reach::{From, Packet, To, reach};
+use ringfence::verify::reach::{Destination, Packet, Source, reach};
 
 const NETWORK: &str = "version: 1
 nodes: [{name: a, address: 192.0.2.1}, {name: b, address: 192.0.2.2}]
@@ -173,10 +173,10 @@ fn sets(projects: usize) -> Vec<(String, Vec<usize>)> {
 /// What a test of pods says, asked for every pair.
 fn brute_force(model: &Model, from: &[usize], to: &[usize], allow: bool) -> Option<bool> {
     let intent = model.intent();
-    let of = |numbers: &[usize]| -> Vec<Tenant> {
+    let of = |numbers: &[usize]| -> Vec<Workload> {
         let fits = |project: &str| numbers.iter().any(|n| project == format!("project-{n}"));
         let pods = intent.pods().filter(|(_, pod)| fits(intent[pod.project].name.as_str()));
-        pods.map(|(id, _)| Tenant::Pod(id)).collect()
+        pods.map(|(id, _)| Workload::Pod(id)).collect()
     };
     let (from, to) = (of(from), of(to));
     let mut any = false;
@@ -184,7 +184,7 @@ fn brute_force(model: &Model, from: &[usize], to: &[usize], allow: bool) -> Opti
     for sender in &from {
         for receiver in to.iter().filter(|receiver| *receiver != sender) {
             any = true;
-            let (from, to) = (From::Tenant(*sender), To::Tenant(*receiver));
+            let (from, to) = (Source::Workload(*sender), Destination::Workload(*receiver));
             let packet = Packet { from, to, protocol: Protocol::Tcp, port: Port::HTTP };
             passes &= reach(model, &packet).allowed() == allow;
         }

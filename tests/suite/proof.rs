@@ -255,9 +255,9 @@ fn broken(line: &str, kind: usize, others: &[&str]) -> Option<String> {
 const KINDS: usize = 32;
 
 /// What becomes of a frame.
-type Seen = (Vec<Exit>, Option<u64>);
+type Observed = (Vec<Exit>, Option<u64>);
 
-fn seen(flows: &Flows, point: &Point) -> (Seen, BTreeSet<u8>) {
+fn seen(flows: &Flows, point: &Point) -> (Observed, BTreeSet<u8>) {
     let trace = trace(flows, &Groups::new(), point, &[]);
     let tables = trace.path.iter().map(|flow| flows.flows[*flow].table).collect();
     ((trace.exits, trace.eth_dst), tables)
@@ -282,7 +282,7 @@ struct Victim<'m> {
     whole: Flows,
     lines: Vec<String>,
     /// Frames with what becomes of them, and the tables that they pass.
-    frames: Vec<(Point, Seen, BTreeSet<u8>)>,
+    frames: Vec<(Point, Observed, BTreeSet<u8>)>,
 }
 
 impl Victim<'_> {
@@ -301,7 +301,7 @@ impl Victim<'_> {
             return;
         };
         let table = table(line);
-        let differs = |(point, before, tables): &(Point, Seen, BTreeSet<u8>)| {
+        let differs = |(point, before, tables): &(Point, Observed, BTreeSet<u8>)| {
             tables.contains(&table) && seen(&flows, point).0 != *before
         };
         // The frame that the proof shows is tried like any other.

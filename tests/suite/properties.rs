@@ -12,18 +12,18 @@ use ringfence::dataplane::openflow::Action;
 use ringfence::diagnostic::Sources;
 use ringfence::emit::Renderer;
 use ringfence::intent::{NodeId, ServiceId, ServicePort, Verdict};
-use ringfence::lower::{Common, Plan};
-use ringfence::model::{Model, Tenant};
+use ringfence::lower::{ClusterFlows, Plan};
+use ringfence::model::{Model, Workload};
 use ringfence::pipeline::OfPort;
 use ringfence::value::{Datapath, Mac, Port, Protocol};
 use ringfence::verify::evaluate::{Body, End, Frame, Piece, walk};
-use ringfence::verify::reach::{From, Packet, To, leaves, reach};
+use ringfence::verify::reach::{Destination, Packet, Source, leaves, reach};
 
 /// Where a frame comes out of the network.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Arrival {
     Nowhere,
-    Tenant(NodeId, OfPort),
+    Workload(NodeId, OfPort),
     Host(NodeId),
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Fabric<'m> {
 }
 
 impl<'m> Fabric<'m> {
-    pub(crate) fn new(common: &'m Common<'m>) -> Self {
+    pub(crate) fn new(common: &'m ClusterFlows<'m>) -> Self {
         let model = common.model();
         let nodes = model.intent().nodes();
         let plans = nodes.map(|(id, _)| (id, Plan::of(common, id).unwrap())).collect();
@@ -56,7 +56,7 @@ impl<'m> Fabric<'m> {
         for end in walk.ends {
             match end {
                 End::Port(OfPort::TUN) => arrivals.push(Arrival::Host(node)),
-                End::Port(port) => arrivals.push(Arrival::Tenant(node, port)),
+                End::Port(port) => arrivals.push(Arrival::Workload(node, port)),
                 End::Tunnel { to, vni } => {
                     let mut nodes = self.model.intent().nodes();
                     let (other, _) = nodes.find(|(_, node)| node.address == to).unwrap();
@@ -75,17 +75,17 @@ impl<'m> Fabric<'m> {
         arrivals
     }
 
-    pub(crate) fn tenants(&self) -> Vec<Tenant> {
-        self.plans.keys().flat_map(|node| self.model.tenants(*node)).collect()
+    pub(crate) fn workloads(&self) -> Vec<Workload> {
+        self.plans.keys().flat_map(|node| self.model.workloads(*node)).collect()
     }
 }
 
-pub(crate) fn from_tenant(model: &Model, tenant: Tenant, body: Body) -> Frame {
-    let endpoint = model.endpoint(tenant);
+pub(crate) fn from_tenant(model: &Model, workload: Workload, body: Body) -> Frame {
+    let endpoint = model.endpoint(workload);
     Frame::new(endpoint.port, endpoint.mac, body)
 }
 
-pub(crate) fn ip(model: &Model, from: Tenant, dst: Ipv4Addr, transport: (Protocol, u16)) -> Body {
+pub(crate) fn ip(model: &Model, from: Workload, dst: Ipv4Addr, transport: (Protocol, u16)) -> Body {
     let src = model.endpoint(from).address;
     Body::Ip { src, dst, transport: Some(transport), piece: Piece::Whole }
 }
@@ -116,7 +116,7 @@ fn check_parts(
     }
     let rest = part(Piece::Later);
     let fits = match whole {
-        Arrival::Nowhere => !matches!(rest, Arrival::Tenant(..)),
+        Arrival::Nowhere => !matches!(rest, Arrival::Workload(..)),
         _ => rest == whole,
     };
     prop_assert!(fits, "{:?} arrives as {:?}, the rest of it as {:?}", frame, whole, rest);
@@ -161,12 +161,12 @@ fn outside() -> impl Iterator<Item = (Ipv4Addr, (Protocol, u16))> {
 }
 
 /// The node by which a pod's packets leave.
-fn exit(model: &Model, from: Tenant) -> NodeId {
+fn exit(model: &Model, from: Workload) -> NodeId {
     model.leaving(from).map_or_else(|| model.node(from), |leaving| leaving.ip.node)
 }
 
 /// A fragment behind the first has no ports: it passes where the first may have passed.
-fn fragment_passes(model: &Model, from: Tenant, dst: Ipv4Addr, protocol: Protocol) -> bool {
+fn fragment_passes(model: &Model, from: Workload, dst: Ipv4Addr, protocol: Protocol) -> bool {
     let rules = model.ranked_rules(model.project(from)).map(|(rule, _, _)| rule);
     let decides = |rule: &&ringfence::intent::EgressRule| {
         let allow = rule.verdict == Verdict::Allow;
@@ -182,11 +182,11 @@ fn fragment_passes(model: &Model, from: Tenant, dst: Ipv4Addr, protocol: Protoco
 
 fn check_meaning(world: &World) -> Result<(), TestCaseError> {
     let (model, _) = model(vec![world.yaml()]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
-    let tenants = fabric.tenants();
-    let number = |tenant: Tenant| -> usize {
-        let name = model.intent()[model.project(tenant)].name.as_str();
+    let workloads = fabric.workloads();
+    let number = |workload: Workload| -> usize {
+        let name = model.intent()[model.project(workload)].name.as_str();
         name.strip_prefix("project-").unwrap().parse().unwrap()
     };
     for (node, _) in model.intent().nodes() {
@@ -198,16 +198,16 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
             prop_assert_eq!(fabric.send(node, &frame), Arrival::Nowhere, "a node to {}", group);
         }
     }
-    for &from in &tenants {
+    for &from in &workloads {
         let node = model.node(from);
-        let expect = |to: To, (protocol, port): (Protocol, u16)| {
+        let expect = |to: Destination, (protocol, port): (Protocol, u16)| {
             let port = Port::new(port.into()).unwrap();
-            reach(&model, &Packet { from: From::Tenant(from), to, protocol, port }).allowed()
+            reach(&model, &Packet { from: Source::Workload(from), to, protocol, port }).allowed()
         };
-        for &to in tenants.iter().filter(|to| **to != from) {
+        for &to in workloads.iter().filter(|to| **to != from) {
             let endpoint = model.endpoint(to);
-            let there = Arrival::Tenant(model.node(to), endpoint.port);
-            let allowed = expect(To::Tenant(to), (Protocol::Tcp, 80));
+            let there = Arrival::Workload(model.node(to), endpoint.port);
+            let allowed = expect(Destination::Workload(to), (Protocol::Tcp, 80));
             let arp = Body::Arp {
                 spa: model.endpoint(from).address,
                 tpa: endpoint.address,
@@ -231,7 +231,7 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
             let arrival = fabric.send(node, &from_tenant(&model, from, body));
             // What is for the pod's own node, its kernel decides behind the bridge.
             let (protocol, port) = (transport.0, Port::new(transport.1.into()).unwrap());
-            let (sender, to) = (From::Tenant(from), To::Outside(address));
+            let (sender, to) = (Source::Workload(from), Destination::Outside(address));
             let packet = Packet { from: sender, to, protocol, port };
             let allowed = leaves(&model, from, address, &packet).allowed();
             let near = address == model.intent()[node].address;
@@ -261,15 +261,17 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
         for group in GROUPS {
             let body = ip(&model, from, group, (Protocol::Udp, 5000));
             let arrivals = fabric.spread(node, &from_tenant(&model, from, body));
-            let members =
-                tenants.iter().filter(|to| expect(To::Member(**to), (Protocol::Udp, 5000)));
-            let place = |to: &Tenant| Arrival::Tenant(model.node(*to), model.endpoint(*to).port);
+            let members = workloads
+                .iter()
+                .filter(|to| expect(Destination::Member(**to), (Protocol::Udp, 5000)));
+            let place =
+                |to: &Workload| Arrival::Workload(model.node(*to), model.endpoint(*to).port);
             let mut expected: Vec<Arrival> = members.map(place).collect();
             expected.sort();
             prop_assert_eq!(&arrivals, &expected, "{:?} to {}", from, group);
-            let agree = |to: &&Tenant| world.multicasts(number(from), number(**to));
-            let pods = tenants.iter().filter(|to| matches!(to, Tenant::Pod(_)) && **to != from);
-            let agreed = pods.filter(agree).filter(|_| matches!(from, Tenant::Pod(_)));
+            let agree = |to: &&Workload| world.multicasts(number(from), number(**to));
+            let pods = workloads.iter().filter(|to| matches!(to, Workload::Pod(_)) && **to != from);
+            let agreed = pods.filter(agree).filter(|_| matches!(from, Workload::Pod(_)));
             prop_assert_eq!(arrivals.len(), agreed.count(), "{:?} to {}", from, group);
         }
         check_services(&fabric, from)?;
@@ -279,10 +281,11 @@ fn check_meaning(world: &World) -> Result<(), TestCaseError> {
 }
 
 /// The gateways of all nodes get what pods send them, but for what a tunnel would take.
-fn check_gateways(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError> {
+fn check_gateways(fabric: &Fabric<'_>, from: Workload) -> Result<(), TestCaseError> {
     let (model, node) = (fabric.model, fabric.model.node(from));
     let expect = |to: NodeId, (protocol, port): (Protocol, u16)| {
-        let (from, to, port) = (From::Tenant(from), To::Node(to), Port::new(port.into()).unwrap());
+        let (from, to, port) =
+            (Source::Workload(from), Destination::Node(to), Port::new(port.into()).unwrap());
         reach(model, &Packet { from, to, protocol, port }).allowed()
     };
     for (other, _) in model.intent().nodes() {
@@ -304,7 +307,7 @@ fn check_gateways(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError
 }
 
 /// Every choice of a service's group leads to one of its pods, and all of them to every pod.
-fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError> {
+fn check_services(fabric: &Fabric<'_>, from: Workload) -> Result<(), TestCaseError> {
     let model = fabric.model;
     for (id, address) in model.services() {
         for (protocol, number) in
@@ -314,7 +317,7 @@ fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError
             let ports = &model.intent()[id].ports;
             let found = ports.iter().find(|p| p.protocol == protocol && p.port == port);
             let pods = found.map(|port| port.backends.as_slice()).unwrap_or_default();
-            let to = (To::Service(id), address, protocol, port);
+            let to = (Destination::Service(id), address, protocol, port);
             match found.filter(|port| !port.endpoints.is_empty()) {
                 Some(port) => check_endpoints(fabric, from, (id, address), port)?,
                 None => check_balanced(fabric, from, to, pods)?,
@@ -323,8 +326,9 @@ fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError
     }
     for (id, found) in model.intent().nodes() {
         for port in model.node_ports() {
-            let to = (To::NodePort(id, found.address), found.address, port.protocol, port.port);
-            check_balanced(fabric, from, to, &model.behind(port).0.backends)?;
+            let to =
+                (Destination::NodePort(id, found.address), found.address, port.protocol, port.port);
+            check_balanced(fabric, from, to, &model.service_port_of(port).0.backends)?;
         }
     }
     Ok(())
@@ -333,7 +337,7 @@ fn check_services(fabric: &Fabric<'_>, from: Tenant) -> Result<(), TestCaseError
 /// Every choice leads to a host outside by the egress policy, as if it had been asked for directly.
 fn check_endpoints(
     fabric: &Fabric<'_>,
-    from: Tenant,
+    from: Workload,
     (service, address): (ServiceId, Ipv4Addr),
     port: &ServicePort,
 ) -> Result<(), TestCaseError> {
@@ -348,8 +352,12 @@ fn check_endpoints(
     check_parts(fabric, node, &frame, false)?;
     let mut arrivals: Vec<Arrival> = choices.map(arrival).collect();
     let expected = port.endpoints.iter().map(|(host, to)| {
-        let packet =
-            Packet { from: From::Tenant(from), to: To::Outside(*host), protocol, port: *to };
+        let packet = Packet {
+            from: Source::Workload(from),
+            to: Destination::Outside(*host),
+            protocol,
+            port: *to,
+        };
         if near && reach(model, &packet).allowed() {
             Arrival::Host(exit(model, from))
         } else {
@@ -361,8 +369,8 @@ fn check_endpoints(
     arrivals.sort();
     prop_assert_eq!(&arrivals, &expected, "{:?} to {}", from, address);
     // What the intent says of the service is what holds for all of them.
-    let to = To::Service(service);
-    let packet = Packet { from: From::Tenant(from), to, protocol, port: port.port };
+    let to = Destination::Service(service);
+    let packet = Packet { from: Source::Workload(from), to, protocol, port: port.port };
     let all = !expected.contains(&Arrival::Nowhere);
     prop_assert_eq!(reach(model, &packet).allowed(), all, "{:?} to {}", from, address);
     Ok(())
@@ -370,25 +378,25 @@ fn check_endpoints(
 
 fn check_balanced(
     fabric: &Fabric<'_>,
-    from: Tenant,
-    (to, address, protocol, port): (To, Ipv4Addr, Protocol, Port),
-    tenants: &[(Tenant, Port)],
+    from: Workload,
+    (to, address, protocol, port): (Destination, Ipv4Addr, Protocol, Port),
+    workloads: &[(Workload, Port)],
 ) -> Result<(), TestCaseError> {
     let model = fabric.model;
     let node = model.node(from);
-    let reach = reach(model, &Packet { from: From::Tenant(from), to, protocol, port });
+    let reach = reach(model, &Packet { from: Source::Workload(from), to, protocol, port });
     let body = ip(model, from, address, (protocol, port.get()));
     let frame = from_tenant(model, from, body);
     let arrivals = |choice| fabric.send(node, &Frame { choice, ..frame.clone() });
-    check_parts(fabric, node, &frame, matches!(to, To::NodePort(..)) || reach.refused)?;
+    check_parts(fabric, node, &frame, matches!(to, Destination::NodePort(..)) || reach.refused)?;
     if !reach.allowed() {
         let expected = if reach.refused { Arrival::Host(node) } else { Arrival::Nowhere };
         prop_assert_eq!(arrivals(0), expected, "{:?} to {}:{}", from, address, port);
         return Ok(());
     }
-    let mut seen: Vec<Arrival> = (0..tenants.len()).map(arrivals).collect();
-    for &(tenant, _) in tenants {
-        let there = Arrival::Tenant(model.node(tenant), model.endpoint(tenant).port);
+    let mut seen: Vec<Arrival> = (0..workloads.len()).map(arrivals).collect();
+    for &(workload, _) in workloads {
+        let there = Arrival::Workload(model.node(workload), model.endpoint(workload).port);
         let place = seen.iter().position(|seen| *seen == there);
         prop_assert!(place.is_some(), "{:?} to {}:{}: {:?}", from, address, port, there);
         seen.remove(place.unwrap());
@@ -399,13 +407,13 @@ fn check_balanced(
 
 fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
     let (model, _) = model(vec![world.yaml()]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
-    let tenants = fabric.tenants();
+    let workloads = fabric.workloads();
     let other_mac = Mac::of_ipv4(Ipv4Addr::new(10, 9, 8, 7));
-    for &from in &tenants {
+    for &from in &workloads {
         let node = model.node(from);
-        let addresses = tenants.iter().map(|to| model.endpoint(*to).address);
+        let addresses = workloads.iter().map(|to| model.endpoint(*to).address);
         for to in addresses.chain(GROUPS) {
             let honest = from_tenant(&model, from, ip(&model, from, to, (Protocol::Udp, 80)));
             let Body::Ip { dst, transport, piece, .. } = honest.body else { unreachable!() };
@@ -428,7 +436,7 @@ fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
                     ..honest.clone()
                 },
             ];
-            for other in tenants.iter().filter(|other| **other != from) {
+            for other in workloads.iter().filter(|other| **other != from) {
                 let other = model.endpoint(*other);
                 frames.push(forged_source(other.address));
                 frames.push(forged_arp(other.address, own.mac));
@@ -446,9 +454,9 @@ fn check_spoofing(world: &World) -> Result<(), TestCaseError> {
 fn check_patches(world: &World) -> Result<(), TestCaseError> {
     let (model, _) = model(vec![world.yaml()]);
     let intent = model.intent();
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
-    let tenants = fabric.tenants();
+    let workloads = fabric.workloads();
     let other_mac = Mac::of_ipv4(Ipv4Addr::new(10, 9, 8, 7));
     let ip = |src, dst| {
         let transport = Some((Protocol::Tcp, 80));
@@ -456,7 +464,7 @@ fn check_patches(world: &World) -> Result<(), TestCaseError> {
     };
     let gateway = Ipv4Addr::new(192, 168, 12, 1);
     let sources = intent.routers().map(|(_, router)| router.source);
-    let own = tenants.iter().map(|tenant| model.endpoint(*tenant).address);
+    let own = workloads.iter().map(|workload| model.endpoint(*workload).address);
     let nodes = intent.nodes().flat_map(|(id, node)| [node.address, model.gateway(id)]);
     let services = model.services().map(|(_, address)| address);
     let rest = [gateway, Ipv4Addr::BROADCAST, Ipv4Addr::new(203, 0, 113, 25)];
@@ -464,7 +472,7 @@ fn check_patches(world: &World) -> Result<(), TestCaseError> {
         sources.chain(own).chain(nodes).chain(services).chain(GROUPS).chain(rest).collect();
     for (node, _) in intent.nodes() {
         let bridge = intent[node].uplink.as_ref().and_then(|uplink| uplink.bridge.as_ref());
-        let outside = |id| model.endpoint(Tenant::Router(id)).outside;
+        let outside = |id| model.endpoint(Workload::Router(id)).outside;
         let here: Vec<(OfPort, Ipv4Addr)> = model
             .routers(node)
             .iter()
@@ -478,7 +486,7 @@ fn check_patches(world: &World) -> Result<(), TestCaseError> {
         };
         let ports = |of: &dyn Fn(Ipv4Addr) -> bool| {
             let found = here.iter().filter(|(_, source)| of(*source));
-            let mut ports: Vec<_> = found.map(|(port, _)| Arrival::Tenant(node, *port)).collect();
+            let mut ports: Vec<_> = found.map(|(port, _)| Arrival::Workload(node, *port)).collect();
             ports.sort();
             ports
         };
@@ -495,7 +503,7 @@ fn check_patches(world: &World) -> Result<(), TestCaseError> {
             let mac = Mac::of_ipv4(own);
             let honest = |body| Frame::new(port, mac, body);
             for &to in &everybody {
-                let out = vec![Arrival::Tenant(node, OfPort::PATCH)];
+                let out = vec![Arrival::Workload(node, OfPort::PATCH)];
                 let arp = |spa, sha| Body::Arp { spa, tpa: to, sha };
                 for body in [ip(own, to), arp(own, mac)] {
                     prop_assert_eq!(&fabric.spread(node, &honest(body)), &out);
@@ -514,8 +522,8 @@ fn check_patches(world: &World) -> Result<(), TestCaseError> {
             }
         }
         // Nobody else's frame goes there, whatever it says.
-        let others = model.tenants(node).map(|tenant| {
-            let endpoint = model.endpoint(tenant);
+        let others = model.workloads(node).map(|workload| {
+            let endpoint = model.endpoint(workload);
             (endpoint.port, endpoint.mac, endpoint.address, None)
         });
         let host = (OfPort::TUN, Mac::of_ipv4(model.gateway(node)), model.gateway(node), None);
@@ -530,7 +538,7 @@ fn check_patches(world: &World) -> Result<(), TestCaseError> {
                         let frame = Frame { tunnel, ..Frame::new(in_port, source, body) };
                         let arrivals = fabric.spread(node, &frame);
                         let outside = |arrival: &Arrival| {
-                            let Arrival::Tenant(_, port) = arrival else { return false };
+                            let Arrival::Workload(_, port) = arrival else { return false };
                             *port == OfPort::PATCH || here.iter().any(|(own, _)| own == port)
                         };
                         prop_assert!(!arrivals.iter().any(outside), "{:?}: {:?}", frame, arrivals);
@@ -544,7 +552,7 @@ fn check_patches(world: &World) -> Result<(), TestCaseError> {
 
 /// The bytes of every file that has an effect.
 pub(crate) fn effective(model: &Model, sources: &Sources) -> BTreeMap<String, Vec<u8>> {
-    let common = Common::new(model).unwrap();
+    let common = ClusterFlows::new(model).unwrap();
     let renderer = Renderer::new(model, sources).unwrap();
     let mut all = BTreeMap::new();
     for (id, node) in model.intent().nodes() {
@@ -581,21 +589,21 @@ pub(crate) fn wide(nodes: usize, pods: usize) -> String {
 #[test]
 fn copies_are_split_where_one_flow_cannot_make_them() {
     let (model, _) = model(vec![wide(600, 600)]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
-    let tenants = fabric.tenants();
+    let workloads = fabric.workloads();
     let copies = |actions: &[Action]| {
         actions.iter().filter(|action| matches!(action, Action::Output(_))).count()
     };
-    let flows = &fabric.plans[&model.node(tenants[0])].flows;
+    let flows = &fabric.plans[&model.node(workloads[0])].flows;
     assert!(flows.iter().all(|flow| copies(&flow.actions) <= 1024));
     // From the node with many pods, and to it.
-    for from in [tenants[0], tenants[tenants.len() - 1]] {
+    for from in [workloads[0], workloads[workloads.len() - 1]] {
         let body = ip(&model, from, GROUPS[0], (Protocol::Udp, 5000));
         let arrivals = fabric.spread(model.node(from), &from_tenant(&model, from, body));
-        let others = tenants.iter().filter(|to| **to != from);
+        let others = workloads.iter().filter(|to| **to != from);
         let mut expected: Vec<Arrival> =
-            others.map(|to| Arrival::Tenant(model.node(*to), model.endpoint(*to).port)).collect();
+            others.map(|to| Arrival::Workload(model.node(*to), model.endpoint(*to).port)).collect();
         expected.sort();
         assert_eq!(arrivals, expected);
     }

@@ -9,13 +9,13 @@ use std::net::SocketAddrV4;
 use proptest::prelude::*;
 
 use ringfence::diagnostic::Code;
-use ringfence::lab::{Place, Probe, Want};
+use ringfence::lab::{Expected, Location, Probe};
 use ringfence::lock::Lock;
-use ringfence::lower::Common;
-use ringfence::model::{Model, Tenant};
+use ringfence::lower::ClusterFlows;
+use ringfence::model::{Model, Workload};
 use ringfence::value::{Port, Protocol};
 use ringfence::verify::evaluate::Body;
-use ringfence::verify::reach::{From, Packet, To, reach};
+use ringfence::verify::reach::{Destination, Packet, Source, reach};
 
 use crate::lab::{live, load};
 use crate::properties::{Arrival, Fabric, GROUPS, from_tenant, ip};
@@ -41,7 +41,7 @@ fn changes() -> impl Strategy<Value = (World, World)> {
 
 /// Checks one change, with every set of nodes that may already have it.
 fn check(before: &Model, after: &Model) -> Result<(), TestCaseError> {
-    let (old, new) = (Common::new(before).unwrap(), Common::new(after).unwrap());
+    let (old, new) = (ClusterFlows::new(before).unwrap(), ClusterFlows::new(after).unwrap());
     let nodes: Vec<_> = before.intent().nodes().map(|(id, _)| id).collect();
     for set in 0..1_usize << nodes.len() {
         let mut fabric = Fabric::new(&old);
@@ -57,32 +57,32 @@ fn check(before: &Model, after: &Model) -> Result<(), TestCaseError> {
 }
 
 fn check_mixture(fabric: &Fabric<'_>, before: &Model, after: &Model) -> Result<(), TestCaseError> {
-    let tenants = fabric.tenants();
-    let places: Vec<Arrival> = tenants
+    let workloads = fabric.workloads();
+    let places: Vec<Arrival> = workloads
         .iter()
-        .map(|to| Arrival::Tenant(before.node(*to), before.endpoint(*to).port))
+        .map(|to| Arrival::Workload(before.node(*to), before.endpoint(*to).port))
         .collect();
-    for &from in &tenants {
+    for &from in &workloads {
         let node = before.node(from);
-        let separate = |to: To| {
+        let separate = |to: Destination| {
             let port = Port::new(80).unwrap();
-            let packet = Packet { from: From::Tenant(from), to, protocol: Protocol::Tcp, port };
+            let packet = Packet { from: Source::Workload(from), to, protocol: Protocol::Tcp, port };
             !reach(before, &packet).allowed() && !reach(after, &packet).allowed()
         };
-        let forbidden: Vec<(Tenant, &Arrival)> = tenants
+        let forbidden: Vec<(Workload, &Arrival)> = workloads
             .iter()
             .zip(&places)
-            .filter(|(to, _)| **to != from && separate(To::Tenant(**to)))
+            .filter(|(to, _)| **to != from && separate(Destination::Workload(**to)))
             .map(|(to, place)| (*to, place))
             .collect();
         let mut bodies: Vec<Body> = GROUPS
             .into_iter()
-            .chain(tenants.iter().map(|to| before.endpoint(*to).address))
+            .chain(workloads.iter().map(|to| before.endpoint(*to).address))
             .chain(before.services().map(|(_, address)| address))
             .map(|address| ip(before, from, address, (Protocol::Tcp, 80)))
             .collect();
         let (spa, sha) = (before.endpoint(from).address, before.endpoint(from).mac);
-        bodies.extend(tenants.iter().map(|to| {
+        bodies.extend(workloads.iter().map(|to| {
             let tpa = before.endpoint(*to).address;
             Body::Arp { spa, tpa, sha }
         }));
@@ -195,8 +195,8 @@ fn a_rolling_change_of_joins_lets_nothing_through_in_between() {
     assert_eq!(lock(apart, &["lock", "."]).status, 0);
     let (after, sources) = load(directory.path());
     let probes = constant(&before, &after);
-    let count = |want: &Want| probes.iter().filter(|probe| probe.want == *want).count();
-    assert_eq!((count(&Want::Silence), count(&ANSWER)), (36, 36));
+    let count = |want: &Expected| probes.iter().filter(|probe| probe.want == *want).count();
+    assert_eq!((count(&Expected::Silence), count(&ANSWER)), (36, 36));
     live.lab.replace(after, &sources).unwrap();
     for node in live.nodes() {
         assert!(live.lab.apply(node).unwrap().changed);
@@ -205,7 +205,7 @@ fn a_rolling_change_of_joins_lets_nothing_through_in_between() {
     }
 }
 
-const ANSWER: Want = Want::Answer { seen_as: None, at: None };
+const ANSWER: Expected = Expected::Answer { seen_as: None, at: None };
 
 /// From each pod to each other: what is the same before and after a change.
 fn constant(before: &Model, after: &Model) -> Vec<Probe> {
@@ -215,23 +215,23 @@ fn constant(before: &Model, after: &Model) -> Vec<Probe> {
         for &to in pods.iter().filter(|to| **to != from) {
             let port = Port::new(8080).unwrap();
             let packet = Packet {
-                from: From::Tenant(Tenant::Pod(from)),
-                to: To::Tenant(Tenant::Pod(to)),
+                from: Source::Workload(Workload::Pod(from)),
+                to: Destination::Workload(Workload::Pod(to)),
                 protocol: Protocol::Tcp,
                 port,
             };
             let [then, now] = [before, after].map(|model| reach(model, &packet));
             // The pods of a project that gets another VNID miss each other for a while.
-            let vnid = |model: &Model| model.vnid(model.project(Tenant::Pod(from)));
+            let vnid = |model: &Model| model.vnid(model.project(Workload::Pod(from)));
             let renumbered = then.allowed() && vnid(before) != vnid(after);
             if then.allowed() == now.allowed() && !renumbered {
                 let intent = before.intent();
                 probes.push(Probe {
                     title: format!("{} to {}", intent.pod_name(from), intent.pod_name(to)),
-                    from: Place::Tenant(Tenant::Pod(from)),
-                    to: SocketAddrV4::new(before.endpoint(Tenant::Pod(to)).address, port.get()),
+                    from: Location::Workload(Workload::Pod(from)),
+                    to: SocketAddrV4::new(before.endpoint(Workload::Pod(to)).address, port.get()),
                     protocol: Protocol::Tcp,
-                    want: if then.allowed() { ANSWER } else { Want::Silence },
+                    want: if then.allowed() { ANSWER } else { Expected::Silence },
                     because: now.because,
                     fetch: None,
                 });

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::lab::{Live, live, load};
 use crate::support::ringfence;
-use ringfence::lab::Seen;
+use ringfence::lab::Observed;
 
 /// Services of shop in front of a router by name, and of two proxies by their labels. The pod of
 /// billing shares the network, that of bank doesn't.
@@ -95,7 +95,7 @@ fn write(directory: &Path, unavailable: bool) {
 /// Proves the network, and that the services lead outside for whoever may use them.
 fn prove(live: &Live) {
     let summary = live.prove();
-    let found: BTreeMap<&str, &Seen> =
+    let found: BTreeMap<&str, &Observed> =
         summary.results.iter().map(|(probe, seen)| (probe.title.as_str(), seen)).collect();
     for client in ["shop/web", "billing/api", "node-1"] {
         for (service, source, at) in [
@@ -104,22 +104,24 @@ fn prove(live: &Live) {
             ("partner:443/tcp", "192.168.12.97", "203.0.113.28:8443"),
         ] {
             let title = format!("{client} to service shop/{service}");
-            let expected = Seen::Answer { seen_as: source.to_owned(), at: at.to_owned() };
+            let expected = Observed::Answer { seen_as: source.to_owned(), at: at.to_owned() };
             assert_eq!(*found[title.as_str()], expected, "{title}");
         }
         let title = format!("{client} to service shop/proxy:3128/tcp");
-        let Seen::Answer { seen_as, at } = found[title.as_str()] else { panic!("{title}") };
+        let Observed::Answer { seen_as, at } = found[title.as_str()] else { panic!("{title}") };
         assert!(seen_as == "192.168.12.98" && at.ends_with(":80"), "{title}: {seen_as} {at}");
     }
     // Pods have shown it without the service, and conntrack in userspace takes both for one.
-    let sctp =
-        Seen::Answer { seen_as: "192.168.12.96".to_owned(), at: "203.0.113.27:3868".to_owned() };
+    let sctp = Observed::Answer {
+        seen_as: "192.168.12.96".to_owned(),
+        at: "203.0.113.27:3868".to_owned(),
+    };
     assert_eq!(*found["node-1 to service shop/signals:3868/sctp"], sctp);
     for service in ["supplier:443/tcp", "partner:443/tcp", "proxy:3128/tcp"] {
         let title = format!("bank/core to service shop/{service}");
-        assert_eq!(*found[title.as_str()], Seen::Silence, "{title}");
+        assert_eq!(*found[title.as_str()], Observed::Silence, "{title}");
     }
-    assert_eq!(*found["shop/web to service shop/supplier:40007/tcp"], Seen::Refusal);
+    assert_eq!(*found["shop/web to service shop/supplier:40007/tcp"], Observed::Refusal);
 }
 
 #[test]

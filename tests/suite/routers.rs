@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use crate::lab::{Live, live};
 use crate::support::PROGRAM;
-use ringfence::lab::{Host, Place};
+use ringfence::lab::{Host, Location};
 use ringfence::value::Mac;
 
 /// Two routers to a host of their own segment, one by macvlan and one by a gateway bridge, and one
@@ -66,7 +66,7 @@ END");
 
 /// What an agent in a pod tells of a connection.
 fn connect(live: &Live, from: &str, to: SocketAddrV4) -> String {
-    let (host, netns) = live.lab.place(Place::Tenant(live.tenant(from))).unwrap();
+    let (host, netns) = live.lab.place(Location::Workload(live.workload(from))).unwrap();
     let request = format!(
         "{{\"Probe\":{{\"id\":0,\"transport\":\"Tcp\",\"to\":\"{to}\",\"milliseconds\":9000}}}}\n"
     );

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::lab::live;
-use ringfence::lab::{Place, Seen};
+use ringfence::lab::{Location, Observed};
 use ringfence::value::Protocol;
 
 /// Services with pods, without, and two with the same pods; rules; routers with and without a
@@ -89,15 +89,15 @@ fn associations_are_made_refused_and_dropped_as_the_intent_says() {
             [" to router ", " to service ", ", shop/"].into_iter().find(|to| title.contains(to));
         let kind = match (to, probe.from) {
             (Some(" to router "), _) => "router",
-            (Some(" to service "), Place::Tenant(_)) => "service, from a pod",
+            (Some(" to service "), Location::Workload(_)) => "service, from a pod",
             (Some(" to service "), _) => "service, from a node",
-            (Some(_), Place::Tenant(_)) => "node port, from a pod",
+            (Some(_), Location::Workload(_)) => "node port, from a pod",
             (Some(_), _) => "node port, from elsewhere",
             (None, _) => "rule",
         };
         let outcome = match seen {
-            Seen::Answer { .. } => 0,
-            Seen::Refusal => 1,
+            Observed::Answer { .. } => 0,
+            Observed::Refusal => 1,
             _ => 2,
         };
         counts.entry(kind).or_default()[outcome] += 1;

@@ -87,7 +87,7 @@ fn only_what_a_pinned_key_signed_is_looked_at() {
     desk.sign("mallory", "ringfence", &manifest);
     let mallory = duct::cmd!("ssh-keygen", "-l", "-f", desk.path("mallory.pub")).read().unwrap();
     let mallory = mallory.split(' ').nth(1).unwrap();
-    let expected = refused(&format!("is signed by {mallory}, who is nobody known"));
+    let expected = refused(&format!("is signed by {mallory}, which is not a trusted key"));
     assert_eq!(desk.refusal(), expected);
     desk.sign("alice", "git", &manifest);
     assert_eq!(desk.refusal(), refused("is signed for another purpose, `git`"));

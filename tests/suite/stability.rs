@@ -303,8 +303,8 @@ fn cookies(model: &Model, number: usize) -> Vec<String> {
         intent.projects().find(|(_, p)| p.name.as_str() == format!("project-{number}")).unwrap();
     let mut cookies = vec![model.project_subject(id).cookie];
     for (node, _) in intent.nodes() {
-        let tenants = model.tenants(node).filter(|tenant| model.project(*tenant) == id);
-        cookies.extend(tenants.map(|tenant| model.tenant_subject(tenant).cookie));
+        let workloads = model.workloads(node).filter(|workload| model.project(*workload) == id);
+        cookies.extend(workloads.map(|workload| model.workload_subject(workload).cookie));
     }
     for (service, _) in model.services() {
         if intent[service].project == id {

@@ -18,7 +18,7 @@ use crate::lab::{Live, datapath};
 use crate::support::until;
 use ringfence::diagnostic::{Source, Sources};
 use ringfence::driver::load::Loaded;
-use ringfence::lab::Place;
+use ringfence::lab::Location;
 use ringfence::model::Model;
 use ringfence::value::Datapath;
 
@@ -290,10 +290,11 @@ impl Traffic {
             let file =
                 |what: &str| directory.join(format!("{number}.{what}")).display().to_string();
             let (stop, end) = (file_of(directory, "stop"), file_of(directory, "end"));
-            let taker = to.map_or(Place::Outside, |to| Place::Tenant(traffic.live.tenant(to)));
+            let taker =
+                to.map_or(Location::Outside, |to| Location::Workload(traffic.live.workload(to)));
             traffic.run(taker, port, &format!("take {} {end}", file("taken")));
             traffic.run(taker, port, "echo");
-            let sender = Place::Tenant(traffic.live.tenant(from));
+            let sender = Location::Workload(traffic.live.workload(from));
             traffic.run(sender, port, &format!("ping {address} {} {stop}", file("echoes")));
             until("nobody is there to send to", || {
                 ["taken", "echoes"].iter().all(|what| Path::new(&ready(&file(what))).exists())
@@ -304,7 +305,7 @@ impl Traffic {
         traffic
     }
 
-    fn run(&mut self, place: Place, port: u16, job: &str) {
+    fn run(&mut self, place: Location, port: u16, job: &str) {
         let (host, netns) = self.live.lab.place(place).unwrap();
         let own = std::env::current_exe().unwrap().display().to_string();
         let words = [own.as_str(), "traffic::process", "--exact", "--nocapture"];
@@ -366,15 +367,15 @@ fn a_connection_to_a_service_outlives_the_pods_that_come_to_it_and_the_end_of_it
     let (model, sources) = drafted(text("", ""));
     let live = Live::up(model, &sources);
     live.apply_all();
-    let tenant = |live: &Live, name| Place::Tenant(live.tenant(name));
+    let workload = |live: &Live, name| Location::Workload(live.workload(name));
     let mut traffic =
         Traffic { live, directory: directory.path().to_owned(), handles: BTreeMap::new() };
     for pod in ["shop/first", "shop/second"] {
-        let place = tenant(&traffic.live, pod);
+        let place = workload(&traffic.live, pod);
         traffic.run(place, PORT, "echo");
     }
     let (out, stop) = (file_of(directory.path(), "echoes"), file_of(directory.path(), "stop"));
-    let client = tenant(&traffic.live, "shop/client");
+    let client = workload(&traffic.live, "shop/client");
     traffic.run(client, PORT, &format!("ping 172.30.0.10:{PORT} {out} {stop}"));
     until("nobody answers", || Path::new(&ready(&out)).exists());
     let mut times = Vec::new();
@@ -402,7 +403,7 @@ fn a_connection_to_a_service_outlives_the_pods_that_come_to_it_and_the_end_of_it
 
 /// What happened on one path in one phase.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct Observed {
     sent: usize,
     lost: usize,
     /// The longest time in which nothing arrived, in microseconds.
@@ -417,7 +418,7 @@ fn milliseconds(microseconds: u64) -> f64 {
     Duration::from_micros(microseconds).as_secs_f64() * 1000.0
 }
 
-fn seen(directory: &Path, path: usize, begin: u64, end: u64) -> Seen {
+fn seen(directory: &Path, path: usize, begin: u64, end: u64) -> Observed {
     let rows = |what: &str| read_numbers(&directory.join(format!("{path}.{what}")));
     let within = |at: u64| (begin..end).contains(&at);
     let taken = rows("taken");
@@ -432,7 +433,7 @@ fn seen(directory: &Path, path: usize, begin: u64, end: u64) -> Seen {
     let broken = echoes.iter().any(|row| row[0] == 0);
     let echoes: Vec<u64> = echoes.iter().filter(|row| within(row[0])).map(|row| row[1]).collect();
     let slowest = echoes.iter().max().map_or(u64::MAX, |time| time / 1000);
-    Seen { sent: sent.len(), lost, gap, echoes: echoes.len(), slowest, broken }
+    Observed { sent: sent.len(), lost, gap, echoes: echoes.len(), slowest, broken }
 }
 
 #[test]
@@ -468,7 +469,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// Sends on every path while other projects come and go. Returns what happened in each phase on
 /// each path, and all of it as a table.
-fn come_and_go(rate: u64) -> (String, Vec<(Phase, usize, Seen)>) {
+fn come_and_go(rate: u64) -> (String, Vec<(Phase, usize, Observed)>) {
     let rules = usize::try_from(number("RINGFENCE_TRAFFIC_RULES", 100)).unwrap();
     let mut world = World { rules, extra: BTreeSet::new() };
     let (model, sources) = world.draft();
@@ -512,7 +513,7 @@ fn come_and_go(rate: u64) -> (String, Vec<(Phase, usize, Seen)>) {
         "{:<28}{:<11}{:>8}{:>8}{:>6}{:>10}{:>8}{:>12}\n",
         "", "path", "sent", "arrived", "lost", "gap ms", "echoes", "slowest ms"
     );
-    let mut all: Vec<(Phase, usize, Seen)> = Vec::new();
+    let mut all: Vec<(Phase, usize, Observed)> = Vec::new();
     for (n, phase) in phases.iter().enumerate() {
         let until = phases.get(n + 1).map_or(end, |next| next.1);
         for (path, (name, ..)) in PATHS.iter().enumerate() {

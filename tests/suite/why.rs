@@ -11,11 +11,11 @@ use crate::world::{model, worlds};
 use ringfence::answer::path::Fabric;
 use ringfence::answer::question::{Directory, Question, Target, decide, question};
 use ringfence::cli::schema::Subject;
-use ringfence::intent::{Endpoint, Tenant};
-use ringfence::lower::Common;
+use ringfence::intent::{Endpoint, Workload};
+use ringfence::lower::ClusterFlows;
 use ringfence::model::Model;
 use ringfence::value::{Port, Protocol};
-use ringfence::verify::reach::{From, To};
+use ringfence::verify::reach::{Destination, Source};
 
 fn first_lines(words: &[&str], number: usize) -> String {
     let run = ringfence(root(), words);
@@ -167,25 +167,25 @@ fn files_that_do_something_else_are_noticed() {
 }
 
 /// Everybody who sends.
-fn senders(model: &Model) -> Vec<From> {
+fn senders(model: &Model) -> Vec<Source> {
     let intent = model.intent();
-    let pods = intent.pods().map(|(id, _)| From::Tenant(Tenant::Pod(id)));
-    let nodes = intent.nodes().map(|(id, _)| From::Node(id));
-    pods.chain(nodes).chain([From::Outside]).collect()
+    let pods = intent.pods().map(|(id, _)| Source::Workload(Workload::Pod(id)));
+    let nodes = intent.nodes().map(|(id, _)| Source::Node(id));
+    pods.chain(nodes).chain([Source::Outside]).collect()
 }
 
 /// What the intent says of a packet is what becomes of it on its way, and the answer comes back.
 fn check_ways(model: &Model) -> Result<(), TestCaseError> {
     let intent = model.intent();
     let directory = Directory::new(model);
-    let common = Common::new(model).unwrap();
+    let common = ClusterFlows::new(model).unwrap();
     let mut fabric = Fabric::new(&common);
     let mut ends: Vec<Endpoint> = senders(model)
         .into_iter()
         .filter_map(|from| match from {
-            From::Tenant(tenant) => Some(Endpoint::Tenant(tenant)),
-            From::Node(node) => Some(Endpoint::Node(node)),
-            From::Outside => None,
+            Source::Workload(workload) => Some(Endpoint::Workload(workload)),
+            Source::Node(node) => Some(Endpoint::Node(node)),
+            Source::Outside => None,
         })
         .collect();
     ends.extend(model.services().map(|(id, _)| Endpoint::Service(id)));
@@ -215,12 +215,12 @@ fn check_way(
 ) -> Result<(), TestCaseError> {
     let reach = decide(model, question);
     let way = fabric.request(question, &reach).unwrap();
-    let pod = way.arrival.and_then(|arrival| arrival.tenant);
+    let pod = way.arrival.and_then(|arrival| arrival.workload);
     match (question.from, question.to) {
         // Of a service, one choice is followed, and of what a ruleset decides, no more is known.
         _ if reach.sometimes => return Ok(()),
-        (_, Target::One(To::Tenant(to))) => {
-            let refused = reach.refused && matches!(to, Tenant::Router(_));
+        (_, Target::One(Destination::Workload(to))) => {
+            let refused = reach.refused && matches!(to, Workload::Router(_));
             prop_assert_eq!(
                 pod == Some(to),
                 reach.allowed() || refused,
@@ -230,13 +230,15 @@ fn check_way(
                 way
             );
         }
-        (From::Tenant(_), Target::One(To::Service(_) | To::NodePort(..))) if reach.allowed() => {
+        (Source::Workload(_), Target::One(Destination::Service(_) | Destination::NodePort(..)))
+            if reach.allowed() =>
+        {
             prop_assert!(way.arrival.is_some(), "{:?}: {:?} {:?}", question, reach, way);
         }
-        (From::Tenant(_), Target::One(To::Service(_) | To::NodePort(..))) => {
+        (Source::Workload(_), Target::One(Destination::Service(_) | Destination::NodePort(..))) => {
             prop_assert!(pod.is_none(), "{:?}: {:?} {:?}", question, reach, way);
         }
-        (From::Tenant(_), Target::One(To::Outside(_))) if reach.allowed() => {
+        (Source::Workload(_), Target::One(Destination::Outside(_))) if reach.allowed() => {
             prop_assert!(way.arrival.is_some() && pod.is_none(), "{:?}: {:?}", question, way);
         }
         (_, Target::Nobody) => prop_assert!(way.arrival.is_none(), "{:?}: {:?}", question, way),
@@ -248,8 +250,8 @@ fn check_way(
         return Ok(());
     }
     let reply = fabric.reply(question, &way).unwrap();
-    let (From::Tenant(from), Some(reply)) = (question.from, reply) else { return Ok(()) };
-    let got = reply.arrival.and_then(|arrival| arrival.tenant);
+    let (Source::Workload(from), Some(reply)) = (question.from, reply) else { return Ok(()) };
+    let got = reply.arrival.and_then(|arrival| arrival.workload);
     prop_assert_eq!(got, Some(from), "{:?}: {:?}", question, reply);
     Ok(())
 }

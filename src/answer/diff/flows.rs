@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
-use crate::lower::{Common, Plan};
+use crate::lower::{ClusterFlows, Plan};
 use crate::model::Model;
 
 /// The flows of a node that differ.
@@ -24,7 +24,7 @@ pub struct Touched {
 
 /// The nodes with flows that differ, by name. Compiles the flows of both states.
 pub fn touched(old: &Model, new: &Model) -> Result<Vec<Touched>, Diagnostic> {
-    let (before, after) = rayon::join(|| Common::new(old), || Common::new(new));
+    let (before, after) = rayon::join(|| ClusterFlows::new(old), || ClusterFlows::new(new));
     let (before, after) = (before?, after?);
     let ids = |model: &Model| -> Vec<(String, NodeId)> {
         model.intent().nodes().map(|(id, node)| (node.name.to_string(), id)).collect()
@@ -51,7 +51,7 @@ pub fn touched(old: &Model, new: &Model) -> Result<Vec<Touched>, Diagnostic> {
     Ok(compared.into_iter().flatten().collect())
 }
 
-fn text(common: &Common<'_>, node: Option<NodeId>) -> Result<Vec<u8>, Diagnostic> {
+fn text(common: &ClusterFlows<'_>, node: Option<NodeId>) -> Result<Vec<u8>, Diagnostic> {
     let mut text = Vec::new();
     if let Some(node) = node {
         Plan::of(common, node)?.flows.write(&mut text, |_, _| {});

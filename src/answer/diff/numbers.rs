@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Both, Effect, Row, Side, text};
 use crate::diagnostic::{Place, counted};
-use crate::intent::{Pod, PodId, Tenant};
+use crate::intent::{Pod, PodId, Workload};
 use crate::model::Model;
 
 /// Something by its name, with what it is in a state.
@@ -77,7 +77,7 @@ fn vnids(model: &Model) -> Named {
 
 fn addresses(model: &Model) -> Named {
     pods(model, |id, _| {
-        let own = model.endpoint(Tenant::Pod(id));
+        let own = model.endpoint(Workload::Pod(id));
         format!("{} port {}", own.address, own.port.get())
     })
 }
@@ -104,7 +104,7 @@ fn router_addresses(model: &Model) -> Named {
     let routers = model.intent().routers();
     routers
         .map(|(id, router)| {
-            let address = model.endpoint(Tenant::Router(id)).address;
+            let address = model.endpoint(Workload::Router(id)).address;
             (router.name.to_string(), (address.to_string(), router.place))
         })
         .collect()
@@ -162,7 +162,7 @@ fn service_addresses(model: &Model) -> Named {
 fn node_ports(model: &Model) -> Named {
     let intent = model.intent();
     let port = |p: &crate::model::NodePort| {
-        let (to, ..) = model.behind(p);
+        let (to, ..) = model.service_port_of(p);
         let name = format!("{}:{}/{}", intent.service_name(p.service), to.port, to.protocol);
         (name, (p.port.to_string(), to.place))
     };
@@ -219,11 +219,11 @@ fn seen_as(both: &Both<'_>) -> Vec<Row> {
     let of = |model: &Model| -> BTreeMap<String, (String, String, Place)> {
         let intent = model.intent();
         let pod = |(id, pod): (PodId, &Pod)| {
-            let seen = match model.leaving(Tenant::Pod(id)) {
+            let seen = match model.leaving(Workload::Pod(id)) {
                 Some(leaving) => format!("egress IP {}", leaving.ip.address),
                 None => "the node's address".to_owned(),
             };
-            let place = match model.leaving(Tenant::Pod(id)) {
+            let place = match model.leaving(Workload::Pod(id)) {
                 Some(leaving) => leaving.ip.place,
                 None => intent[pod.project].place,
             };

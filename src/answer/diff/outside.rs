@@ -12,7 +12,7 @@ use crate::intent::{ProjectId, Verdict};
 use crate::model::Model;
 use crate::spec::Mode;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Packet, Reach, To, reach};
+use crate::verify::reach::{Destination, Packet, Reach, Source, reach};
 
 /// The ranges of addresses that a sender gets or loses, by ports.
 type Regions = BTreeMap<(Effect, Ports), (Vec<(u32, u32)>, Why)>;
@@ -156,7 +156,7 @@ fn regions(both: &Both<'_>, index: usize) -> Regions {
         let ask = |side: usize, (protocol, first, _): &(Protocol, u16, u16)| {
             let (from, _) = unit.members[side]?;
             let port = Port::new(u64::from(*first)).ok()?;
-            let packet = Packet { from, to: To::Outside(host), protocol: *protocol, port };
+            let packet = Packet { from, to: Destination::Outside(host), protocol: *protocol, port };
             Some(reach(models[side], &packet))
         };
         let mut here: BTreeMap<Effect, (Ports, Why)> = BTreeMap::new();
@@ -271,9 +271,9 @@ fn own_nodes(both: &Both<'_>) -> Vec<Row> {
         for (first, last) in borders.iter().zip(ends) {
             let ask = |side: usize| {
                 let (from, _) = both.units[unit].members[side]?;
-                let From::Tenant(tenant) = from else { return None };
+                let Source::Workload(workload) = from else { return None };
                 let model = both.models()[side];
-                let to = To::Node(model.node(tenant));
+                let to = Destination::Node(model.node(workload));
                 let port = Port::new(u64::from(*first)).ok()?;
                 Some(reach(model, &Packet { from, to, protocol, port }))
             };

@@ -9,10 +9,10 @@ use super::units::{Kind, Unit};
 use super::{Both, Detail, Effect, Found, Row, Side, Why, text};
 use crate::answer::cells::{PROTOCOLS, ports};
 use crate::answer::question::{Question, Target, decide};
-use crate::intent::Tenant;
+use crate::intent::Workload;
 use crate::spec::Mode;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Packet, Reach, To, reach};
+use crate::verify::reach::{Destination, Packet, Reach, Source, reach};
 
 /// One direction between two units.
 #[derive(Clone, Copy)]
@@ -64,10 +64,10 @@ fn pairs(both: &Both<'_>) -> Vec<Pair> {
 }
 
 /// The members of two units that stand for all their pairs.
-fn ends(both: &Both<'_>, pair: Pair, side: usize) -> Option<(From, Tenant)> {
+fn ends(both: &Both<'_>, pair: Pair, side: usize) -> Option<(Source, Workload)> {
     let (from, second) = both.units[pair.from].members[side]?;
-    let to = both.units[pair.to].tenant(side)?;
-    if from != From::Tenant(to) {
+    let to = both.units[pair.to].workload(side)?;
+    if from != Source::Workload(to) {
         return Some((from, to));
     }
     // Nobody sends to itself by the network.
@@ -85,7 +85,7 @@ fn compare(both: &Both<'_>, pair: Pair) -> Vec<Change> {
             let (from, to) = sides[side]?;
             let port = Port::new(u64::from(*first)).ok()?;
             let address = both.models()[side].endpoint(to).address;
-            let to = Target::One(To::Tenant(to));
+            let to = Target::One(Destination::Workload(to));
             let question = Question { from, to, address, protocol: *protocol, port };
             Some(decide(both.models()[side], &question))
         };
@@ -94,7 +94,8 @@ fn compare(both: &Both<'_>, pair: Pair) -> Vec<Change> {
     let mut changes = changes(both, pair, &cells, &asked, false);
     let member = [0, 1].map(|side| {
         let (from, to) = sides[side]?;
-        let packet = Packet { from, to: To::Member(to), protocol: Protocol::Udp, port: Port::HTTP };
+        let packet =
+            Packet { from, to: Destination::Member(to), protocol: Protocol::Udp, port: Port::HTTP };
         Some(reach(both.models()[side], &packet))
     });
     let member = member.map(|reach| vec![reach]);
@@ -114,7 +115,7 @@ fn cells(both: &Both<'_>, pair: Pair) -> Ports {
                 // A sender without a project has no policies.
                 borders.extend(ports(model, from.filter(|_| to.is_some()), to, protocol));
             }
-            if let Some(Tenant::Router(id)) = both.units[pair.to].tenant(side) {
+            if let Some(Workload::Router(id)) = both.units[pair.to].workload(side) {
                 for port in model.intent()[id].mode.ports(protocol) {
                     borders.insert(port.get());
                     borders.extend(port.get().checked_add(1));

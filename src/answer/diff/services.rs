@@ -12,7 +12,7 @@ use crate::intent::{BlockAt, NodeId, Service, ServiceId};
 use crate::model::Model;
 use crate::spec::Mode;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Reach, To};
+use crate::verify::reach::{Destination, Reach, Source};
 
 /// Of each port that changed for somebody, who: by effect and the port's name.
 type Clients = BTreeMap<(Effect, String, String), (BTreeSet<usize>, Why)>;
@@ -63,12 +63,17 @@ fn services(model: &Model) -> BTreeMap<String, ServiceId> {
 }
 
 /// Who is behind a port, by names.
-fn behind(model: &Model, service: &Service, protocol: Protocol, port: Port) -> Vec<String> {
+fn behind(
+    model: &Model,
+    service: &Service,
+    protocol: Protocol,
+    port: Port,
+) -> Vec<String> {
     let found = service.ports.iter().find(|p| p.protocol == protocol && p.port == port);
     let Some(found) = found else { return Vec::new() };
     let intent = model.intent();
     let pods =
-        found.backends.iter().map(|(who, port)| format!("{}:{port}", intent.tenant_name(*who)));
+        found.backends.iter().map(|(who, port)| format!("{}:{port}", intent.workload_name(*who)));
     let hosts = found.endpoints.iter().map(|(host, port)| format!("{host}:{port}"));
     let mut all: Vec<String> = pods.chain(hosts).collect();
     all.sort();
@@ -137,7 +142,7 @@ fn service(
             }
             let ask = |side: usize| {
                 let (from, _) = unit.members[side]?;
-                let to = Target::One(To::Service(ids[side]?));
+                let to = Target::One(Destination::Service(ids[side]?));
                 let address = Ipv4Addr::UNSPECIFIED;
                 Some(decide(models[side], &Question { from, to, address, protocol, port }))
             };
@@ -266,7 +271,7 @@ fn node_ports(both: &Both<'_>, changed: &BTreeSet<String>, clients: &mut Clients
             for client in here {
                 let ask = |side: usize| {
                     let (from, _) = both.units[*client].members[side]?;
-                    let (From::Node(at), _) = node.members[side]? else { return None };
+                    let (Source::Node(at), _) = node.members[side]? else { return None };
                     served[side].get(&key)?;
                     open_at(models[side], at, from, key)
                 };
@@ -298,7 +303,7 @@ fn node_ports(both: &Both<'_>, changed: &BTreeSet<String>, clients: &mut Clients
 fn served(model: &Model) -> BTreeMap<(Protocol, Port), (String, Port)> {
     let intent = model.intent();
     let port = |p: &crate::model::NodePort| {
-        let (to, ..) = model.behind(p);
+        let (to, ..) = model.service_port_of(p);
         ((p.protocol, p.port), (intent.service_name(p.service), to.port))
     };
     model.node_ports().iter().map(port).collect()
@@ -306,7 +311,7 @@ fn served(model: &Model) -> BTreeMap<(Protocol, Port), (String, Port)> {
 
 /// Where a node serves ports and what of them it doesn't, without places.
 fn blocks(both: &Both<'_>, node: usize, side: usize) -> String {
-    let Some((From::Node(id), _)) = both.units[node].members[side] else { return String::new() };
+    let Some((Source::Node(id), _)) = both.units[node].members[side] else { return String::new() };
     let node = &both.models()[side].intent()[id];
     let blocks: Vec<_> = node.blocks.iter().map(|b| (b.port, b.protocol, &b.at)).collect();
     format!("{:?} {blocks:?}", node.node_port_addresses)
@@ -316,7 +321,7 @@ fn blocks(both: &Both<'_>, node: usize, side: usize) -> String {
 fn open_at(
     model: &Model,
     node: NodeId,
-    from: From,
+    from: Source,
     (protocol, port): (Protocol, Port),
 ) -> Option<Reach> {
     let declared = &model.intent()[node];
@@ -327,6 +332,6 @@ fn open_at(
         !blocked.any(|block| block.covers(protocol, port))
     });
     let address = *addresses.first().or(declared.node_port_addresses.first())?;
-    let to = Target::One(To::NodePort(node, address));
+    let to = Target::One(Destination::NodePort(node, address));
     Some(decide(model, &Question { from, to, address, protocol, port }))
 }

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use super::State;
 use crate::answer::cells::policies_of;
 use crate::diagnostic::Place;
-use crate::intent::{Direction, Membership, ProjectId, Tenant};
+use crate::intent::{Direction, Membership, ProjectId, Workload};
 use crate::model::Model;
 use crate::spec::Mode;
-use crate::verify::reach::From;
+use crate::verify::reach::Source;
 
 /// What is together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +29,7 @@ pub(super) struct Unit {
     /// Their names.
     pub(super) names: Vec<String>,
     /// One of them in each state, and another where there is one.
-    pub(super) members: [Option<(From, Option<Tenant>)>; 2],
+    pub(super) members: [Option<(Source, Option<Workload>)>; 2],
     /// Where the first of them is defined.
     pub(super) places: [Option<Place>; 2],
     /// Whether what the network does with its packets may differ.
@@ -38,16 +38,16 @@ pub(super) struct Unit {
 
 impl Unit {
     /// Itself as a receiver, in a state.
-    pub(super) fn tenant(&self, side: usize) -> Option<Tenant> {
+    pub(super) fn workload(&self, side: usize) -> Option<Workload> {
         match self.members[side] {
-            Some((From::Tenant(tenant), _)) => Some(tenant),
+            Some((Source::Workload(workload), _)) => Some(workload),
             _ => None,
         }
     }
 
     /// Its project in a state.
     pub(super) fn project_in(&self, model: &Model, side: usize) -> Option<ProjectId> {
-        self.tenant(side).map(|tenant| model.project(tenant))
+        self.workload(side).map(|workload| model.project(workload))
     }
 
     /// `(new)` and `(gone)`.
@@ -68,12 +68,12 @@ pub(super) fn units(states: &[State<'_>; 2]) -> Vec<Unit> {
         let intent = state.model.intent();
         let routers = intent.routers().map(|(id, router)| {
             let project = intent[router.project].name.to_string();
-            let from = From::Tenant(Tenant::Router(id));
+            let from = Source::Workload(Workload::Router(id));
             (Kind::Router, router.name.as_str(), Some(project), from, router.place)
         });
         let nodes = intent
             .nodes()
-            .map(|(id, node)| (Kind::Node, node.name.as_str(), None, From::Node(id), node.place));
+            .map(|(id, node)| (Kind::Node, node.name.as_str(), None, Source::Node(id), node.place));
         for (kind, name, project, from, place) in routers.chain(nodes) {
             let unit = others.entry((kind, name)).or_insert_with(|| Unit {
                 kind,
@@ -92,7 +92,7 @@ pub(super) fn units(states: &[State<'_>; 2]) -> Vec<Unit> {
         kind: Kind::Outside,
         project: None,
         names: vec!["outside".to_owned()],
-        members: [Some((From::Outside, None)); 2],
+        members: [Some((Source::Outside, None)); 2],
         places: [None; 2],
         touched: false,
     });
@@ -108,14 +108,14 @@ pub(super) fn units(states: &[State<'_>; 2]) -> Vec<Unit> {
 
 /// The pods of both, by project, and by their classes in each.
 fn pods(states: &[State<'_>; 2]) -> Vec<Unit> {
-    type Classed = [Option<(u32, Tenant, Place)>; 2];
+    type Classed = [Option<(u32, Workload, Place)>; 2];
     let mut all: BTreeMap<(&str, &str), Classed> = BTreeMap::new();
     for (side, state) in states.iter().enumerate() {
         let intent = state.model.intent();
         for (id, pod) in intent.pods() {
             let name = (intent[pod.project].name.as_str(), pod.name.as_str());
-            let class = state.classes.of(Tenant::Pod(id)).unwrap_or(u32::MAX);
-            all.entry(name).or_default()[side] = Some((class, Tenant::Pod(id), pod.place));
+            let class = state.classes.of(Workload::Pod(id)).unwrap_or(u32::MAX);
+            all.entry(name).or_default()[side] = Some((class, Workload::Pod(id), pod.place));
         }
     }
     let mut units: BTreeMap<(&str, [Option<u32>; 2]), Unit> = BTreeMap::new();
@@ -131,11 +131,11 @@ fn pods(states: &[State<'_>; 2]) -> Vec<Unit> {
         });
         unit.names.push(format!("{project}/{name}"));
         for (side, found) in found.into_iter().enumerate() {
-            let Some((_, tenant, place)) = found else { continue };
+            let Some((_, workload, place)) = found else { continue };
             match &mut unit.members[side] {
-                Some((_, second)) => *second = second.or(Some(tenant)),
+                Some((_, second)) => *second = second.or(Some(workload)),
                 empty => {
-                    *empty = Some((From::Tenant(tenant), None));
+                    *empty = Some((Source::Workload(workload), None));
                     unit.places[side] = Some(place);
                 }
             }
@@ -163,11 +163,11 @@ impl<'m> Signatures<'m> {
         Self { model, projects, addresses: blocks }
     }
 
-    fn of(&self, from: From) -> String {
+    fn of(&self, from: Source) -> String {
         let (model, intent) = (self.model, self.model.intent());
         let mut text = match from {
-            From::Outside => return String::new(),
-            From::Node(node) => {
+            Source::Outside => return String::new(),
+            Source::Node(node) => {
                 // Who has such pods reaches every service.
                 let mut text = model.has_global_tenants(node).to_string();
                 if self.addresses {
@@ -176,24 +176,24 @@ impl<'m> Signatures<'m> {
                 }
                 return text;
             }
-            From::Tenant(tenant) => self.projects[model.project(tenant).index()].clone(),
+            Source::Workload(workload) => self.projects[model.project(workload).index()].clone(),
         };
-        let From::Tenant(tenant) = from else { return text };
-        if let Tenant::Router(id) = tenant {
+        let Source::Workload(workload) = from else { return text };
+        if let Workload::Router(id) = workload {
             text.push_str(&router(model, id));
         }
         if model.mode() == Mode::Networkpolicy {
-            match tenant {
-                Tenant::Pod(id) => {
+            match workload {
+                Workload::Pod(id) => {
                     let pod = &intent[id];
                     let _ = write!(text, "{:?} {:?}", pod.labels, pod.ports);
                 }
-                Tenant::Router(id) => {
+                Workload::Router(id) => {
                     let _ = write!(text, "{:?}", intent[id].labels);
                 }
             }
             if self.addresses {
-                let _ = write!(text, "{}", model.endpoint(tenant).address);
+                let _ = write!(text, "{}", model.endpoint(workload).address);
             }
         }
         text

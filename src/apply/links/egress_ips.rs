@@ -6,13 +6,13 @@ use super::{Links, batch};
 use crate::apply::change::{Action, Kind, Step};
 use crate::apply::gateway::Going;
 use crate::artifact::host;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::system::netlink::Link;
 use crate::system::{Command, Tool};
 
 /// The egress IPs of this node, and word to the segment of each that is new.
 pub(super) fn egress_ips(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     links: &Links,
     (adopt, going): (bool, &Going),
     step: &mut Step,
@@ -57,7 +57,7 @@ pub(super) fn egress_ips(
 /// The interface by which this node reaches the segment of a subnet as it is: a gateway bridge if
 /// it is up and has the uplink, or where the node has its own address of the subnet.
 pub(in crate::apply) fn segment<'a>(
-    wiring: &'a Wiring,
+    wiring: &'a NodeConfig,
     links: &'a Links,
     subnet: Ipv4Net,
 ) -> Option<&'a str> {

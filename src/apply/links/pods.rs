@@ -10,7 +10,7 @@ use crate::apply::interface::Interface;
 use crate::apply::marks::{self, ALIAS};
 use crate::apply::owned::{Role, Wanted, mend};
 use crate::artifact::host;
-use crate::artifact::node::{Netns, Veth, Wiring};
+use crate::artifact::node::{Netns, NodeConfig, Veth};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, Tool};
@@ -18,7 +18,7 @@ use crate::value::{Datapath, InterfaceName};
 
 /// One namespace with its veth.
 pub(super) fn attach<'a>(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     netns: &'a Netns,
     links: &Links,
     former: &BTreeSet<Ipv4Net>,
@@ -60,7 +60,7 @@ pub(super) fn attach<'a>(
         plug(netns.veth(), (wiring, wiring.mtu), links, steps, batches, &mut lines, &mut details)?;
     let step = &mut steps.make;
     if pair.is_none() && outside.is_some() {
-        step.disturb(owner, "its interface is made anew: its connections break");
+        step.disrupt(owner, "its interface is recreated: its connections break");
     }
     let interface = Interface {
         name: host::POD_INTERFACE,
@@ -83,7 +83,7 @@ pub(super) fn attach<'a>(
     steps.findings.extend(interface.findings(owner));
     let step = &mut steps.make;
     if pair.is_some_and(|link| link.up) && details.iter().any(|d| d.ends_with("address")) {
-        step.disturb(owner, "its addresses change: connections of those that go break");
+        step.disrupt(owner, "its addresses change: connections of those that go break");
     }
     if pair.is_none() {
         step.change(Action::Add, Kind::Link, host.as_str(), format!("of {owner}"));
@@ -96,7 +96,12 @@ pub(super) fn attach<'a>(
 }
 
 /// What a link of this role is to be, as far as that is the same for all.
-pub(super) fn wanted_of<'a>(wiring: &Wiring, role: Role, name: &'a str, mtu: u32) -> Wanted<'a> {
+pub(super) fn wanted_of<'a>(
+    wiring: &NodeConfig,
+    role: Role,
+    name: &'a str,
+    mtu: u32,
+) -> Wanted<'a> {
     Wanted {
         role,
         name,
@@ -116,7 +121,7 @@ pub(super) fn wanted_of<'a>(wiring: &Wiring, role: Role, name: &'a str, mtu: u32
 /// namespace, unless it is made.
 pub(super) fn plug<'a, 'l>(
     veth: Veth<'a>,
-    (wiring, mtu): (&Wiring, u32),
+    (wiring, mtu): (&NodeConfig, u32),
     links: &'l Links,
     steps: &mut LinkSteps,
     batches: &mut Batches<'a>,
@@ -140,7 +145,7 @@ pub(super) fn plug<'a, 'l>(
             Some(None) if !links.is_ours(netns.as_str()) => {
                 return Err(marks::foreign_inside(netns, inside, &owner));
             }
-            Some(None) => steps.astray.commands.extend(remove_inside(netns, inside, links)),
+            Some(None) => steps.conflicts.commands.extend(remove_inside(netns, inside, links)),
             None => {}
         }
         if outside.is_some() {
@@ -196,14 +201,14 @@ fn not_ours(link: &str, owner: &str) -> Diagnostic {
 }
 
 /// What is told of old veths that give way to new ones of others in the same namespaces.
-pub(super) fn replace(wiring: &Wiring, links: &Links, old: &BTreeSet<String>, step: &mut Step) {
+pub(super) fn replace(wiring: &NodeConfig, links: &Links, old: &BTreeSet<String>, step: &mut Step) {
     let planned: BTreeSet<&str> = wiring.veths().map(|veth| veth.host.as_str()).collect();
     for name in old.iter().filter(|name| !planned.contains(name.as_str())) {
         let link = links.node.links.get(name);
         let Some(owner) = link.and_then(|link| marks::veth_owner(name, link)) else { continue };
         let owner = owner.words();
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
-        step.disturb(owner, "goes from this node: its connections break");
+        step.disrupt(owner, "goes from this node: its connections break");
     }
 }
 
@@ -211,7 +216,7 @@ pub(super) fn replace(wiring: &Wiring, links: &Links, old: &BTreeSet<String>, st
 /// seen cheaply, so it comes before an interface goes up, and again where one is still down. Where the
 /// bridge gets another datapath, all veths follow it.
 pub(super) fn checksums(
-    wiring: &Wiring,
+    wiring: &NodeConfig,
     links: &Links,
     new: &[&InterfaceName],
     other_datapath: bool,
@@ -242,7 +247,7 @@ fn is_down(veth: &Veth<'_>, links: &Links) -> bool {
 }
 
 /// The node's side of veths, which stays down until the bridge is ready for them.
-pub(super) fn up(wiring: &Wiring, links: &Links, new: &[&InterfaceName], step: &mut Step) {
+pub(super) fn up(wiring: &NodeConfig, links: &Links, new: &[&InterfaceName], step: &mut Step) {
     let mut lines = Vec::new();
     let mut guards = Vec::new();
     for veth in wiring.veths() {

@@ -9,19 +9,19 @@ use super::{Links, guarded_removals, removals, remove_inside};
 use crate::apply::change::{Action, Kind, Step};
 use crate::apply::marks;
 use crate::artifact::host;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::system::guard::Guard;
 use crate::value::{NetnsName, StringValue as _};
 
 /// Removes links and namespaces of ours that no plan has: all of them without one. Those that are
 /// gone by then are only passed over.
 pub(in crate::apply) fn remove(
-    wiring: Option<&Wiring>,
+    wiring: Option<&NodeConfig>,
     links: &Links,
     gone: &BTreeSet<String>,
 ) -> Step {
     let mut step = Step::default();
-    let planned = || wiring.into_iter().flat_map(Wiring::veths);
+    let planned = || wiring.into_iter().flat_map(NodeConfig::veths);
     let hosts: BTreeSet<&str> = planned().map(|veth| veth.host.as_str()).collect();
     let names: BTreeSet<&str> = planned().map(|veth| veth.netns.as_str()).collect();
     let taken = wiring.map(|wiring| taken_addresses(wiring, links)).unwrap_or_default();
@@ -32,7 +32,7 @@ pub(in crate::apply) fn remove(
         let Some(owner) = marks::veth_owner(name, link) else { continue };
         let owner = owner.words();
         step.change(Action::Remove, Kind::Link, name, format!("of {owner}"));
-        step.disturb(owner, "goes from this node: its connections break");
+        step.disrupt(owner, "goes from this node: its connections break");
         lines.push((format!("link del {name}"), marks::same_link(name, link)));
     }
     let held = |address: &Ipv4Net| {
@@ -43,7 +43,7 @@ pub(in crate::apply) fn remove(
         if label == host::EGRESS_LABEL && !held(address) {
             let owner = format!("egress-ip {}", address.addr());
             step.change(Action::Remove, Kind::Link, "lo", format!("address of {owner}"));
-            step.disturb(owner, "goes from this node: connections from it break");
+            step.disrupt(owner, "goes from this node: connections from it break");
             // The kernel compares the label.
             addresses.push(format!("address del {address} dev lo label {label}"));
         }
@@ -65,7 +65,8 @@ pub(in crate::apply) fn remove(
         let alias = alias.to_owned();
         lines.push((format!("netns del {name}"), Guard::Namespace { name: netns, alias }));
     }
-    let bare = links.bare.iter().filter(|(name, empty)| **empty && links.half_made.contains(*name));
+    let bare =
+        links.bare.iter().filter(|(name, empty)| **empty && links.in_progress.contains(*name));
     let bare: Vec<&str> =
         bare.map(|(name, _)| name.as_str()).filter(|name| !names.contains(name)).collect();
     for name in &bare {

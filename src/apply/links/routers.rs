@@ -12,7 +12,7 @@ use crate::apply::interface::Interface;
 use crate::apply::marks;
 use crate::apply::owned::{Role, Wanted, mend};
 use crate::artifact::host;
-use crate::artifact::node::{Router, Via, Wiring};
+use crate::artifact::node::{NodeConfig, Router, UplinkAttachment};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::system::netlink::{Link, Network};
 use crate::system::{Command, Tool};
@@ -21,7 +21,7 @@ use crate::value::{InterfaceName, NetnsName, StringValue as _};
 /// The outside interface of an egress router. Returns the node's end of one that is a veth and gives
 /// way to another.
 pub(super) fn outside<'a>(
-    wiring: &'a Wiring,
+    wiring: &'a NodeConfig,
     router: &'a Router,
     links: &Links,
     former: &BTreeSet<Ipv4Net>,
@@ -37,7 +37,7 @@ pub(super) fn outside<'a>(
     let mut details = Vec::new();
     let mut gone = None;
     let (good, how) = match &outside.via {
-        Via::Veth { host, uplink } => {
+        UplinkAttachment::Veth { host, uplink } => {
             // As much as the segment takes, not as little as the tunnels leave.
             let uplink = links.node.links.get(uplink.as_str());
             let mtu = uplink.map_or(wiring.mtu, |uplink| uplink.mtu);
@@ -46,7 +46,7 @@ pub(super) fn outside<'a>(
                 |veth| plug(veth, (wiring, mtu), links, steps, batches, &mut lines, &mut details);
             (veth.map(plug).transpose()?.flatten(), format!("{host} on the bridge"))
         }
-        Via::Macvlan { parent } => {
+        UplinkAttachment::Macvlan { parent } => {
             let plan = (wiring, router, parent);
             let good = macvlan(plan, links, (&mut gone, &mut lines, &mut details), steps)?;
             (good, format!("macvlan on {parent}"))
@@ -76,13 +76,13 @@ pub(super) fn outside<'a>(
     steps.findings.extend(inside.findings(&router.owner()));
     if link.is_some() && (good.is_none() || details.contains(&"address")) {
         let effect = "its outside interface changes: its connections break";
-        step.disturb(router.owner(), effect);
+        step.disrupt(router.owner(), effect);
     }
     let object = format!("{interface} of {}", router.owner());
     if link.is_none() {
         step.change(Action::Add, Kind::Link, object, how);
     } else if good.is_none() {
-        step.change(Action::Change, Kind::Link, object, "made anew");
+        step.change(Action::Change, Kind::Link, object, "recreated");
     } else if !details.is_empty() {
         step.change(Action::Change, Kind::Link, object, details.join(", "));
     }
@@ -106,7 +106,7 @@ pub(super) fn outside<'a>(
 /// The outside interface of an egress router on its uplink; `None` where it is made. Also returns the
 /// node's end of a veth in its place, which goes with it.
 fn macvlan<'l>(
-    (wiring, router, parent): (&Wiring, &Router, &InterfaceName),
+    (wiring, router, parent): (&NodeConfig, &Router, &InterfaceName),
     links: &'l Links,
     (gone, lines, details): (&mut Option<String>, &mut Vec<String>, &mut Vec<&'static str>),
     steps: &mut LinkSteps,
@@ -132,7 +132,7 @@ fn macvlan<'l>(
         if !links.is_ours(netns.as_str()) {
             return Err(marks::foreign_inside(netns, interface, &router.owner()));
         }
-        steps.astray.commands.extend(remove_inside(netns, interface, links));
+        steps.conflicts.commands.extend(remove_inside(netns, interface, links));
         let other = links.node.links.iter().find(|(_, other)| {
             link.kind.as_deref() == Some("veth") && link.peer == Some(other.index)
         });
@@ -162,7 +162,7 @@ fn macvlan<'l>(
 /// The namespaces of egress routers that go from this node while another has the Ethernet address of
 /// their outside interface from now on, as where a router is renamed: an uplink has only one macvlan
 /// with it.
-pub(super) fn taken_addresses(wiring: &Wiring, links: &Links) -> Vec<NetnsName> {
+pub(super) fn taken_addresses(wiring: &NodeConfig, links: &Links) -> Vec<NetnsName> {
     let planned: BTreeSet<&str> = wiring.netns.iter().map(|netns| netns.name.as_str()).collect();
     let going = links
         .netns
@@ -172,7 +172,8 @@ pub(super) fn taken_addresses(wiring: &Wiring, links: &Links) -> Vec<NetnsName> 
         .filter_map(|(name, network)| {
             let link = network.links.get(host::ROUTER_INTERFACE)?;
             let macvlans = wiring.routers.iter().map(|router| &router.outside);
-            let mut macvlans = macvlans.filter(|one| matches!(one.via, Via::Macvlan { .. }));
+            let mut macvlans =
+                macvlans.filter(|one| matches!(one.via, UplinkAttachment::Macvlan { .. }));
             let taken = macvlans.any(|one| link.mac == one.mac.bytes());
             let macvlan = link.kind.as_deref() == Some("macvlan");
             NetnsName::parse(name).ok().filter(|_| macvlan && taken)

@@ -10,11 +10,11 @@ use crate::apply::change::{Action, Kind, Step};
 use crate::apply::interface::Interface;
 use crate::apply::owned::{Role, Wanted, mend};
 use crate::artifact::host;
-use crate::artifact::node::Wiring;
+use crate::artifact::node::NodeConfig;
 use crate::system::{Command, Tool};
 use crate::value::Datapath;
 
-pub(super) fn tun(wiring: &Wiring, links: &Links, former: &BTreeSet<Ipv4Net>, step: &mut Step) {
+pub(super) fn tun(wiring: &NodeConfig, links: &Links, former: &BTreeSet<Ipv4Net>, step: &mut Step) {
     let link = links.node.links.get(host::TUN);
     let mut lines = Vec::new();
     let interface = Interface {

@@ -18,11 +18,11 @@ pub enum Action {
     /// Puts a number into a register.
     Load(Register, u32),
     /// Puts the VNI of the tunnel into reg0.
-    LoadSourceFromTunnel,
+    LoadSourceFromTunnelId,
     /// Makes reg0 the VNI of the tunnel.
-    TunnelFromSource,
+    SetTunnelId,
     /// Chooses the node that the tunnel leads to.
-    TunnelTo(Ipv4Addr),
+    SetTunnelDst(Ipv4Addr),
     /// Sends the packet out of a port.
     Output(OfPort),
     /// Sends the packet out of the port in reg2.
@@ -53,27 +53,27 @@ pub enum Action {
     },
     /// Forgets what tracking found, so that a changed packet can be tracked anew: the kernel's
     /// datapath looks for no other connection in a zone that it has just been through.
-    ForgetConnection,
+    CtClear,
     /// Drops the packet where a meter has had too many.
     Meter(u32),
     /// Chooses a bucket of a group.
     Group(u32),
     /// Gives the frame this Ethernet destination.
-    EthernetTo(Mac),
+    SetEthDst(Mac),
     /// Gives the packet this destination.
-    DestinationTo(Ipv4Addr),
+    SetIpDst(Ipv4Addr),
     /// Puts the destination into reg3.
-    KeepDestination,
+    SaveIpDst,
     /// Makes reg3 the destination.
-    KeptToDestination,
+    RestoreIpDst,
     /// Makes reg3 the source.
-    KeptToSource,
+    RestoreIpSrc,
     /// Forgets the mark of the node's kernel, which else would go on into a tunnel's packets.
-    ForgetMark,
+    ClearMark,
     /// Forgets the port of entry, so that the packet can leave by it.
-    ForgetInPort,
+    ClearInPort,
     /// Answers an ARP request with this Ethernet address, by the port of entry.
-    AnswerArp(Mac),
+    ArpReply(Mac),
     /// Does nothing but hold up to 38 bytes, padded with zeros.
     Note([u8; 32]),
 }
@@ -87,13 +87,13 @@ impl Action {
                 out.extend_from_slice(b"->reg");
                 write_number(out, register.number().into());
             }
-            Self::LoadSourceFromTunnel => {
+            Self::LoadSourceFromTunnelId => {
                 out.extend_from_slice(b"move:NXM_NX_TUN_ID[0..31]->NXM_NX_REG0[]");
             }
-            Self::TunnelFromSource => {
+            Self::SetTunnelId => {
                 out.extend_from_slice(b"move:NXM_NX_REG0[]->NXM_NX_TUN_ID[0..31]");
             }
-            Self::TunnelTo(address) => {
+            Self::SetTunnelDst(address) => {
                 out.extend_from_slice(b"set_field:");
                 write_address(out, *address);
                 out.extend_from_slice(b"->tun_dst");
@@ -124,7 +124,7 @@ impl Action {
             Self::TrackForPolicies(_) | Self::CommitForPolicies | Self::Conjunction { .. } => {
                 self.write_of_policies(out);
             }
-            Self::ForgetConnection => out.extend_from_slice(b"ct_clear"),
+            Self::CtClear => out.extend_from_slice(b"ct_clear"),
             Self::Meter(id) => {
                 out.extend_from_slice(b"meter:");
                 write_number(out, (*id).into());
@@ -133,28 +133,28 @@ impl Action {
                 out.extend_from_slice(b"group:");
                 write_number(out, (*id).into());
             }
-            Self::EthernetTo(mac) => {
+            Self::SetEthDst(mac) => {
                 out.extend_from_slice(b"set_field:");
                 write_mac(out, *mac);
                 out.extend_from_slice(b"->eth_dst");
             }
-            Self::DestinationTo(address) => {
+            Self::SetIpDst(address) => {
                 out.extend_from_slice(b"set_field:");
                 write_address(out, *address);
                 out.extend_from_slice(b"->ip_dst");
             }
-            Self::KeepDestination => {
+            Self::SaveIpDst => {
                 out.extend_from_slice(b"move:NXM_OF_IP_DST[]->NXM_NX_REG3[]");
             }
-            Self::KeptToDestination => {
+            Self::RestoreIpDst => {
                 out.extend_from_slice(b"move:NXM_NX_REG3[]->NXM_OF_IP_DST[]");
             }
-            Self::KeptToSource => {
+            Self::RestoreIpSrc => {
                 out.extend_from_slice(b"move:NXM_NX_REG3[]->NXM_OF_IP_SRC[]");
             }
-            Self::ForgetMark => out.extend_from_slice(b"set_field:0->pkt_mark"),
-            Self::ForgetInPort => out.extend_from_slice(b"set_field:0->in_port"),
-            Self::AnswerArp(mac) => {
+            Self::ClearMark => out.extend_from_slice(b"set_field:0->pkt_mark"),
+            Self::ClearInPort => out.extend_from_slice(b"set_field:0->in_port"),
+            Self::ArpReply(mac) => {
                 out.extend_from_slice(b"move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],set_field:");
                 write_mac(out, *mac);
                 out.extend_from_slice(

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::matches::write_address;
 use super::write_number;
-use crate::dataplane::origin::{Cookie, Subject};
+use crate::dataplane::origin::{Cookie, ObjectRef};
 use crate::pipeline::{SERVICE_ZONE, Table};
 
 /// A choice between pods.
@@ -18,7 +18,7 @@ pub struct Group<'m> {
     /// What there is to choose from, by number.
     pub buckets: Vec<Bucket>,
     /// The object that it stands for.
-    pub subject: &'m Subject,
+    pub subject: &'m ObjectRef,
 }
 
 /// One pod to choose.

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddrV4;
 
-use super::{FIRST_FLOOD, MOST_BITS, MOST_FLOODS, Place, Planner, Probe, UNLIMITED_BITS, Want};
+use super::{
+    Expected, FIRST_FLOOD, Location, MOST_BITS, MOST_FLOODS, Planner, Probe, UNLIMITED_BITS,
+};
 use crate::intent::PodId;
-use crate::model::Tenant;
+use crate::model::Workload;
 use crate::value::{Bandwidth, Protocol};
 
 impl Planner<'_> {
@@ -60,15 +62,15 @@ impl Planner<'_> {
             None => "nothing limits it".to_owned(),
         };
         let number = u16::try_from(number).unwrap_or_default();
-        let address = model.endpoint(Tenant::Pod(to)).address;
+        let address = model.endpoint(Workload::Pod(to)).address;
         let (a, b) = (intent.pod_name(from), intent.pod_name(to));
         self.probes.push(Probe {
             fetch: None,
             title: format!("{a} to {b}, as much as it can"),
-            from: Place::Tenant(Tenant::Pod(from)),
+            from: Location::Workload(Workload::Pod(from)),
             to: SocketAddrV4::new(address, FIRST_FLOOD + number),
             protocol: Protocol::Udp,
-            want: Want::Rate { bits, sent },
+            want: Expected::Rate { bits, sent },
             because,
         });
     }

@@ -7,9 +7,9 @@ use ipnet::Ipv4Net;
 
 use super::{ADDRESSES_SHOWN, ODD_PORT, OUTSIDE_PORT, Planner, port};
 use crate::intent::EgressRule;
-use crate::model::{Tenant, rule_name};
+use crate::model::{Workload, rule_name};
 use crate::value::Protocol;
-use crate::verify::reach::To;
+use crate::verify::reach::Destination;
 
 impl Planner<'_> {
     /// Every rule of every policy, from every node that has pods of the project, by every egress
@@ -17,16 +17,16 @@ impl Planner<'_> {
     /// matches; and one address outside for projects without a policy.
     pub(super) fn egress(&mut self) {
         let intent = self.model.intent();
-        let mut first: BTreeMap<(usize, usize, Option<Ipv4Addr>), Tenant> = BTreeMap::new();
+        let mut first: BTreeMap<(usize, usize, Option<Ipv4Addr>), Workload> = BTreeMap::new();
         for (id, pod) in intent.pods() {
-            let tenant = Tenant::Pod(id);
-            let leaving = self.model.leaving(tenant).map(|leaving| leaving.ip.address);
+            let workload = Workload::Pod(id);
+            let leaving = self.model.leaving(workload).map(|leaving| leaving.ip.address);
             let key = (pod.project.index(), pod.node.index(), leaving);
-            first.entry(key).or_insert(tenant);
+            first.entry(key).or_insert(workload);
         }
-        for tenant in first.into_values() {
-            let project = self.model.project(tenant);
-            let name = self.name(tenant);
+        for workload in first.into_values() {
+            let project = self.model.project(workload);
+            let name = self.name(workload);
             let rules: Vec<&EgressRule> =
                 self.model.ranked_rules(project).map(|(rule, _, _)| rule).collect();
             for (index, rule) in rules.iter().enumerate() {
@@ -40,7 +40,13 @@ impl Planner<'_> {
                     let example = example.or_else(|| self.example(rule, network, &[]));
                     let Some((address, protocol)) = example else { continue };
                     let title = format!("{name} to {address}/{protocol}: {title}{covered}");
-                    self.push(tenant, To::Outside(*address.ip()), address, protocol, title);
+                    self.push(
+                        workload,
+                        Destination::Outside(*address.ip()),
+                        address,
+                        protocol,
+                        title,
+                    );
                 }
             }
             let (address, what) = match rules.last() {
@@ -50,7 +56,13 @@ impl Planner<'_> {
             if let Some(address) = address {
                 let address = SocketAddrV4::new(address, port(OUTSIDE_PORT));
                 let title = format!("{name} to {address}/tcp: {what}");
-                self.push(tenant, To::Outside(*address.ip()), address, Protocol::Tcp, title);
+                self.push(
+                    workload,
+                    Destination::Outside(*address.ip()),
+                    address,
+                    Protocol::Tcp,
+                    title,
+                );
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::intent::NodeId;
-use crate::model::Tenant;
+use crate::model::Workload;
 use crate::value::Protocol;
 
 /// One probe with what is expected of it.
@@ -13,7 +13,7 @@ pub struct Probe {
     /// What it shows, for the table.
     pub title: String,
     /// The sender.
-    pub from: Place,
+    pub from: Location,
     /// The address it is sent to.
     pub to: SocketAddrV4,
     /// Its protocol.
@@ -21,16 +21,16 @@ pub struct Probe {
     /// The host that is asked for, where `to` is an HTTP proxy.
     pub fetch: Option<String>,
     /// What should happen.
-    pub want: Want,
+    pub want: Expected,
     /// Why.
     pub because: String,
 }
 
 /// Somewhere in the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// A pod or egress router.
-    Tenant(Tenant),
+    Workload(Workload),
     /// A node.
     Node(NodeId),
     /// The outside network.
@@ -39,7 +39,7 @@ pub enum Place {
 
 /// What should happen to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Want {
+pub enum Expected {
     /// It is answered.
     Answer {
         /// The source address that the receiver sees.
@@ -66,7 +66,7 @@ pub enum Want {
 
 /// What happened to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Observed {
     /// It was answered.
     Answer {
         /// The source address that the receiver saw.
@@ -84,24 +84,26 @@ pub enum Seen {
     Rate(u64),
 }
 
-impl Seen {
+impl Observed {
     /// Whether it is what was wanted.
     #[must_use]
-    pub fn is(&self, want: &Want) -> bool {
+    pub fn is(&self, want: &Expected) -> bool {
         match (self, want) {
-            (Self::Refusal, Want::Refusal) | (Self::Silence, Want::Silence | Want::Among(_)) => {
-                true
-            }
-            (Self::Answer { at, .. }, Want::Among(all)) => {
+            (Self::Refusal, Expected::Refusal)
+            | (Self::Silence, Expected::Silence | Expected::Among(_)) => true,
+            (Self::Answer { at, .. }, Expected::Among(all)) => {
                 // Who answers datagrams can't tell the address that they came to.
                 at.starts_with("0.0.0.0:") || all.iter().any(|one| one.to_string() == *at)
             }
-            (Self::Copies(got), Want::Copies(want)) => got == want,
+            (Self::Copies(got), Expected::Copies(want)) => got == want,
             // A machine with other things to do is no exact clock.
-            (Self::Rate(got), Want::Rate { bits, .. }) => {
+            (Self::Rate(got), Expected::Rate { bits, .. }) => {
                 (bits * 70 / 100..=bits * 125 / 100).contains(got)
             }
-            (Self::Answer { seen_as, at }, Want::Answer { seen_as: want_seen, at: want_at }) => {
+            (
+                Self::Answer { seen_as, at },
+                Expected::Answer { seen_as: want_seen, at: want_at },
+            ) => {
                 want_seen.is_none_or(|want| want.to_string() == *seen_as)
                     && want_at.is_none_or(|want| want.to_string() == *at)
             }
@@ -119,7 +121,7 @@ pub(super) fn answered(seen_as: &str, at: &str, to: SocketAddrV4) -> String {
     }
 }
 
-impl Want {
+impl Expected {
     pub(super) fn words(&self, to: SocketAddrV4) -> String {
         match self {
             Self::Answer { seen_as, at } => answered(
@@ -153,7 +155,7 @@ pub(super) fn copies(names: &BTreeSet<String>) -> String {
     }
 }
 
-impl Seen {
+impl Observed {
     pub(super) fn words(&self, to: SocketAddrV4) -> String {
         match self {
             Self::Answer { seen_as, at } => answered(seen_as, at, to),

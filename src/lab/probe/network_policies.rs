@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::egress::{OUTSIDE_EXAMPLE, samples};
-use super::{ODD_PORT, POD_PORT, Place, Planner, Probe, Want, port};
+use super::{Expected, Location, ODD_PORT, POD_PORT, Planner, Probe, port};
 use crate::intent::{Direction, NodeId, Peer, PolicyRule, PortSet};
 use crate::lab::Lab;
-use crate::model::Tenant;
+use crate::model::Workload;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Packet, To, reach, to_tenant};
+use crate::verify::reach::{Destination, Packet, Source, reach, to_tenant};
 
 /// How many of the ports of a rule are tried with each peer.
 const PORTS_SHOWN: usize = 3;
@@ -17,7 +17,7 @@ const PORTS_SHOWN: usize = 3;
 /// The other end of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
-    Tenant(Tenant),
+    Workload(Workload),
     Node(NodeId),
     Outside(Ipv4Addr),
 }
@@ -28,7 +28,7 @@ impl Planner<'_> {
     pub(super) fn network_policies(&mut self) {
         let model = self.model;
         let intent = model.intent();
-        let mut done: BTreeSet<(Tenant, Direction, End, Protocol, u16)> = BTreeSet::new();
+        let mut done: BTreeSet<(Workload, Direction, End, Protocol, u16)> = BTreeSet::new();
         for policy in intent.network_policies() {
             let title = format!("policy {}/{}", intent[policy.project].name, policy.name);
             for subject in self.subjects(policy) {
@@ -58,24 +58,24 @@ impl Planner<'_> {
     }
 
     /// The first pod of a policy on each of two nodes.
-    fn subjects(&self, policy: &crate::intent::NetworkPolicy) -> Vec<Tenant> {
+    fn subjects(&self, policy: &crate::intent::NetworkPolicy) -> Vec<Workload> {
         let model = self.model;
         let intent = model.intent();
         let mut nodes: BTreeSet<NodeId> = BTreeSet::new();
         let pods = intent.pods().filter(|(_, pod)| {
             pod.project == policy.project && policy.selector.matches(&pod.labels)
         });
-        let first = pods.filter(|(_, pod)| nodes.insert(pod.node)).map(|(id, _)| Tenant::Pod(id));
+        let first = pods.filter(|(_, pod)| nodes.insert(pod.node)).map(|(id, _)| Workload::Pod(id));
         first.take(2).collect()
     }
 
     /// An example of each peer of a rule.
-    fn ends(&self, subject: Tenant, direction: Direction, rule: &PolicyRule) -> Vec<End> {
+    fn ends(&self, subject: Workload, direction: Direction, rule: &PolicyRule) -> Vec<End> {
         let model = self.model;
         let intent = model.intent();
         let Some(peers) = &rule.peers else { return self.strangers(subject, direction) };
         let own = model.project(subject);
-        let is_other = |tenant: &Tenant| *tenant != subject;
+        let is_other = |workload: &Workload| *workload != subject;
         let mut found = Vec::new();
         for peer in peers {
             match peer {
@@ -87,17 +87,17 @@ impl Planner<'_> {
                         });
                         near && pods.matches(&pod.labels)
                     });
-                    let mut meant = meant.map(|(id, _)| Tenant::Pod(id));
-                    found.extend(meant.find(is_other).map(End::Tenant));
+                    let mut meant = meant.map(|(id, _)| Workload::Pod(id));
+                    found.extend(meant.find(is_other).map(End::Workload));
                 }
                 Peer::Block { cidr, except } => {
                     let inside = |address: Ipv4Addr| {
                         cidr.contains(&address) && !except.iter().any(|e| e.contains(&address))
                     };
-                    let mut pods = intent.pods().map(|(id, _)| Tenant::Pod(id));
+                    let mut pods = intent.pods().map(|(id, _)| Workload::Pod(id));
                     let pod =
                         pods.find(|pod| is_other(pod) && inside(model.endpoint(*pod).address));
-                    found.extend(pod.map(End::Tenant));
+                    found.extend(pod.map(End::Workload));
                     if direction == Direction::Egress {
                         let outside = |network: ipnet::Ipv4Net| {
                             samples(network).find(|address| self.can_be_outside(*address))
@@ -117,14 +117,14 @@ impl Planner<'_> {
     fn ports_of(
         &self,
         rule: &PolicyRule,
-        subject: Tenant,
+        subject: Workload,
         direction: Direction,
         end: End,
     ) -> Vec<(Protocol, u16)> {
         let usual = vec![(Protocol::Tcp, port(POD_PORT))];
         let destination = match (direction, end) {
             (Direction::Ingress, _) => Some(subject),
-            (Direction::Egress, End::Tenant(tenant)) => Some(tenant),
+            (Direction::Egress, End::Workload(workload)) => Some(workload),
             (Direction::Egress, _) => None,
         };
         let Some(ports) = &rule.ports else { return usual };
@@ -132,7 +132,7 @@ impl Planner<'_> {
             PortSet::All => Some(port(POD_PORT)),
             PortSet::Range(first, _) => Some(*first),
             PortSet::Named(name) => {
-                let Some(Tenant::Pod(pod)) = destination else { return None };
+                let Some(Workload::Pod(pod)) = destination else { return None };
                 let mut own = self.model.intent()[pod].ports.iter();
                 let found = own.find(|(own, protocol, _)| {
                     own.as_str() == name.as_str() && *protocol == ports.protocol
@@ -146,15 +146,15 @@ impl Planner<'_> {
 
     /// Whoever else could be a peer: a pod of the own project and one of another, the own node and
     /// another, the outside.
-    fn strangers(&self, subject: Tenant, direction: Direction) -> Vec<End> {
+    fn strangers(&self, subject: Workload, direction: Direction) -> Vec<End> {
         let model = self.model;
         let intent = model.intent();
-        let pods = || intent.pods().map(|(id, pod)| (Tenant::Pod(id), pod.project));
+        let pods = || intent.pods().map(|(id, pod)| (Workload::Pod(id), pod.project));
         let own = model.project(subject);
         let near = pods().find(|(pod, project)| *project == own && *pod != subject);
         let far = pods().find(|(_, project)| *project != own);
         let mut found: Vec<End> =
-            near.into_iter().chain(far).map(|(tenant, _)| End::Tenant(tenant)).collect();
+            near.into_iter().chain(far).map(|(workload, _)| End::Workload(workload)).collect();
         match direction {
             Direction::Ingress => {
                 let node = model.node(subject);
@@ -170,7 +170,7 @@ impl Planner<'_> {
     fn policy_probe(
         &mut self,
         title: &str,
-        subject: Tenant,
+        subject: Workload,
         direction: Direction,
         end: End,
         (protocol, number): (Protocol, u16),
@@ -178,28 +178,34 @@ impl Planner<'_> {
         let model = self.model;
         let Ok(wanted) = Port::new(number.into()) else { return };
         let (from, place, source) = match (direction, end) {
-            (Direction::Ingress, End::Tenant(tenant)) => {
-                (From::Tenant(tenant), Place::Tenant(tenant), model.endpoint(tenant).address)
-            }
+            (Direction::Ingress, End::Workload(workload)) => (
+                Source::Workload(workload),
+                Location::Workload(workload),
+                model.endpoint(workload).address,
+            ),
             (Direction::Ingress, End::Node(node)) => {
-                (From::Node(node), Place::Node(node), model.gateway(node))
+                (Source::Node(node), Location::Node(node), model.gateway(node))
             }
-            (Direction::Egress, _) => {
-                (From::Tenant(subject), Place::Tenant(subject), model.endpoint(subject).address)
-            }
+            (Direction::Egress, _) => (
+                Source::Workload(subject),
+                Location::Workload(subject),
+                model.endpoint(subject).address,
+            ),
             (Direction::Ingress, End::Outside(_)) => return,
         };
         let (to, address) = match (direction, end) {
-            (Direction::Ingress, _) => (To::Tenant(subject), model.endpoint(subject).address),
-            (Direction::Egress, End::Tenant(tenant)) => {
-                (To::Tenant(tenant), model.endpoint(tenant).address)
+            (Direction::Ingress, _) => {
+                (Destination::Workload(subject), model.endpoint(subject).address)
             }
-            (Direction::Egress, End::Outside(address)) => (To::Outside(address), address),
+            (Direction::Egress, End::Workload(workload)) => {
+                (Destination::Workload(workload), model.endpoint(workload).address)
+            }
+            (Direction::Egress, End::Outside(address)) => (Destination::Outside(address), address),
             (Direction::Egress, End::Node(_)) => return,
         };
         let address = SocketAddrV4::new(address, number);
         let receiver = match to {
-            To::Tenant(tenant) => vec![(tenant, wanted)],
+            Destination::Workload(workload) => vec![(workload, wanted)],
             _ => Vec::new(),
         };
         if protocol == Protocol::Sctp && !self.associates(source, address, &receiver) {
@@ -207,22 +213,22 @@ impl Planner<'_> {
         }
         let reach = reach(model, &Packet { from, to, protocol, port: wanted });
         let seen_as = match to {
-            To::Outside(_) => model.seen_outside_as(subject),
+            Destination::Outside(_) => model.external_source(subject),
             _ => source,
         };
         let at = Some(address).filter(|_| protocol != Protocol::Udp);
         let want = if reach.allowed() {
-            Want::Answer { seen_as: Some(seen_as), at }
+            Expected::Answer { seen_as: Some(seen_as), at }
         } else {
-            Want::Silence
+            Expected::Silence
         };
         let sender = match from {
-            From::Tenant(tenant) => self.name(tenant),
-            From::Node(node) => model.intent()[node].name.to_string(),
-            From::Outside => return,
+            Source::Workload(workload) => self.name(workload),
+            Source::Node(node) => model.intent()[node].name.to_string(),
+            Source::Outside => return,
         };
         let receiver = match to {
-            To::Tenant(tenant) => self.name(tenant),
+            Destination::Workload(workload) => self.name(workload),
             _ => address.ip().to_string(),
         };
         self.probes.push(Probe {
@@ -241,37 +247,38 @@ impl Planner<'_> {
     /// What should happen where policies let in only some of those behind a service.
     pub(super) fn among(
         &self,
-        from: From,
+        from: Source,
         entry: Option<NodeId>,
         protocol: Protocol,
-        backends: &[(Tenant, Port)],
-    ) -> Want {
-        let allowed = backends.iter().filter(|(tenant, port)| {
-            let packet = Packet { from, to: To::Tenant(*tenant), protocol, port: *port };
-            to_tenant(self.model, from, *tenant, entry, &packet).allowed()
+        backends: &[(Workload, Port)],
+    ) -> Expected {
+        let allowed = backends.iter().filter(|(workload, port)| {
+            let packet =
+                Packet { from, to: Destination::Workload(*workload), protocol, port: *port };
+            to_tenant(self.model, from, *workload, entry, &packet).allowed()
         });
-        let address = |(tenant, port): &(Tenant, Port)| {
-            SocketAddrV4::new(self.model.endpoint(*tenant).address, port.get())
+        let address = |(workload, port): &(Workload, Port)| {
+            SocketAddrV4::new(self.model.endpoint(*workload).address, port.get())
         };
-        Want::Among(allowed.map(address).collect())
+        Expected::Among(allowed.map(address).collect())
     }
 }
 
 impl Lab {
     /// Who may send from a node to whom on another.
-    pub(super) fn across(&self, from: NodeId, to: NodeId) -> Option<(Place, Tenant)> {
+    pub(super) fn across(&self, from: NodeId, to: NodeId) -> Option<(Location, Workload)> {
         let model = &self.model;
         let Ok(number) = Port::new(POD_PORT) else { return None };
         let pods_on = |node: NodeId| {
             let pods = model.intent().pods().filter(move |(_, pod)| pod.node == node);
-            pods.map(|(id, _)| Tenant::Pod(id))
+            pods.map(|(id, _)| Workload::Pod(id))
         };
-        let senders = [(From::Node(from), Place::Node(from))].into_iter();
-        let senders =
-            senders.chain(pods_on(from).map(|pod| (From::Tenant(pod), Place::Tenant(pod))));
+        let senders = [(Source::Node(from), Location::Node(from))].into_iter();
+        let senders = senders
+            .chain(pods_on(from).map(|pod| (Source::Workload(pod), Location::Workload(pod))));
         let pairs = senders.flat_map(|sender| pods_on(to).map(move |pod| (sender, pod)));
-        let allowed = |((sender, _), pod): &((From, Place), Tenant)| {
-            let to = To::Tenant(*pod);
+        let allowed = |((sender, _), pod): &((Source, Location), Workload)| {
+            let to = Destination::Workload(*pod);
             let packet = Packet { from: *sender, to, protocol: Protocol::Tcp, port: number };
             reach(model, &packet).allowed()
         };

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{Place, Planner, Probe, Want};
+use super::{Expected, Location, Planner, Probe};
 use crate::intent::{BlockAt, NodeId, Verdict};
 use crate::lab::network::comes_by;
-use crate::model::{NodePort, Tenant};
+use crate::model::{NodePort, Workload};
 use crate::value::Protocol;
-use crate::verify::reach::{From, Packet, To, reach};
+use crate::verify::reach::{Destination, Packet, Source, reach};
 
 impl Planner<'_> {
     /// Every node port: from the outside at every address of every node, from one pod of every
@@ -16,22 +16,22 @@ impl Planner<'_> {
     pub(super) fn node_ports(&mut self) {
         let model = self.model;
         let intent = model.intent();
-        let mut pods: BTreeMap<(usize, NodeId), Tenant> = BTreeMap::new();
+        let mut pods: BTreeMap<(usize, NodeId), Workload> = BTreeMap::new();
         for (pod, found) in intent.pods() {
-            pods.entry((found.project.index(), found.node)).or_insert(Tenant::Pod(pod));
+            pods.entry((found.project.index(), found.node)).or_insert(Workload::Pod(pod));
         }
         let nodes: Vec<NodeId> = intent.nodes().map(|(id, _)| id).collect();
         for port in model.node_ports() {
             for (index, node) in nodes.iter().enumerate() {
                 let addresses = &intent[*node].node_port_addresses;
                 for address in addresses {
-                    self.node_port(port, Place::Outside, *node, *address);
+                    self.node_port(port, Location::Outside, *node, *address);
                 }
                 let before = nodes[(index + nodes.len() - 1) % nodes.len()];
                 let near = BTreeSet::from([*node, before]);
-                for ((_, at), tenant) in &pods {
+                for ((_, at), workload) in &pods {
                     for address in addresses.iter().filter(|_| near.contains(at)) {
-                        self.node_port(port, Place::Tenant(*tenant), *node, *address);
+                        self.node_port(port, Location::Workload(*workload), *node, *address);
                     }
                 }
                 for from in &near {
@@ -39,23 +39,23 @@ impl Planner<'_> {
                     let by_uplink =
                         |address: &&Ipv4Addr| from == node || **address == intent[*node].address;
                     for address in addresses.iter().filter(by_uplink) {
-                        self.node_port(port, Place::Node(*from), *node, *address);
+                        self.node_port(port, Location::Node(*from), *node, *address);
                     }
                 }
             }
         }
     }
 
-    fn node_port(&mut self, found: &NodePort, client: Place, node: NodeId, address: Ipv4Addr) {
+    fn node_port(&mut self, found: &NodePort, client: Location, node: NodeId, address: Ipv4Addr) {
         let model = self.model;
         let intent = model.intent();
         let (from, name) = match client {
-            Place::Tenant(tenant) => (From::Tenant(tenant), self.name(tenant)),
-            Place::Node(node) => (From::Node(node), intent[node].name.to_string()),
-            Place::Outside => (From::Outside, crate::lab::OUTSIDE.to_owned()),
+            Location::Workload(workload) => (Source::Workload(workload), self.name(workload)),
+            Location::Node(node) => (Source::Node(node), intent[node].name.to_string()),
+            Location::Outside => (Source::Outside, crate::lab::OUTSIDE.to_owned()),
         };
         let NodePort { protocol, port, .. } = *found;
-        let packet = Packet { from, to: To::NodePort(node, address), protocol, port };
+        let packet = Packet { from, to: Destination::NodePort(node, address), protocol, port };
         let mut reach = reach(model, &packet);
         let by = comes_by(&intent[node], address);
         let block = intent[node].blocks.iter().find(|block| {
@@ -63,44 +63,46 @@ impl Planner<'_> {
                 && block.covers(protocol, port)
         });
         // What comes from pods and from the node itself comes by no such interface.
-        let outer = client == Place::Outside || matches!(from, From::Node(n) if n != node);
+        let outer = client == Location::Outside || matches!(from, Source::Node(n) if n != node);
         if let Some(block) = block.filter(|_| outer) {
             reach.verdict = Verdict::Deny;
             reach.refused = false;
             reach.because = format!("{by} of {} does not serve it", intent[node].name);
             reach.place = Some(block.place);
         }
-        let (behind, ..) = model.behind(found);
+        let (behind, ..) = model.service_port_of(found);
         let backends = &behind.backends;
-        let is_client = |tenant| client == Place::Tenant(tenant);
+        let is_client = |workload| client == Location::Workload(workload);
         let only = if let [(pod, port)] = backends[..] { Some((pod, port)) } else { None };
         let at = |pod| model.endpoint(pod).address;
         let seen_as = match client {
             // A pod that gets itself sees the service.
-            Place::Tenant(_) if only.is_some_and(|(pod, _)| is_client(pod)) => {
+            Location::Workload(_) if only.is_some_and(|(pod, _)| is_client(pod)) => {
                 model.service_address(found.service)
             }
-            Place::Tenant(tenant) => Some(model.endpoint(tenant).address)
+            Location::Workload(workload) => Some(model.endpoint(workload).address)
                 .filter(|_| !backends.iter().any(|(pod, _)| is_client(*pod))),
             // The node stands for whoever comes to it.
-            Place::Node(at) if at == node => Some(model.gateway(node)),
-            Place::Node(_) | Place::Outside => Some(model.node_port_source(node)),
+            Location::Node(at) if at == node => Some(model.gateway(node)),
+            Location::Node(_) | Location::Outside => Some(model.node_port_source(node)),
         };
         let want = if reach.sometimes {
-            let from = if outer { From::Outside } else { from };
+            let from = if outer { Source::Outside } else { from };
             self.among(from, Some(node), protocol, backends)
         } else if reach.allowed() {
             let to = only.filter(|_| protocol != Protocol::Udp);
-            Want::Answer { seen_as, at: to.map(|(pod, p)| SocketAddrV4::new(at(pod), p.get())) }
+            Expected::Answer { seen_as, at: to.map(|(pod, p)| SocketAddrV4::new(at(pod), p.get())) }
         } else if reach.refused {
-            Want::Refusal
+            Expected::Refusal
         } else {
-            Want::Silence
+            Expected::Silence
         };
-        if protocol == Protocol::Sctp && want != Want::Silence {
+        if protocol == Protocol::Sctp && want != Expected::Silence {
             let (client, to) = match client {
-                Place::Tenant(tenant) => (model.endpoint(tenant).address, Some((address, port))),
-                Place::Node(_) | Place::Outside => {
+                Location::Workload(workload) => {
+                    (model.endpoint(workload).address, Some((address, port)))
+                }
+                Location::Node(_) | Location::Outside => {
                     let service = model.service_address(found.service);
                     (model.gateway(node), service.map(|address| (address, behind.port)))
                 }

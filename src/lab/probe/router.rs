@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{ODD_PORT, OUTSIDE_PORT, Place, Planner, Probe, Want, port};
+use super::{Expected, Location, ODD_PORT, OUTSIDE_PORT, Planner, Probe, port};
 use crate::intent::{EgressRouter, RouterId, RouterMode, Site, Upstream, Verdict};
 use crate::lab::names;
-use crate::model::Tenant;
+use crate::model::Workload;
 use crate::spec::Mode;
 use crate::value::{HostName, Port, Protocol, StringValue as _};
-use crate::verify::reach::{From, Packet, To, reach};
+use crate::verify::reach::{Destination, Packet, Source, reach};
 
 impl Planner<'_> {
     /// An egress router: from every node with pods of its project, and from a project that may
@@ -17,15 +17,15 @@ impl Planner<'_> {
     pub(super) fn router(&mut self, id: RouterId) {
         let intent = self.model.intent();
         let router = &intent[id];
-        let tenant = Tenant::Router(id);
-        let address = self.model.endpoint(tenant).address;
+        let workload = Workload::Router(id);
+        let address = self.model.endpoint(workload).address;
         let entries = self.entries(router);
         let mut seen: BTreeSet<(bool, usize)> = BTreeSet::new();
         for (pod, found) in intent.pods() {
-            let source = Tenant::Pod(pod);
+            let source = Workload::Pod(pod);
             let packet = Packet {
-                from: From::Tenant(source),
-                to: To::Tenant(tenant),
+                from: Source::Workload(source),
+                to: Destination::Workload(workload),
                 protocol: Protocol::Tcp,
                 port: Port::DNS,
             };
@@ -49,17 +49,17 @@ impl Planner<'_> {
                     Mode::Networkpolicy => "by policies",
                     Mode::Subnet | Mode::Multitenant => "of another project",
                 };
-                let want = if reach.allowed() { want.clone() } else { Want::Silence };
+                let want = if reach.allowed() { want.clone() } else { Expected::Silence };
                 let name = self.name(source);
                 if *protocol == Protocol::Sctp {
                     // A service in front of the router is another address for the same.
                     let client = self.model.endpoint(source).address;
                     let known = self.associations.entry(client).or_default();
-                    known.push((SocketAddrV4::new(address, *port), BTreeSet::from([tenant])));
+                    known.push((SocketAddrV4::new(address, *port), BTreeSet::from([workload])));
                 }
                 self.probes.push(Probe {
                     title: format!("{name} to router {}/{port}/{protocol}: {what}", router.name),
-                    from: Place::Tenant(source),
+                    from: Location::Workload(source),
                     to: SocketAddrV4::new(address, *port),
                     protocol: *protocol,
                     fetch: fetch.clone(),
@@ -77,7 +77,7 @@ pub(super) struct Entry {
     port: u16,
     /// The host that an HTTP proxy is asked for.
     pub(super) fetch: Option<String>,
-    pub(super) want: Want,
+    pub(super) want: Expected,
     what: String,
 }
 
@@ -88,13 +88,13 @@ impl Planner<'_> {
         let seen_as = Some(router.source);
         let through = |to: Ipv4Addr, port: u16| {
             let at = Some(SocketAddrV4::new(to, port));
-            Want::Answer { seen_as, at }
+            Expected::Answer { seen_as, at }
         };
         let entry = |protocol, port, want, what: &str| {
             let (fetch, what) = (None, what.to_owned());
             Entry { protocol, port, fetch, want, what }
         };
-        let odd = |want: Want| {
+        let odd = |want: Expected| {
             let port = port(ODD_PORT);
             [Protocol::Tcp, Protocol::Udp].map(|p| entry(p, port, want.clone(), "unlisted port"))
         };
@@ -109,12 +109,13 @@ impl Planner<'_> {
                         let port = port(ODD_PORT);
                         entry(protocol, port, through(*to, port), "any other port")
                     }),
-                    None => odd(Want::Refusal),
+                    None => odd(Expected::Refusal),
                 };
                 // The fallback is for TCP and UDP.
                 let sctp = destinations.iter().any(|d| d.protocol == Protocol::Sctp);
-                let sctp = sctp
-                    .then(|| entry(Protocol::Sctp, port(ODD_PORT), Want::Refusal, "unlisted port"));
+                let sctp = sctp.then(|| {
+                    entry(Protocol::Sctp, port(ODD_PORT), Expected::Refusal, "unlisted port")
+                });
                 listed.chain(others).chain(sctp).collect()
             }
             RouterMode::HttpProxy { rules, .. } => {
@@ -122,8 +123,11 @@ impl Planner<'_> {
                 let fetches = hosts.filter_map(|(text, name, address)| {
                     let deciding = rules.iter().find(|r| r.site.matches(name.as_ref(), address));
                     let allowed = deciding.is_some_and(|rule| rule.verdict == Verdict::Allow);
-                    let want =
-                        if allowed { through(address, port(OUTSIDE_PORT)) } else { Want::Refusal };
+                    let want = if allowed {
+                        through(address, port(OUTSIDE_PORT))
+                    } else {
+                        Expected::Refusal
+                    };
                     let decides = deciding.map_or("no rule".to_owned(), |r| r.site.to_string());
                     let what = format!("{text} by {decides}");
                     let port = Port::HTTP_PROXY.get();
@@ -136,7 +140,7 @@ impl Planner<'_> {
                         what,
                     })
                 });
-                fetches.chain(odd(Want::Silence)).collect()
+                fetches.chain(odd(Expected::Silence)).collect()
             }
             RouterMode::DnsProxy { ports, .. } => {
                 let listed = ports.iter().map(|port| {
@@ -148,7 +152,7 @@ impl Planner<'_> {
                     let what = format!("to {}:{}", port.to, port.to_port);
                     entry(Protocol::Tcp, port.port.get(), want, &what)
                 });
-                listed.chain(odd(Want::Silence)).collect()
+                listed.chain(odd(Expected::Silence)).collect()
             }
         }
     }

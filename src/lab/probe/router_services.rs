@@ -2,16 +2,16 @@
 
 use std::net::SocketAddrV4;
 
-use super::{Planner, Want, names};
+use super::{Expected, Planner, names};
 use crate::intent::{EgressRouter, RouterMode, ServicePort, Upstream};
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::value::{Port, Protocol};
 
 /// What a client of a service in front of routers meets.
 pub(super) struct Way {
     /// The host that a proxy is asked for.
     pub(super) fetch: Option<String>,
-    pub(super) want: Want,
+    pub(super) want: Expected,
 }
 
 /// Where a router leads a port, where that is a fixed place.
@@ -37,9 +37,9 @@ fn leads_to(router: &EgressRouter, protocol: Protocol, port: Port) -> Option<Soc
 
 /// The hosts outside that a port of a service leads to by egress routers.
 pub(super) fn targets(model: &Model, port: &ServicePort) -> Vec<SocketAddrV4> {
-    let targets = port.backends.iter().filter_map(|(tenant, to)| match tenant {
-        Tenant::Pod(_) => None,
-        Tenant::Router(id) => leads_to(&model.intent()[*id], port.protocol, *to),
+    let targets = port.backends.iter().filter_map(|(workload, to)| match workload {
+        Workload::Pod(_) => None,
+        Workload::Router(id) => leads_to(&model.intent()[*id], port.protocol, *to),
     });
     targets.collect()
 }
@@ -50,13 +50,13 @@ impl Planner<'_> {
     pub(super) fn through_routers(
         &self,
         protocol: Protocol,
-        backends: &[(Tenant, Port)],
+        backends: &[(Workload, Port)],
         allowed: bool,
     ) -> Option<Way> {
         let intent = self.model.intent();
-        let is_router = |(tenant, port): &(Tenant, Port)| match tenant {
-            Tenant::Pod(_) => None,
-            Tenant::Router(id) => Some((&intent[*id], *port)),
+        let is_router = |(workload, port): &(Workload, Port)| match workload {
+            Workload::Pod(_) => None,
+            Workload::Router(id) => Some((&intent[*id], *port)),
         };
         let (router, port) = backends.iter().find_map(is_router).filter(|_| allowed)?;
         let alone = backends.len() == 1;
@@ -64,13 +64,13 @@ impl Planner<'_> {
             // A proxy that is asked for a host that it leads to.
             let mut entries = self.entries(router).into_iter();
             let entry =
-                entries.find(|e| e.fetch.is_some() && matches!(e.want, Want::Answer { .. }));
+                entries.find(|e| e.fetch.is_some() && matches!(e.want, Expected::Answer { .. }));
             let entry = entry?;
-            let anybody = Want::Answer { seen_as: None, at: None };
+            let anybody = Expected::Answer { seen_as: None, at: None };
             let want = if alone { entry.want } else { anybody };
             return Some(Way { fetch: entry.fetch, want });
         }
         let at = leads_to(router, protocol, port).filter(|_| alone);
-        Some(Way { fetch: None, want: Want::Answer { seen_as: at.map(|_| router.source), at } })
+        Some(Way { fetch: None, want: Expected::Answer { seen_as: at.map(|_| router.source), at } })
     }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use super::{
-    FLOOD, FLOOD_ATTEMPTS, POD_PORT, Place, Probe, Seen, Summary, Want, listeners, port,
+    Expected, FLOOD, FLOOD_ATTEMPTS, Location, Observed, POD_PORT, Probe, Summary, listeners, port,
     router_services,
 };
 use crate::artifact::host::ROUTER_NETNS_PREFIX;
@@ -15,7 +15,7 @@ use crate::lab::agent::{Agent, Reply, Request, Transport};
 use crate::lab::network::stand_in;
 use crate::lab::{Lab, failed, names, node_access};
 use crate::lower::proxy;
-use crate::model::{Model, Tenant};
+use crate::model::{Model, Workload};
 use crate::value::{Port, Protocol};
 
 /// How long a probe waits: a lost SYN is sent again after one second.
@@ -53,14 +53,14 @@ impl Lab {
         self.warm_up(&mut agents)?;
         self.wait_for_proxies(&probes, &mut agents)?;
         self.join(&probes, &mut agents)?;
-        let quick = |probe: &&Probe| !matches!(probe.want, Want::Rate { .. });
+        let quick = |probe: &&Probe| !matches!(probe.want, Expected::Rate { .. });
         for (id, probe) in probes.iter().enumerate().filter(|(_, probe)| quick(probe)) {
             agent(&mut agents, probe.from)?.send(&match probe.want {
-                Want::Copies(_) => Request::Cast { id, group: probe.to },
+                Expected::Copies(_) => Request::Cast { id, group: probe.to },
                 _ => asking(id, probe, PATIENCE),
             })?;
         }
-        let mut seen: Vec<Seen> = vec![Seen::Silence; probes.len()];
+        let mut seen: Vec<Observed> = vec![Observed::Silence; probes.len()];
         for (number, probe) in (1..).zip(probes.iter().filter(quick)) {
             waiting(number, probe);
             let (id, what) = taken(agent(&mut agents, probe.from)?)?;
@@ -76,18 +76,18 @@ impl Lab {
     fn flood(
         &self,
         probes: &[Probe],
-        agents: &mut BTreeMap<Place, Agent>,
-        seen: &mut [Seen],
+        agents: &mut BTreeMap<Location, Agent>,
+        seen: &mut [Observed],
     ) -> Result<(), Diagnostic> {
-        let pods: BTreeMap<Ipv4Addr, Place> = self
+        let pods: BTreeMap<Ipv4Addr, Location> = self
             .model
             .intent()
             .pods()
-            .map(|(id, _)| (self.model.endpoint(Tenant::Pod(id)).address, Tenant::Pod(id)))
-            .map(|(address, tenant)| (address, Place::Tenant(tenant)))
+            .map(|(id, _)| (self.model.endpoint(Workload::Pod(id)).address, Workload::Pod(id)))
+            .map(|(address, workload)| (address, Location::Workload(workload)))
             .collect();
         for (id, probe) in probes.iter().enumerate() {
-            let Want::Rate { sent: bits, .. } = probe.want else { continue };
+            let Expected::Rate { sent: bits, .. } = probe.want else { continue };
             let to = pods.get(probe.to.ip()).ok_or_else(|| failed("a flood goes to no pod"))?;
             let port = probe.to.port();
             agent(agents, *to)?.count(port)?;
@@ -104,7 +104,7 @@ impl Lab {
                         return Err(failed(&message));
                     }
                 }
-                seen[id] = Seen::Rate(agent(agents, *to)?.counted(port, FLOOD)?);
+                seen[id] = Observed::Rate(agent(agents, *to)?.counted(port, FLOOD)?);
                 if seen[id].is(&probe.want) {
                     break;
                 }
@@ -117,10 +117,10 @@ impl Lab {
     fn join(
         &self,
         probes: &[Probe],
-        agents: &mut BTreeMap<Place, Agent>,
+        agents: &mut BTreeMap<Location, Agent>,
     ) -> Result<(), Diagnostic> {
         let listeners = listeners(&self.model);
-        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Copies(_))) {
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Expected::Copies(_))) {
             for (place, (_, address)) in &listeners {
                 if let Some(agent) = agents.get_mut(place).filter(|_| *place != probe.from) {
                     agent.join(probe.to, *address)?;
@@ -134,13 +134,13 @@ impl Lab {
     fn hear(
         &self,
         probes: &[Probe],
-        agents: &mut BTreeMap<Place, Agent>,
-        seen: &mut [Seen],
+        agents: &mut BTreeMap<Location, Agent>,
+        seen: &mut [Observed],
     ) -> Result<(), Diagnostic> {
         for _ in 1..CAST_ATTEMPTS {
             self.hear_once(probes, agents, seen)?;
             let missed = |(id, probe): &(usize, &Probe)| match (&probe.want, &seen[*id]) {
-                (Want::Copies(want), Seen::Copies(got)) => !want.is_subset(got),
+                (Expected::Copies(want), Observed::Copies(got)) => !want.is_subset(got),
                 _ => false,
             };
             let missed: Vec<(usize, &Probe)> = probes.iter().enumerate().filter(missed).collect();
@@ -160,10 +160,10 @@ impl Lab {
     fn hear_once(
         &self,
         probes: &[Probe],
-        agents: &mut BTreeMap<Place, Agent>,
-        seen: &mut [Seen],
+        agents: &mut BTreeMap<Location, Agent>,
+        seen: &mut [Observed],
     ) -> Result<(), Diagnostic> {
-        if !seen.iter().any(|seen| matches!(seen, Seen::Copies(_))) {
+        if !seen.iter().any(|seen| matches!(seen, Observed::Copies(_))) {
             return Ok(());
         }
         let listeners = listeners(&self.model);
@@ -173,7 +173,7 @@ impl Lab {
             for (probe, seen) in probes.iter().zip(&mut *seen) {
                 let source = listeners.get(&probe.from).map(|(_, address)| *address);
                 let from = source.filter(|source| heard.contains(&(probe.to, *source)));
-                if let (Some(_), Seen::Copies(names)) = (from, seen) {
+                if let (Some(_), Observed::Copies(names)) = (from, seen) {
                     names.insert(name.clone());
                 }
             }
@@ -182,33 +182,38 @@ impl Lab {
     }
 
     /// The machine and namespace of a place.
-    pub fn place(&self, place: Place) -> Result<(&crate::lab::Host, Option<String>), Diagnostic> {
+    pub fn place(
+        &self,
+        place: Location,
+    ) -> Result<(&crate::lab::Host, Option<String>), Diagnostic> {
         let intent = self.model.intent();
         Ok(match place {
-            Place::Outside => (&self.outside, None),
-            Place::Node(id) => (self.node(id)?, None),
-            Place::Tenant(tenant) => {
-                let netns = match tenant {
-                    Tenant::Pod(id) => match &intent[id].attachment {
+            Location::Outside => (&self.outside, None),
+            Location::Node(id) => (self.node(id)?, None),
+            Location::Workload(workload) => {
+                let netns = match workload {
+                    Workload::Pod(id) => match &intent[id].attachment {
                         Attachment::Netns(netns) => netns.to_string(),
                         Attachment::Interface(interface) => stand_in(interface.as_str()),
                     },
-                    Tenant::Router(id) => format!("{ROUTER_NETNS_PREFIX}{}", intent[id].name),
+                    Workload::Router(id) => format!("{ROUTER_NETNS_PREFIX}{}", intent[id].name),
                 };
-                (self.node(self.model.node(tenant))?, Some(netns))
+                (self.node(self.model.node(workload))?, Some(netns))
             }
         })
     }
 
     /// An agent in every namespace that sends or receives.
-    fn agents(&self, probes: &[Probe]) -> Result<BTreeMap<Place, Agent>, Diagnostic> {
-        let mut places: BTreeSet<Place> = probes.iter().map(|probe| probe.from).collect();
-        places.insert(Place::Outside);
-        places.extend(self.model.intent().nodes().map(|(id, _)| Place::Node(id)));
-        places.extend(self.model.intent().pods().map(|(id, _)| Place::Tenant(Tenant::Pod(id))));
-        if probes.iter().any(|probe| matches!(probe.want, Want::Copies(_))) {
+    fn agents(&self, probes: &[Probe]) -> Result<BTreeMap<Location, Agent>, Diagnostic> {
+        let mut places: BTreeSet<Location> = probes.iter().map(|probe| probe.from).collect();
+        places.insert(Location::Outside);
+        places.extend(self.model.intent().nodes().map(|(id, _)| Location::Node(id)));
+        places.extend(
+            self.model.intent().pods().map(|(id, _)| Location::Workload(Workload::Pod(id))),
+        );
+        if probes.iter().any(|probe| matches!(probe.want, Expected::Copies(_))) {
             let routers = self.model.intent().routers();
-            places.extend(routers.map(|(id, _)| Place::Tenant(Tenant::Router(id))));
+            places.extend(routers.map(|(id, _)| Location::Workload(Workload::Router(id))));
         }
         let mut agents = BTreeMap::new();
         for place in places {
@@ -222,11 +227,11 @@ impl Lab {
     fn listen(
         &self,
         probes: &[Probe],
-        agents: &mut BTreeMap<Place, Agent>,
+        agents: &mut BTreeMap<Location, Agent>,
     ) -> Result<(), Diagnostic> {
         let any = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
         for (place, agent) in agents.iter_mut() {
-            if *place != Place::Outside {
+            if *place != Location::Outside {
                 agent.listen(Transport::Tcp, any(port(POD_PORT)))?;
                 agent.listen(Transport::Udp, any(port(POD_PORT)))?;
             }
@@ -234,28 +239,28 @@ impl Lab {
         let intent = self.model.intent();
         for (protocol, number) in node_access::examples(&self.model) {
             for (id, _) in intent.nodes().filter(|_| u64::from(number) != POD_PORT) {
-                agent(agents, Place::Node(id))?.listen(transport(protocol), any(number))?;
+                agent(agents, Location::Node(id))?.listen(transport(protocol), any(number))?;
             }
         }
-        let mut behind: BTreeSet<(Place, Transport, u16)> = BTreeSet::new();
+        let mut behind: BTreeSet<(Location, Transport, u16)> = BTreeSet::new();
         for port in intent.services().flat_map(|(_, service)| &service.ports) {
-            let at = |(tenant, to): &(_, Port)| {
-                (Place::Tenant(*tenant), transport(port.protocol), to.get())
+            let at = |(workload, to): &(_, Port)| {
+                (Location::Workload(*workload), transport(port.protocol), to.get())
             };
             behind.extend(port.backends.iter().map(at));
         }
         // What policies are about needs no service.
-        let pods = intent.pods().map(|(id, _)| Tenant::Pod(id));
-        let pods: BTreeMap<Ipv4Addr, Place> =
-            pods.map(|pod| (self.model.endpoint(pod).address, Place::Tenant(pod))).collect();
-        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Answer { .. })) {
+        let pods = intent.pods().map(|(id, _)| Workload::Pod(id));
+        let pods: BTreeMap<Ipv4Addr, Location> =
+            pods.map(|pod| (self.model.endpoint(pod).address, Location::Workload(pod))).collect();
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Expected::Answer { .. })) {
             if let Some(place) = pods.get(probe.to.ip()) {
                 behind.insert((*place, transport(probe.protocol), probe.to.port()));
             }
         }
         for (place, transport, number) in behind {
             // What comes to a router goes on, or to its proxy.
-            let is_router = matches!(place, Place::Tenant(Tenant::Router(_)));
+            let is_router = matches!(place, Location::Workload(Workload::Router(_)));
             let known = u64::from(number) == POD_PORT && transport != Transport::Sctp;
             let other = !is_router && !known;
             if let Some(agent) = agents.get_mut(&place).filter(|_| other) {
@@ -267,7 +272,7 @@ impl Lab {
                 || intent.nodes().any(|(id, node)| {
                     node.address == *address
                         || node.node_port_addresses.contains(address)
-                        || self.model.held(id).any(|(ip, _)| ip.address == *address)
+                        || self.model.egress_ips_on(id).any(|(ip, _)| ip.address == *address)
                 })
         };
         let ports = intent.services().flat_map(|(_, service)| &service.ports);
@@ -279,10 +284,10 @@ impl Lab {
                 .map(move |to| (transport(port.protocol), at(to)))
                 .chain(leads.into_iter().map(move |at| (transport(port.protocol), at)))
         });
-        let single = probes.iter().filter(|probe| !matches!(probe.want, Want::Copies(_)));
+        let single = probes.iter().filter(|probe| !matches!(probe.want, Expected::Copies(_)));
         let targets = single.flat_map(|probe| {
             let at = match &probe.want {
-                Want::Answer { at, .. } => *at,
+                Expected::Answer { at, .. } => *at,
                 _ => None,
             };
             let transport = match probe.fetch {
@@ -309,7 +314,7 @@ impl Lab {
             .collect();
         let lines = addresses.iter().map(|a| format!("route replace local {a}/32 dev lo\n"));
         self.outside.feed(None, &["ip", "-batch", "-"], lines.collect::<Vec<_>>().concat())?;
-        let outside = agent(agents, Place::Outside)?;
+        let outside = agent(agents, Location::Outside)?;
         for (transport, at) in targets {
             outside.listen(transport, at)?;
         }
@@ -320,7 +325,7 @@ impl Lab {
     }
 
     /// Waits until every tunnel carries packets: the first takes about a second.
-    fn warm_up(&self, agents: &mut BTreeMap<Place, Agent>) -> Result<(), Diagnostic> {
+    fn warm_up(&self, agents: &mut BTreeMap<Location, Agent>) -> Result<(), Diagnostic> {
         let begin = Instant::now();
         let nodes: Vec<NodeId> = self.model.intent().nodes().map(|(id, _)| id).collect();
         for from in &nodes {
@@ -369,16 +374,16 @@ impl Lab {
     fn wait_for_proxies(
         &self,
         probes: &[Probe],
-        agents: &mut BTreeMap<Place, Agent>,
+        agents: &mut BTreeMap<Location, Agent>,
     ) -> Result<(), Diagnostic> {
         let mut waiting: BTreeSet<SocketAddrV4> = BTreeSet::new();
         for (id, router) in self.model.intent().routers() {
-            let address = self.model.endpoint(Tenant::Router(id)).address;
+            let address = self.model.endpoint(Workload::Router(id)).address;
             let ports = proxy::ports(&router.mode);
             waiting.extend(ports.iter().map(|port| SocketAddrV4::new(address, port.get())));
         }
         let begin = Instant::now();
-        for probe in probes.iter().filter(|probe| matches!(probe.want, Want::Answer { .. })) {
+        for probe in probes.iter().filter(|probe| matches!(probe.want, Expected::Answer { .. })) {
             if !waiting.remove(&probe.to) {
                 continue;
             }
@@ -400,12 +405,12 @@ impl Lab {
 /// that helps.
 pub(super) fn again(
     probes: &[Probe],
-    agents: &mut BTreeMap<Place, Agent>,
-    seen: &mut [Seen],
+    agents: &mut BTreeMap<Location, Agent>,
+    seen: &mut [Observed],
 ) -> Result<(), Diagnostic> {
-    let answered = |want: &Want| matches!(want, Want::Answer { .. } | Want::Refusal);
-    let silent = |seen: &[Seen], (id, probe): &(usize, &Probe)| {
-        answered(&probe.want) && seen[*id] == Seen::Silence
+    let answered = |want: &Expected| matches!(want, Expected::Answer { .. } | Expected::Refusal);
+    let silent = |seen: &[Observed], (id, probe): &(usize, &Probe)| {
+        answered(&probe.want) && seen[*id] == Observed::Silence
     };
     let all = probes.iter().enumerate().filter(|probe| silent(seen, probe));
     let all: Vec<(usize, &Probe)> = all.collect();
@@ -431,19 +436,19 @@ pub(super) fn again(
 
 /// The agent of a place.
 pub(super) fn agent(
-    agents: &mut BTreeMap<Place, Agent>,
-    place: Place,
+    agents: &mut BTreeMap<Location, Agent>,
+    place: Location,
 ) -> Result<&mut Agent, Diagnostic> {
     agents.get_mut(&place).ok_or_else(|| failed("an agent is missing"))
 }
 
 /// What became of the probe that an agent tells about next.
-pub(super) fn taken(agent: &mut Agent) -> Result<(usize, Seen), Diagnostic> {
+pub(super) fn taken(agent: &mut Agent) -> Result<(usize, Observed), Diagnostic> {
     Ok(match agent.receive()? {
-        Reply::Answered { id, from, at } => (id, Seen::Answer { seen_as: from, at }),
-        Reply::Refused { id } => (id, Seen::Refusal),
-        Reply::Cast { id } => (id, Seen::Copies(BTreeSet::new())),
-        Reply::Silent { id, .. } => (id, Seen::Silence),
+        Reply::Answered { id, from, at } => (id, Observed::Answer { seen_as: from, at }),
+        Reply::Refused { id } => (id, Observed::Refusal),
+        Reply::Cast { id } => (id, Observed::Copies(BTreeSet::new())),
+        Reply::Silent { id, .. } => (id, Observed::Silence),
         other => return Err(failed(&format!("an agent answers out of turn: {other:?}"))),
     })
 }

@@ -3,24 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{ODD_PORT, Place, Planner, Probe, Want, port};
+use super::{Expected, Location, ODD_PORT, Planner, Probe, port};
 use crate::intent::ServiceId;
-use crate::model::Tenant;
+use crate::model::Workload;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{From, Packet, To, reach};
+use crate::verify::reach::{Destination, Packet, Source, reach};
 
 impl Planner<'_> {
     /// Every port of a service, and one that it doesn't have: from one pod of every project on
     /// every node, and from the nodes themselves.
     pub(super) fn service(&mut self, id: ServiceId, address: Ipv4Addr) {
         let intent = self.model.intent();
-        let mut clients: BTreeMap<(usize, usize), Place> = BTreeMap::new();
+        let mut clients: BTreeMap<(usize, usize), Location> = BTreeMap::new();
         for (pod, found) in intent.pods() {
             let key = (found.project.index(), found.node.index());
-            clients.entry(key).or_insert(Place::Tenant(Tenant::Pod(pod)));
+            clients.entry(key).or_insert(Location::Workload(Workload::Pod(pod)));
         }
-        let nodes = intent.nodes().map(|(node, _)| Place::Node(node));
-        let clients: Vec<Place> = clients.into_values().chain(nodes).collect();
+        let nodes = intent.nodes().map(|(node, _)| Location::Node(node));
+        let clients: Vec<Location> = clients.into_values().chain(nodes).collect();
         let mut ports: Vec<(Protocol, u16)> =
             intent[id].ports.iter().map(|port| (port.protocol, port.port.get())).collect();
         ports.push((Protocol::Tcp, port(ODD_PORT)));
@@ -31,46 +31,53 @@ impl Planner<'_> {
         }
     }
 
-    fn service_port(&mut self, id: ServiceId, to: SocketAddrV4, protocol: Protocol, client: Place) {
+    fn service_port(
+        &mut self,
+        id: ServiceId,
+        to: SocketAddrV4,
+        protocol: Protocol,
+        client: Location,
+    ) {
         let intent = self.model.intent();
         let Ok(port) = Port::new(to.port().into()) else { return };
         let (from, name, source) = match client {
-            Place::Tenant(tenant) => {
-                let address = self.model.endpoint(tenant).address;
-                (From::Tenant(tenant), self.name(tenant), address)
+            Location::Workload(workload) => {
+                let address = self.model.endpoint(workload).address;
+                (Source::Workload(workload), self.name(workload), address)
             }
-            Place::Node(node) => {
+            Location::Node(node) => {
                 let name = intent[node].name.to_string();
-                (From::Node(node), name, self.model.gateway(node))
+                (Source::Node(node), name, self.model.gateway(node))
             }
-            Place::Outside => return,
+            Location::Outside => return,
         };
-        let reach = reach(self.model, &Packet { from, to: To::Service(id), protocol, port });
+        let reach =
+            reach(self.model, &Packet { from, to: Destination::Service(id), protocol, port });
         let mut found = intent[id].ports.iter();
         let found = found.find(|found| found.protocol == protocol && found.port == port);
         let backends = found.map(|port| port.backends.as_slice()).unwrap_or_default();
         let endpoints = found.map(|port| port.endpoints.as_slice()).unwrap_or_default();
-        let is_client = |tenant| client == Place::Tenant(tenant);
+        let is_client = |workload| client == Location::Workload(workload);
         let mut fetch = None;
         let want = if reach.sometimes {
             self.among(from, None, protocol, backends)
         } else if reach.allowed() && !endpoints.is_empty() {
             let seen_as = match client {
-                Place::Node(node) => intent[node].address,
-                Place::Tenant(tenant) => self.model.seen_outside_as(tenant),
-                Place::Outside => return,
+                Location::Node(node) => intent[node].address,
+                Location::Workload(workload) => self.model.external_source(workload),
+                Location::Outside => return,
             };
             let only =
                 if let [(address, port)] = endpoints { Some((*address, *port)) } else { None };
             let at = only.map(|(address, port)| SocketAddrV4::new(address, port.get()));
-            Want::Answer { seen_as: Some(seen_as), at }
+            Expected::Answer { seen_as: Some(seen_as), at }
         } else if let Some(way) = self.through_routers(protocol, backends, reach.allowed()) {
             fetch = way.fetch;
             way.want
         } else if reach.allowed() {
             let only = if let [(pod, port)] = backends { Some((*pod, *port)) } else { None };
             let at = |pod| self.model.endpoint(pod).address;
-            Want::Answer {
+            Expected::Answer {
                 // A pod that gets itself sees the service.
                 seen_as: match only {
                     Some((pod, _)) if is_client(pod) => Some(*to.ip()),
@@ -82,19 +89,21 @@ impl Planner<'_> {
                     .map(|(pod, port)| SocketAddrV4::new(at(pod), port.get())),
             }
         } else if reach.refused {
-            Want::Refusal
+            Expected::Refusal
         } else {
-            Want::Silence
+            Expected::Silence
         };
-        if matches!((client, &want), (Place::Node(_), Want::Refusal)) && protocol != Protocol::Tcp {
+        if matches!((client, &want), (Location::Node(_), Expected::Refusal))
+            && protocol != Protocol::Tcp
+        {
             // A kernel sends no error to itself in the name of another.
             return;
         }
-        if protocol == Protocol::Sctp && want != Want::Silence {
+        if protocol == Protocol::Sctp && want != Expected::Silence {
             // The way by a node port has more to show, and a pod can't take both.
             let mut outer = self.model.node_ports().iter();
             let is_outer = outer.any(|p| (p.service, p.protocol, p.port) == (id, protocol, port));
-            let is_pod = matches!(client, Place::Tenant(_));
+            let is_pod = matches!(client, Location::Workload(_));
             if (is_outer && is_pod && reach.allowed()) || !self.associates(source, to, backends) {
                 return;
             }
@@ -121,18 +130,19 @@ impl Planner<'_> {
         &mut self,
         client: Ipv4Addr,
         to: SocketAddrV4,
-        backends: &[(Tenant, Port)],
+        backends: &[(Workload, Port)],
     ) -> bool {
-        let tenants: BTreeSet<Tenant> = backends.iter().map(|(tenant, _)| *tenant).collect();
+        let workloads: BTreeSet<Workload> =
+            backends.iter().map(|(workload, _)| *workload).collect();
         let others = self.associations.entry(client).or_default();
-        let is_in_the_way = |(other, behind): &(SocketAddrV4, BTreeSet<Tenant>)| {
-            let both_refuse = behind.is_empty() && tenants.is_empty();
+        let is_in_the_way = |(other, behind): &(SocketAddrV4, BTreeSet<Workload>)| {
+            let both_refuse = behind.is_empty() && workloads.is_empty();
             let same_address = other.ip() == to.ip() && !both_refuse;
-            *other != to && (same_address || !behind.is_disjoint(&tenants))
+            *other != to && (same_address || !behind.is_disjoint(&workloads))
         };
         let alone = !others.iter().any(is_in_the_way);
         if alone {
-            others.push((to, tenants));
+            others.push((to, workloads));
         }
         alone
     }

@@ -1,12 +1,12 @@
 //! What all probes found, as a table.
 
-use super::{Probe, Seen};
+use super::{Observed, Probe};
 
 /// All probes of a run with what happened.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// Each probe, in the order of the table.
-    pub results: Vec<(Probe, Seen)>,
+    pub results: Vec<(Probe, Observed)>,
 }
 
 impl Summary {

@@ -30,7 +30,7 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
     for bits in node_addresses(model).into_iter().filter(last) {
         let request = ArpMatch { tpa_bits: Some(bits), request: true, ..ArpMatch::default() };
         let matches = Match { packet: Packet::Arp(request), ..Match::default() };
-        let answer = vec![Action::AnswerArp(gateway)];
+        let answer = vec![Action::ArpReply(gateway)];
         builder.flow(cluster, Table::Route, 250, matches, answer);
     }
     for table in [Table::Route, Table::RouteFromVxlan] {
@@ -38,6 +38,6 @@ pub(super) fn lower(builder: &mut Builder<'_>) {
     }
     let replies = vec![Action::Track(Table::LocalPod)];
     builder.flow(own, Table::ServiceReply, 50, ip_to(source), replies);
-    let out = vec![Action::EthernetTo(gateway), Action::Output(OfPort::TUN)];
+    let out = vec![Action::SetEthDst(gateway), Action::Output(OfPort::TUN)];
     builder.flow(own, Table::LocalPod, 300, ip_to(source), out);
 }

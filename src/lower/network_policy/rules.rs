@@ -17,12 +17,12 @@ use rayon::prelude::*;
 use super::super::{Builder, ip};
 use super::isolated;
 use crate::dataplane::openflow::{
-    Action, Flow, Fragment, IpMatch, L4, MaskedPort, Match, PolicyState, Section, port_masks,
+    Action, Flow, Fragment, IpMatch, L4, MaskedPort, Match, PolicyState, SharedFlows, port_masks,
 };
-use crate::dataplane::origin::Subject;
+use crate::dataplane::origin::ObjectRef;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::intent::{Direction, NodeId, ProjectId};
-use crate::model::{Allowance, Model, Peers, Tenant};
+use crate::model::{Allowance, Model, Peers, Workload};
 use crate::pipeline::Table;
 
 /// The priority of everything that lets through.
@@ -36,33 +36,33 @@ const MOST_CONJUNCTIONS: usize = 4000;
 /// Peers and ports of the rules of a project, for each set of rules that some node needs together.
 #[derive(Debug)]
 pub(in super::super) struct Shared<'m> {
-    sections: Vec<BTreeMap<(Direction, Vec<usize>), Section<'m>>>,
+    sections: Vec<BTreeMap<(Direction, Vec<usize>), SharedFlows<'m>>>,
 }
 
 impl<'m> Shared<'m> {
     pub(in super::super) fn new(
         model: &'m Model,
-        section: impl Fn(Vec<Flow<'m>>) -> Result<Section<'m>, Diagnostic> + Sync,
+        section: impl Fn(Vec<Flow<'m>>) -> Result<SharedFlows<'m>, Diagnostic> + Sync,
     ) -> Result<Self, Diagnostic> {
         let intent = model.intent();
         if intent.network_policies().is_empty() {
             return Ok(Self { sections: Vec::new() });
         }
-        let mut nodes: Vec<BTreeMap<NodeId, Vec<Tenant>>> =
+        let mut nodes: Vec<BTreeMap<NodeId, Vec<Workload>>> =
             vec![BTreeMap::new(); intent.projects().len()];
         for (node, _) in intent.nodes() {
-            for tenant in model.tenants(node) {
-                let of_project = &mut nodes[model.project(tenant).index()];
-                of_project.entry(node).or_default().push(tenant);
+            for workload in model.workloads(node) {
+                let of_project = &mut nodes[model.project(workload).index()];
+                of_project.entry(node).or_default().push(workload);
             }
         }
-        let of_project = |(project, nodes): (usize, &BTreeMap<NodeId, Vec<Tenant>>)| {
+        let of_project = |(project, nodes): (usize, &BTreeMap<NodeId, Vec<Workload>>)| {
             let project = ProjectId::new(project);
             let mut sections = BTreeMap::new();
-            for tenants in nodes.values() {
+            for workloads in nodes.values() {
                 for direction in Direction::BOTH {
-                    let rules = active(model, project, direction, tenants);
-                    refuse_too_many_about_a_pod(model, project, &rules, tenants)?;
+                    let rules = active(model, project, direction, workloads);
+                    refuse_too_many_about_a_pod(model, project, &rules, workloads)?;
                     if rules.is_empty() || sections.contains_key(&(direction, rules.clone())) {
                         continue;
                     }
@@ -80,22 +80,22 @@ impl<'m> Shared<'m> {
 /// What the rules of policies of pods of this node let through; the rest is dropped.
 pub(super) fn lower(builder: &mut Builder<'_>) {
     let model = builder.model;
-    let mut projects: BTreeMap<ProjectId, Vec<Tenant>> = BTreeMap::new();
-    for tenant in model.tenants(builder.node) {
-        projects.entry(model.project(tenant)).or_default().push(tenant);
+    let mut projects: BTreeMap<ProjectId, Vec<Workload>> = BTreeMap::new();
+    for workload in model.workloads(builder.node) {
+        projects.entry(model.project(workload)).or_default().push(workload);
     }
-    for (project, tenants) in projects {
+    for (project, workloads) in projects {
         let Some(subject) = model.policies_subject(project) else { continue };
         let directions: BTreeSet<Direction> =
-            tenants.iter().flat_map(|tenant| isolated(model, *tenant)).collect();
+            workloads.iter().flat_map(|workload| isolated(model, *workload)).collect();
         for direction in directions {
             let scope = Scope { model, project, direction };
-            let rules = active(model, project, direction, &tenants);
+            let rules = active(model, project, direction, &workloads);
             let mut clauses = Clauses::default();
             for rule in &rules {
                 let rule = &model.allowances(project)[*rule];
-                for tenant in rule.pods.iter().flatten().filter(|t| tenants.contains(t)) {
-                    clauses.add(scope.pod(*tenant), rule, Dimension::Pods);
+                for workload in rule.pods.iter().flatten().filter(|t| workloads.contains(t)) {
+                    clauses.add(scope.pod(*workload), rule, Dimension::Pods);
                 }
             }
             for flow in clauses.flows(scope, subject) {
@@ -115,14 +115,13 @@ fn active(
     model: &Model,
     project: ProjectId,
     direction: Direction,
-    tenants: &[Tenant],
+    workloads: &[Workload],
 ) -> Vec<usize> {
     let needed = |rule: &Allowance| {
         rule.direction == direction
-            && rule
-                .pods
-                .as_ref()
-                .is_none_or(|pods| tenants.iter().any(|tenant| pods.binary_search(tenant).is_ok()))
+            && rule.pods.as_ref().is_none_or(|pods| {
+                workloads.iter().any(|workload| pods.binary_search(workload).is_ok())
+            })
     };
     let rules = model.allowances(project).iter().enumerate();
     rules.filter(|(_, rule)| needed(rule)).map(|(number, _)| number).collect()
@@ -133,15 +132,15 @@ fn refuse_too_many_about_a_pod(
     model: &Model,
     project: ProjectId,
     rules: &[usize],
-    tenants: &[Tenant],
+    workloads: &[Workload],
 ) -> Result<(), Diagnostic> {
     if rules.len() <= MOST_CONJUNCTIONS {
         return Ok(());
     }
     let rules = || rules.iter().map(|rule| &model.allowances(project)[*rule]);
-    for tenant in tenants {
+    for workload in workloads {
         let about = |rule: &&Allowance| {
-            let pods = rule.pods.as_ref().is_some_and(|pods| pods.binary_search(tenant).is_ok());
+            let pods = rule.pods.as_ref().is_some_and(|pods| pods.binary_search(workload).is_ok());
             pods && dimensions(rule).len() > 1
         };
         let all: Vec<&Allowance> = rules().filter(about).collect();
@@ -149,9 +148,9 @@ fn refuse_too_many_about_a_pod(
         if let Some(last) = all.last()
             && number > MOST_CONJUNCTIONS
         {
-            let name = match tenant {
-                Tenant::Pod(id) => format!("pod `{}`", model.intent().pod_name(*id)),
-                Tenant::Router(id) => format!("egress router `{}`", model.intent()[*id].name),
+            let name = match workload {
+                Workload::Pod(id) => format!("pod `{}`", model.intent().pod_name(*id)),
+                Workload::Router(id) => format!("egress router `{}`", model.intent()[*id].name),
             };
             let message = format!(
                 "{number} {} rules are about the {name}; {MOST_CONJUNCTIONS} is the most",
@@ -231,8 +230,8 @@ impl<'m> Scope<'m> {
     }
 
     /// Packets to a pod, or from it.
-    fn pod(self, tenant: Tenant) -> Match {
-        let port = Some(self.model.endpoint(tenant).port);
+    fn pod(self, workload: Workload) -> Match {
+        let port = Some(self.model.endpoint(workload).port);
         let packet = self.packet(IpMatch::default());
         match self.direction {
             Direction::Ingress => Match { output: port, ..packet },
@@ -376,7 +375,7 @@ impl<'m> Clauses<'m> {
     }
 
     /// The flows. What is enough for one rule needs be no part of another.
-    fn flows(self, scope: Scope<'m>, subject: &'m Subject) -> impl Iterator<Item = Flow<'m>> {
+    fn flows(self, scope: Scope<'m>, subject: &'m ObjectRef) -> impl Iterator<Item = Flow<'m>> {
         self.by_match.into_iter().map(move |(matches, mut clause)| {
             clause.parts.sort_unstable();
             let policies = scope.model.intent().network_policies();

@@ -113,7 +113,7 @@ impl Walk<'_> {
                 put(frame, Field::Reg0, if tunnel { self.vni } else { 0 });
             }
             Action::Reg0ToVni => state.tunnel_id = get(frame, Field::Reg0),
-            Action::TunnelTo(to) => state.tunnel_to = to,
+            Action::SetTunnelDst(to) => state.tunnel_to = to,
             Action::Output(port) => self.output(port, frame, state),
             Action::OutputReg2 => self.output(get(frame, Field::Reg2), frame, state),
             Action::OutputInPort => self.trace.exits.push(Exit::Port(get(frame, Field::InPort))),
@@ -140,8 +140,8 @@ impl Walk<'_> {
             }
             Action::ArpOp(number) => put(frame, Field::ArpOp, number),
             Action::Sha(mac) => put(frame, Field::Sha, mac),
-            Action::ForgetMark => put(frame, Field::Mark, 0),
-            Action::ForgetInPort => state.forgot_in_port = true,
+            Action::ClearMark => put(frame, Field::Mark, 0),
+            Action::ClearInPort => state.forgot_in_port = true,
             Action::EthSrc(_)
             | Action::EthSrcToDst
             | Action::ShaToTha

@@ -302,7 +302,7 @@ fn step(cube: &mut Cube, action: Action, ends: &mut Vec<End>) -> Step {
             cube.memory.reg0_is_vni = true;
         }
         Action::Reg0ToVni => cube.memory.vni_is_reg0 = true,
-        Action::TunnelTo(address) => cube.memory.tunnel_to = Some(address),
+        Action::SetTunnelDst(address) => cube.memory.tunnel_to = Some(address),
         Action::Output(port) => return output(cube, port, ends),
         Action::OutputReg2 => {
             let (first, last) = cube.get(Field::Reg2);
@@ -338,11 +338,11 @@ fn step(cube: &mut Cube, action: Action, ends: &mut Vec<End>) -> Step {
             }
             _ => return Step::Unknown("a destination that nothing kept".to_owned()),
         },
-        Action::ForgetMark => {
+        Action::ClearMark => {
             cube.memory.marked = cube.get(Field::Mark).0;
             cube.load(Field::Mark, 0);
         }
-        Action::ForgetInPort => cube.memory.forgot_in_port = true,
+        Action::ClearInPort => cube.memory.forgot_in_port = true,
         Action::Meter(_) | Action::Note => {}
         Action::Track { table, zone, nat } => return Step::Track(table, zone, nat),
         Action::Group(id) => return Step::Group(id),

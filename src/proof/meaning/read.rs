@@ -7,14 +7,14 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{Attachment, Features, Lock, Meaning, Node, Policy, Project, Rule, Workload};
 use crate::diagnostic::Place;
-use crate::input::{At, Documents};
+use crate::input::{Cursor, Documents};
 use crate::proof::frame::{Range, mac_number, proto};
 use crate::spec::ServiceType;
 use crate::spec::{self, DesiredState, Mode};
 use crate::value::{Cidr, ClusterIp, Datapath, Name, Protocol};
 
 pub(super) struct Reader<'d> {
-    pub(super) documents: Vec<(At<'d>, &'d DesiredState)>,
+    pub(super) documents: Vec<(Cursor<'d>, &'d DesiredState)>,
     pub(super) lock: &'d Lock<'d>,
     pub(super) meaning: Meaning,
     projects: BTreeMap<&'d str, usize>,
@@ -54,9 +54,9 @@ impl<'d> Reader<'d> {
         &self,
         section: &'static str,
         list: impl Fn(&'d DesiredState) -> &'d [T],
-    ) -> Vec<(At<'d>, &'d T)> {
+    ) -> Vec<(Cursor<'d>, &'d T)> {
         let items = self.documents.iter().flat_map(|(at, state)| {
-            at.find(section).into_iter().flat_map(At::children).zip(list(state))
+            at.find(section).into_iter().flat_map(Cursor::children).zip(list(state))
         });
         items.collect()
     }
@@ -239,7 +239,7 @@ impl<'d> Reader<'d> {
         for (number, (at, project)) in
             self.items("projects", |state| &state.projects).into_iter().enumerate()
         {
-            let places = at.find("pods").into_iter().flat_map(At::children);
+            let places = at.find("pods").into_iter().flat_map(Cursor::children);
             for (at, pod) in places.zip(&project.pods) {
                 let key = format!("{}/{}", project.name, pod.name);
                 let binding = self.lock.port_binding("pods", &key)?;
@@ -314,7 +314,7 @@ impl<'d> Reader<'d> {
         }
         for (at, wire) in self.items("egressPolicies", |state| &state.egress_policies) {
             let project = self.project(&wire.project)?;
-            let places = at.find("rules").into_iter().flat_map(At::children);
+            let places = at.find("rules").into_iter().flat_map(Cursor::children);
             let mut rules = Vec::new();
             for (at, rule) in places.zip(&wire.rules) {
                 rules.push(read_rule(rule, at.place(), &names)?);

@@ -6,7 +6,7 @@ use super::outside::{EgressIps, Redirect, Router};
 use super::read::{Reader, cidr, protocol, v4};
 use super::services::{NodePort, Service, ServicePort};
 use crate::diagnostic::Place;
-use crate::input::At;
+use crate::input::Cursor;
 use crate::proof::frame::{Range, proto};
 use crate::spec::{self, ServiceType, SessionAffinity, TargetPort};
 use crate::value::{ClusterIp, Protocol};
@@ -24,7 +24,7 @@ impl<'d> Reader<'d> {
         for (number, (at, project)) in
             self.items("projects", |state| &state.projects).into_iter().enumerate()
         {
-            let places = at.find("services").into_iter().flat_map(At::children);
+            let places = at.find("services").into_iter().flat_map(Cursor::children);
             for (at, wire) in places.zip(&project.services) {
                 if wire.cluster_ip != Some(ClusterIp::None) {
                     let reached = by_nodes.as_ref().is_none_or(|by| by.contains(&number));

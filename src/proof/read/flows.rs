@@ -14,7 +14,7 @@ pub enum Action {
     /// Makes reg0 the VNI of the tunnel.
     Reg0ToVni,
     /// Sets the other end of the tunnel.
-    TunnelTo(u64),
+    SetTunnelDst(u64),
     /// Sends a copy out of a port.
     Output(u64),
     /// Sends a copy out of the port in reg2.
@@ -61,9 +61,9 @@ pub enum Action {
     /// Copies the sender of ARP to the target.
     SpaToTpa,
     /// Forgets the kernel's mark.
-    ForgetMark,
+    ClearMark,
     /// Forgets the port of entry.
-    ForgetInPort,
+    ClearInPort,
     /// Nothing.
     Note,
 }
@@ -370,14 +370,14 @@ fn set_field(at: &mut Cursor<'_>) -> Result<Action, String> {
         b"reg1" => value.hex(0xffff_ffff).map(load(Field::Reg1)),
         b"reg2" => value.hex(0xffff_ffff).map(load(Field::Reg2)),
         b"reg3" => value.hex(0xffff_ffff).map(load(Field::Reg3)),
-        b"tun_dst" => value.address().map(Action::TunnelTo),
+        b"tun_dst" => value.address().map(Action::SetTunnelDst),
         b"ip_dst" => value.address().map(Action::Dst),
         b"eth_dst" => value.mac().map(Action::EthDst),
         b"eth_src" => value.mac().map(Action::EthSrc),
         b"arp_sha" => value.mac().map(Action::Sha),
         b"arp_op" => value.decimal(0xffff).map(Action::ArpOp),
-        b"pkt_mark" => value.decimal(0).map(|_| Action::ForgetMark),
-        b"in_port" => value.decimal(0).map(|_| Action::ForgetInPort),
+        b"pkt_mark" => value.decimal(0).map(|_| Action::ClearMark),
+        b"in_port" => value.decimal(0).map(|_| Action::ClearInPort),
         _ => {
             let field = String::from_utf8_lossy(field);
             Err(format!("unknown field {}", crate::diagnostic::quoted(&field)))

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::NodeId;
 use crate::resolve::nodes::is_host_of;
 use crate::resolve::{Context, Nodes};
@@ -14,7 +14,7 @@ use crate::value::Name;
 pub(super) fn choose(
     source: Ipv4Addr,
     wire: &spec::EgressRouter,
-    at: At<'_>,
+    at: Cursor<'_>,
     nodes: &Nodes<'_>,
     context: &mut Context,
 ) -> Option<NodeId> {
@@ -46,7 +46,7 @@ fn by_preference(
     source: Ipv4Addr,
     wire: &spec::EgressRouter,
     names: &[Name],
-    at: At<'_>,
+    at: Cursor<'_>,
     nodes: &Nodes<'_>,
     context: &mut Context,
 ) -> Option<NodeId> {
@@ -169,7 +169,7 @@ fn set_aside_elsewhere(
 fn only(
     source: Ipv4Addr,
     wire: &spec::EgressRouter,
-    at: At<'_>,
+    at: Cursor<'_>,
     nodes: &Nodes<'_>,
     context: &mut Context,
 ) -> Option<NodeId> {

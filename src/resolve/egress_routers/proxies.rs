@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::{destination_inside, port_twice};
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::input::{At, rule_verdict};
+use crate::input::{Cursor, rule_verdict};
 use crate::intent::{ProxyPort, Site, SiteRule, Upstream, Verdict};
 use crate::resolve::Context;
 use crate::resolve::outside::Outside;
@@ -15,7 +15,7 @@ use crate::spec::{self, RouterMode};
 use crate::value::{self, Host, Port, Protocol, ipv4};
 
 /// RF174: each mode has keys of its own.
-pub(super) fn mode_keys(wire: &spec::EgressRouter, at: At<'_>, context: &mut Context) {
+pub(super) fn mode_keys(wire: &spec::EgressRouter, at: Cursor<'_>, context: &mut Context) {
     let spec::EgressRouter {
         mode, destination, destinations, fallback, rules, dns_servers, ..
     } = wire;
@@ -47,7 +47,7 @@ pub(super) fn mode_keys(wire: &spec::EgressRouter, at: At<'_>, context: &mut Con
 /// The rules of an HTTP proxy.
 pub(super) fn rules(
     wire: &spec::EgressRouter,
-    at: At<'_>,
+    at: Cursor<'_>,
     outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<SiteRule> {
@@ -56,11 +56,11 @@ pub(super) fn rules(
         let message = format!("the egress router `{}` lets nothing through", wire.name);
         context.push(
             Diagnostic::new(Code::RouterRules, message)
-                .at(at.find("rules").map_or_else(|| at.place(), At::place))
+                .at(at.find("rules").map_or_else(|| at.place(), Cursor::place))
                 .help("add `rules`, such as `- allow: \"*.example.com\"`; `*` is everything"),
         );
     }
-    let items = at.find("rules").into_iter().flat_map(At::children);
+    let items = at.find("rules").into_iter().flat_map(Cursor::children);
     let mut resolved: Vec<SiteRule> = Vec::with_capacity(rules.len());
     for (number, (rule, at)) in rules.iter().zip(items).enumerate() {
         let spec::ProxyRule { allow, deny } = rule;
@@ -137,7 +137,7 @@ fn inside_cluster(rule: &SiteRule, outside: &Outside<'_>, context: &mut Context)
 /// The ports of a TCP proxy.
 pub(super) fn ports(
     wire: &spec::EgressRouter,
-    at: At<'_>,
+    at: Cursor<'_>,
     outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<ProxyPort> {
@@ -147,12 +147,12 @@ pub(super) fn ports(
                 Code::RouterDestination,
                 format!("the egress router `{}` has no destination", wire.name),
             )
-            .at(at.find("destinations").map_or_else(|| at.place(), At::place))
+            .at(at.find("destinations").map_or_else(|| at.place(), Cursor::place))
             .help("add `destinations`, such as `- {port: 80, to: www.example.com}`"),
         );
     }
     let router_at = at;
-    let items = at.find("destinations").into_iter().flat_map(At::children);
+    let items = at.find("destinations").into_iter().flat_map(Cursor::children);
     let mut ports: BTreeMap<Port, (ProxyPort, Place)> = BTreeMap::new();
     for (item, at) in wire.destinations.iter().zip(items) {
         let spec::Destination { port, protocol, to, to_port } = item;
@@ -203,7 +203,7 @@ pub(super) fn ports(
 /// RF182: name servers are outside, where the proxy reaches them.
 pub(super) fn name_servers(
     wire: &spec::EgressRouter,
-    at: At<'_>,
+    at: Cursor<'_>,
     outside: &Outside<'_>,
     context: &mut Context,
 ) -> Vec<Ipv4Addr> {
@@ -226,7 +226,7 @@ pub(super) fn name_servers(
             None if wire.source.address.0 == address => {
                 Some("is the router's own source".to_owned())
             }
-            None if found.contains(&address) => Some("stands twice".to_owned()),
+            None if found.contains(&address) => Some("is a duplicate".to_owned()),
             None => outside.inside(address).map(|inside| inside.what),
         };
         if let Some(wrong) = wrong {

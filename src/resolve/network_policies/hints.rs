@@ -7,10 +7,10 @@ use ipnet::Ipv4Net;
 use super::super::{Context, Projects};
 use super::without;
 use crate::diagnostic::{Code, Diagnostic, listed};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{
     Cluster, Direction, EgressRouter, NetworkPolicy, Peer, Pod, PodId, PolicyPorts, PolicyRule,
-    PortSet, ProjectId, Service, Tenant, is_empty,
+    PortSet, ProjectId, Service, Workload, is_empty,
 };
 use crate::spec::Selector;
 
@@ -35,7 +35,7 @@ struct Meant {
 }
 
 pub(super) fn check<'p>(
-    policies: impl Iterator<Item = &'p (NetworkPolicy, At<'p>)>,
+    policies: impl Iterator<Item = &'p (NetworkPolicy, Cursor<'p>)>,
     projects: &Projects<'_>,
     cluster: &Cluster,
     routers: &[EgressRouter],
@@ -68,17 +68,17 @@ fn ranges(projects: &Projects<'_>) -> Vec<std::ops::Range<usize>> {
 }
 
 impl Hints<'_> {
-    fn policy(&mut self, policy: &NetworkPolicy, at: At<'_>, context: &mut Context) {
+    fn policy(&mut self, policy: &NetworkPolicy, at: Cursor<'_>, context: &mut Context) {
         let own = self.meant(policy.project, None, &policy.selector);
         if let Some(at) = at.find("podSelector") {
             Self::nobody(&own, (None, Some(&policy.selector)), (at, at), context);
         }
         for (direction, peers_key) in [(Direction::Ingress, "from"), (Direction::Egress, "to")] {
-            let places = at.find(direction.as_str()).into_iter().flat_map(At::children);
+            let places = at.find(direction.as_str()).into_iter().flat_map(Cursor::children);
             for (rule, at) in policy.rules(direction).into_iter().flatten().zip(places) {
                 let mut peers = Meant::default();
                 let mut only_pods = rule.peers.is_some();
-                let places = at.find(peers_key).into_iter().flat_map(At::children);
+                let places = at.find(peers_key).into_iter().flat_map(Cursor::children);
                 for (peer, at) in rule.peers.iter().flatten().zip(places) {
                     match peer {
                         Peer::Pods { projects, pods } => {
@@ -141,7 +141,7 @@ impl Hints<'_> {
     fn nobody(
         meant: &Meant,
         (projects, pods): (Option<&Selector>, Option<&Selector>),
-        (projects_at, pods_at): (At<'_>, At<'_>),
+        (projects_at, pods_at): (Cursor<'_>, Cursor<'_>),
         context: &mut Context,
     ) {
         if projects.is_some_and(|selector| !is_empty(selector)) && !meant.any_project {
@@ -158,7 +158,7 @@ impl Hints<'_> {
     fn never_matches(
         &self,
         (cidr, except): (Ipv4Net, &[Ipv4Net]),
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) {
         let networks = || self.cluster.pod_networks.iter().map(|network| network.cidr);
@@ -191,10 +191,10 @@ impl Hints<'_> {
         rule: &PolicyRule,
         direction: Direction,
         destinations: Option<&Meant>,
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) {
-        let places = at.find("ports").into_iter().flat_map(At::children);
+        let places = at.find("ports").into_iter().flat_map(Cursor::children);
         for (ports, at) in rule.ports.iter().flatten().zip(places) {
             let at = at.key("port");
             match (&ports.ports, destinations) {
@@ -219,7 +219,7 @@ impl Hints<'_> {
         ports: &PolicyPorts,
         direction: Direction,
         pods: &[usize],
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) {
         let PortSet::Named(name) = &ports.ports else { return };
@@ -255,7 +255,7 @@ impl Hints<'_> {
         ports: &PolicyPorts,
         number: u16,
         pods: &[usize],
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) {
         if pods.is_empty() {
@@ -264,8 +264,8 @@ impl Hints<'_> {
         let mut translated = None;
         for service in self.services {
             for port in service.ports.iter().filter(|port| port.protocol == ports.protocol) {
-                for (tenant, to) in &port.backends {
-                    let Tenant::Pod(pod) = tenant else { continue };
+                for (workload, to) in &port.backends {
+                    let Workload::Pod(pod) = workload else { continue };
                     if pods.binary_search(&pod.index()).is_err() && !pods.contains(&pod.index()) {
                         continue;
                     }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::{Context, Outside};
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{EgressPolicy, Target, Verdict};
 use crate::spec::{self, ServiceType, TargetPort};
 use crate::value::{Address, ClusterIp, Port, Protocol, ipv4};
@@ -18,7 +18,7 @@ impl Endpoints {
     /// it can lead to.
     pub(super) fn resolve(
         wire: &[Address],
-        (at, service): (At<'_>, &spec::Service),
+        (at, service): (Cursor<'_>, &spec::Service),
         outside: &Outside<'_>,
         context: &mut Context,
     ) -> Self {
@@ -89,7 +89,7 @@ impl Endpoints {
     pub(super) fn at_port(
         &self,
         wire: &spec::ServicePort,
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) -> Vec<(Ipv4Addr, Port)> {
         let Self(found) = self;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Context, Projects};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::input::At;
+use crate::input::Cursor;
 use crate::intent::{EgressRouter, ProjectId, RouterId};
 use crate::spec::{self, ServiceType, TargetPort};
 use crate::value::{ClusterIp, Name, Port, Protocol};
@@ -32,7 +32,7 @@ impl<'a> Routers<'a> {
         &self,
         project: ProjectId,
         projects: &Projects<'_>,
-        (at, wire): (At<'_>, &spec::Service),
+        (at, wire): (Cursor<'_>, &spec::Service),
         context: &mut Context,
     ) -> Vec<RouterId> {
         let named = wire.egress_router.as_ref();
@@ -71,7 +71,7 @@ impl<'a> Routers<'a> {
         name: &Name,
         project: ProjectId,
         projects: &Projects<'_>,
-        (at, wire): (At<'_>, &spec::Service),
+        (at, wire): (Cursor<'_>, &spec::Service),
         context: &mut Context,
     ) -> Option<RouterId> {
         let key = at.key("egressRouter");
@@ -124,11 +124,11 @@ impl<'a> Routers<'a> {
         &self,
         routers: &[RouterId],
         wire: &spec::ServicePort,
-        at: At<'_>,
+        at: Cursor<'_>,
         context: &mut Context,
     ) -> Vec<(RouterId, Port)> {
         let Some(first) = routers.first() else { return Vec::new() };
-        let place = at.find("targetPort").map_or_else(|| at.key("port").place(), At::place);
+        let place = at.find("targetPort").map_or_else(|| at.key("port").place(), Cursor::place);
         let to = match &wire.target_port {
             None => wire.port,
             Some(TargetPort::Number(port)) => *port,

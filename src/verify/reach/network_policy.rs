@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::Reach;
 use crate::intent::{
-    Direction, NetworkPolicy, NodeId, Peer, PolicyRule, ProjectId, Tenant, Verdict,
+    Direction, NetworkPolicy, NodeId, Peer, PolicyRule, ProjectId, Verdict, Workload,
 };
 use crate::model::Model;
 use crate::spec::Labels;
@@ -15,7 +15,7 @@ use crate::value::{Port, PortName, Protocol};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Other {
     /// A pod or egress router, behind a service or not.
-    Tenant(Tenant),
+    Workload(Workload),
     /// A process of a node, by the node's `tun0`.
     Node(NodeId),
     /// Whoever has this address.
@@ -28,7 +28,7 @@ pub enum Other {
 pub fn policies(
     model: &Model,
     direction: Direction,
-    subject: Tenant,
+    subject: Workload,
     other: Other,
     transport: Option<(Protocol, Port)>,
 ) -> Reach {
@@ -48,7 +48,7 @@ pub fn policies(
     };
     let destination = match (direction, other) {
         (Direction::Ingress, _) => Some(subject),
-        (Direction::Egress, Other::Tenant(tenant)) => Some(tenant),
+        (Direction::Egress, Other::Workload(workload)) => Some(workload),
         (Direction::Egress, _) => None,
     };
     for policy in &isolating {
@@ -74,24 +74,24 @@ pub fn policies(
     Reach::new(Verdict::Deny, because, Some(first.place))
 }
 
-fn name(model: &Model, tenant: Tenant) -> String {
-    match tenant {
-        Tenant::Pod(id) => model.intent().pod_name(id),
-        Tenant::Router(id) => model.intent()[id].name.to_string(),
+fn name(model: &Model, workload: Workload) -> String {
+    match workload {
+        Workload::Pod(id) => model.intent().pod_name(id),
+        Workload::Router(id) => model.intent()[id].name.to_string(),
     }
 }
 
-fn labels(model: &Model, tenant: Tenant) -> &Labels {
-    match tenant {
-        Tenant::Pod(id) => &model.intent()[id].labels,
-        Tenant::Router(id) => &model.intent()[id].labels,
+fn labels(model: &Model, workload: Workload) -> &Labels {
+    match workload {
+        Workload::Pod(id) => &model.intent()[id].labels,
+        Workload::Router(id) => &model.intent()[id].labels,
     }
 }
 
 fn is_peer(model: &Model, own: ProjectId, rule: &PolicyRule, other: Other) -> bool {
     let Some(peers) = &rule.peers else { return true };
     let address = match other {
-        Other::Tenant(tenant) => model.endpoint(tenant).address,
+        Other::Workload(workload) => model.endpoint(workload).address,
         Other::Node(node) => model.gateway(node),
         Other::Address(address) => address,
     };
@@ -99,13 +99,13 @@ fn is_peer(model: &Model, own: ProjectId, rule: &PolicyRule, other: Other) -> bo
         (Peer::Block { cidr, except }, _) => {
             cidr.contains(&address) && !except.iter().any(|part| part.contains(&address))
         }
-        (Peer::Pods { projects, pods }, Other::Tenant(tenant)) => {
-            let project = model.project(tenant);
+        (Peer::Pods { projects, pods }, Other::Workload(workload)) => {
+            let project = model.project(workload);
             let near = match projects {
                 None => project == own,
                 Some(selector) => selector.matches(&model.intent()[project].labels),
             };
-            near && pods.matches(labels(model, tenant))
+            near && pods.matches(labels(model, workload))
         }
         (Peer::Pods { .. }, Other::Node(_) | Other::Address(_)) => false,
     })
@@ -114,13 +114,13 @@ fn is_peer(model: &Model, own: ProjectId, rule: &PolicyRule, other: Other) -> bo
 fn takes(
     model: &Model,
     rule: &PolicyRule,
-    destination: Option<Tenant>,
+    destination: Option<Workload>,
     transport: Option<(Protocol, Port)>,
 ) -> bool {
     let Some(ports) = &rule.ports else { return true };
     let Some((protocol, port)) = transport else { return false };
     let named = |protocol: Protocol, name: &PortName| {
-        let Some(Tenant::Pod(pod)) = destination else { return None };
+        let Some(Workload::Pod(pod)) = destination else { return None };
         let mut own = model.intent()[pod].ports.iter();
         let found = own.find(|(own, of, _)| own.as_str() == name.as_str() && *of == protocol);
         found.map(|(_, _, port)| *port)

@@ -12,7 +12,7 @@ use crate::world;
 use ringfence::diagnostic::{Source, Sources};
 use ringfence::input;
 use ringfence::intent::Direction;
-use ringfence::model::{Model, Tenant};
+use ringfence::model::{Model, Workload};
 use ringfence::resolve::resolve;
 use ringfence::value::{Port, Protocol};
 use ringfence::verify::reach::{Other, policies};
@@ -125,28 +125,28 @@ fn desired_state(objects: &[Value]) -> String {
     .to_string()
 }
 
-fn pod(model: &Model, name: &str) -> Option<Tenant> {
+fn pod(model: &Model, name: &str) -> Option<Workload> {
     let name = name.replace('.', "-");
     let mut pods = model.intent().pods().map(|(id, _)| (model.intent().pod_name(id), id));
-    pods.find(|(other, _)| *other == name).map(|(_, id)| Tenant::Pod(id))
+    pods.find(|(other, _)| *other == name).map(|(_, id)| Workload::Pod(id))
 }
 
 /// A pod by its name, or an address.
 fn other(model: &Model, name: &str) -> Other {
     match name.strip_prefix("external:") {
         Some(address) => Other::Address(address.parse().unwrap()),
-        None => Other::Tenant(pod(model, name).unwrap()),
+        None => Other::Workload(pod(model, name).unwrap()),
     }
 }
 
 fn allowed(model: &Model, from: Other, to: Other, transport: (Protocol, u16)) -> bool {
     let transport = Some((transport.0, Port::new(transport.1.into()).unwrap()));
     let sends = match from {
-        Other::Tenant(from) => policies(model, Direction::Egress, from, to, transport).allowed(),
+        Other::Workload(from) => policies(model, Direction::Egress, from, to, transport).allowed(),
         _ => true,
     };
     let takes = match to {
-        Other::Tenant(to) => policies(model, Direction::Ingress, to, from, transport).allowed(),
+        Other::Workload(to) => policies(model, Direction::Ingress, to, from, transport).allowed(),
         _ => true,
     };
     sends && takes
@@ -228,13 +228,13 @@ fn check_connections(case: &Path) -> usize {
         .iter()
         .map(|line| ((end(&line["src"]), end(&line["dst"])), &line["conn"]))
         .collect();
-    let workloads: Vec<(String, Tenant)> = pods["pods"]
+    let workloads: Vec<(String, Workload)> = pods["pods"]
         .as_array()
         .unwrap()
         .iter()
         .filter_map(|p| {
-            let tenant = pod(&model, p["pod"].as_str().unwrap())?;
-            Some((p["workload"].as_str().unwrap().to_owned(), tenant))
+            let workload = pod(&model, p["pod"].as_str().unwrap())?;
+            Some((p["workload"].as_str().unwrap().to_owned(), workload))
         })
         .collect();
     let mut compared = 0;
@@ -243,7 +243,8 @@ fn check_connections(case: &Path) -> usize {
         for (to_name, to) in workloads.iter().filter(|(name, _)| name != from_name) {
             let conn = conns.get(&(from_name.clone(), to_name.clone())).copied();
             for transport in &borders {
-                let found = allowed(&model, Other::Tenant(*from), Other::Tenant(*to), *transport);
+                let found =
+                    allowed(&model, Other::Workload(*from), Other::Workload(*to), *transport);
                 let wanted = listed(conn, *transport);
                 assert_eq!(
                     found,
@@ -258,10 +259,10 @@ fn check_connections(case: &Path) -> usize {
         let ranges = "0.0.0.0-255.255.255.255".to_owned();
         for transport in &borders {
             let out = conns.get(&(from_name.clone(), ranges.clone())).copied();
-            let found = allowed(&model, Other::Tenant(*from), outside, *transport);
+            let found = allowed(&model, Other::Workload(*from), outside, *transport);
             assert_eq!(found, listed(out, *transport), "{}: {from_name} out", case.display());
             let into = conns.get(&(ranges.clone(), from_name.clone())).copied();
-            let found = allowed(&model, outside, Other::Tenant(*from), *transport);
+            let found = allowed(&model, outside, Other::Workload(*from), *transport);
             assert_eq!(found, listed(into, *transport), "{}: into {from_name}", case.display());
             compared += 2;
         }

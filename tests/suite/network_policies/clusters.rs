@@ -10,8 +10,8 @@ use crate::world;
 use ringfence::diagnostic::{Code, Source, Sources};
 use ringfence::input;
 use ringfence::intent::Direction;
-use ringfence::lower::Common;
-use ringfence::model::{Model, Tenant};
+use ringfence::lower::ClusterFlows;
+use ringfence::model::{Model, Workload};
 use ringfence::resolve::resolve;
 use ringfence::value::{Port, Protocol};
 use ringfence::verify::evaluate::{Body, Piece};
@@ -90,14 +90,14 @@ fn vias(open: &[Open<'_>]) -> BTreeSet<Option<(Protocol, u16)>> {
 fn end(model: &Model, name: &str) -> Other {
     let mut pods = model.intent().pods();
     match pods.find(|(id, _)| model.intent().pod_name(*id) == name) {
-        Some((id, _)) => Other::Tenant(Tenant::Pod(id)),
+        Some((id, _)) => Other::Workload(Workload::Pod(id)),
         None => Other::Address(ADDRESS),
     }
 }
 
 fn check(pods: &[(&str, &str)], list: &str, open: &[Open<'_>]) {
     let (model, _) = world::model(vec![yaml(pods, list)]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
     let names = || pods.iter().map(|(name, _)| *name).chain([OUTSIDE]);
     for (from, to, _) in open {
@@ -113,17 +113,17 @@ fn check(pods: &[(&str, &str)], list: &str, open: &[Open<'_>]) {
             let (source, destination) = (end(&model, from), end(&model, to));
             let asked = via.map(|(protocol, port)| (protocol, Port::new(port.into()).unwrap()));
             let says = |direction, subject, other| match subject {
-                Other::Tenant(pod) => policies(&model, direction, pod, other, asked).allowed(),
+                Other::Workload(pod) => policies(&model, direction, pod, other, asked).allowed(),
                 _ => true,
             };
             let said = says(Direction::Egress, source, destination)
                 && says(Direction::Ingress, destination, source);
             assert_eq!(said, wanted, "the policies, {what}");
-            let Other::Tenant(pod) = source else { continue };
+            let Other::Workload(pod) = source else { continue };
             let (dst, there) = match destination {
-                Other::Tenant(to) => {
+                Other::Workload(to) => {
                     let endpoint = model.endpoint(to);
-                    (endpoint.address, Arrival::Tenant(model.node(to), endpoint.port))
+                    (endpoint.address, Arrival::Workload(model.node(to), endpoint.port))
                 }
                 _ => (ADDRESS, Arrival::Host(model.node(pod))),
             };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::world;
 use ringfence::dataplane::openflow::{Action, Flow};
-use ringfence::lower::{Common, Plan};
+use ringfence::lower::{ClusterFlows, Plan};
 use ringfence::model::Model;
 use ringfence::pipeline::Table;
 
@@ -31,7 +31,7 @@ fn yaml(selected: usize, peers: usize, ports: usize) -> String {
 
 /// The flows of the tables of policies about pods, without those that every node with policies has.
 fn policy_flows(model: &Model) -> usize {
-    let common = Common::new(model).unwrap();
+    let common = ClusterFlows::new(model).unwrap();
     let (node, _) = model.intent().nodes().next().unwrap();
     let plan = Plan::of(&common, node).unwrap();
     let cluster = model.cluster_subject().cookie;
@@ -57,7 +57,7 @@ fn flows_grow_with_the_sum_and_not_with_the_product() {
 
 fn lines(yaml: &str) -> BTreeSet<String> {
     let (model, _) = world::model(vec![yaml.to_owned()]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let (node, _) = model.intent().nodes().next().unwrap();
     let plan = Plan::of(&common, node).unwrap();
     let text = |flow: &Flow<'_>| {
@@ -107,7 +107,7 @@ fn a_node_has_what_its_pods_need_and_no_more() {
     );
     let text = text.replacen("{name: peer-0, node: node-1", "{name: peer-0, node: node-2", 1);
     let (model, _) = world::model(vec![text]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let (node, _) = model.intent().nodes().last().unwrap();
     let plan = Plan::of(&common, node).unwrap();
     // A peer is nothing special on its own node.
@@ -125,7 +125,7 @@ fn rules_that_share_a_clause_are_told_by_its_comment() {
          ingress: [{from: [{podSelector: {matchLabels: {app: peer}}}], ports: [{port: 5}]}]}\n",
     );
     let (model, _) = world::model(vec![text]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let (node, _) = model.intent().nodes().next().unwrap();
     let plan = Plan::of(&common, node).unwrap();
     let shared: Vec<&Flow<'_>> = plan
@@ -185,12 +185,12 @@ fn four_thousand_rules_on_one_peer_are_enough() {
         world::model(vec![text]).0
     };
     let model = many(4000);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let (node, _) = model.intent().nodes().next().unwrap();
     let plan = Plan::of(&common, node).unwrap();
     assert!(plan.flows.iter().any(|flow| flow.actions.len() == 4000));
     let model = many(4001);
-    let error = Common::new(&model).unwrap_err();
+    let error = ClusterFlows::new(&model).unwrap_err();
     assert_eq!(error.code, ringfence::diagnostic::Code::NetworkPolicyTooLarge);
     assert_eq!(
         error.message,
@@ -216,12 +216,12 @@ fn four_thousand_rules_about_one_pod_are_enough() {
     };
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         let model = many(4000, direction, peers);
-        let common = Common::new(&model).unwrap();
+        let common = ClusterFlows::new(&model).unwrap();
         let (node, _) = model.intent().nodes().next().unwrap();
         let plan = Plan::of(&common, node).unwrap();
         assert!(plan.flows.iter().any(|flow| flow.actions.len() == 4000));
         let model = many(4001, direction, peers);
-        let error = Common::new(&model).unwrap_err();
+        let error = ClusterFlows::new(&model).unwrap_err();
         assert_eq!(error.code, ringfence::diagnostic::Code::NetworkPolicyTooLarge);
         assert_eq!(
             error.message,

@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use crate::properties::{Arrival, Fabric, from_tenant};
 use crate::world;
 use ringfence::intent::Direction;
-use ringfence::lower::Common;
-use ringfence::model::{Model, Tenant};
+use ringfence::lower::ClusterFlows;
+use ringfence::model::{Model, Workload};
 use ringfence::value::{Port, Protocol};
 use ringfence::verify::evaluate::{Body, Piece};
 use ringfence::verify::reach::{Other, policies};
@@ -48,7 +48,7 @@ const PORTS: &str = "[{name: one, port: 80}, {name: two, port: 81}, {name: one-u
 type Via = Option<(Protocol, u16)>;
 
 struct Pod {
-    tenant: Tenant,
+    workload: Workload,
     project: String,
     name: String,
     address: Ipv4Addr,
@@ -88,10 +88,10 @@ fn vias() -> Vec<Via> {
 fn pods(model: &Model) -> Vec<Pod> {
     let intent = model.intent();
     let pods = intent.pods().map(|(id, pod)| Pod {
-        tenant: Tenant::Pod(id),
+        workload: Workload::Pod(id),
         project: intent[pod.project].name.to_string(),
         name: pod.name.to_string(),
-        address: model.endpoint(Tenant::Pod(id)).address,
+        address: model.endpoint(Workload::Pod(id)).address,
     });
     pods.collect()
 }
@@ -102,7 +102,7 @@ fn check(list: &[String], vias: &[Via], expected: &dyn Fn(&Pod, &Pod, Via) -> bo
     let list = list.concat();
     let text = format!("{}networkPolicies:\n{list}", WORLD.replace("PORTS", PORTS));
     let (model, _) = world::model(vec![text]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
     let pods = pods(&model);
     assert_eq!(pods.len(), 9);
@@ -115,8 +115,8 @@ fn check(list: &[String], vias: &[Via], expected: &dyn Fn(&Pod, &Pod, Via) -> bo
                     format!("{}/{} to {}/{} {via:?}", from.project, from.name, to.project, to.name);
                 let asked = via.map(|(protocol, port)| (protocol, Port::new(port.into()).unwrap()));
                 let says = |direction, subject: &Pod, other: &Pod| {
-                    let other = Other::Tenant(other.tenant);
-                    policies(&model, direction, subject.tenant, other, asked).allowed()
+                    let other = Other::Workload(other.workload);
+                    policies(&model, direction, subject.workload, other, asked).allowed()
                 };
                 let said = says(Direction::Egress, from, to) && says(Direction::Ingress, to, from);
                 assert_eq!(said, wanted, "the policies, {what}\n{list}");
@@ -126,10 +126,11 @@ fn check(list: &[String], vias: &[Via], expected: &dyn Fn(&Pod, &Pod, Via) -> bo
                     transport: via,
                     piece: Piece::Whole,
                 };
-                let frame = from_tenant(&model, from.tenant, body);
-                let mut arrived = fabric.spread(model.node(from.tenant), &frame);
+                let frame = from_tenant(&model, from.workload, body);
+                let mut arrived = fabric.spread(model.node(from.workload), &frame);
                 arrived.retain(|arrival| *arrival != Arrival::Nowhere);
-                let there = Arrival::Tenant(model.node(to.tenant), model.endpoint(to.tenant).port);
+                let there =
+                    Arrival::Workload(model.node(to.workload), model.endpoint(to.workload).port);
                 let there = if wanted { vec![there] } else { Vec::new() };
                 assert_eq!(arrived, there, "the flows, {what}\n{list}");
                 sent += 1;
@@ -495,7 +496,7 @@ fn a_policy_of_nobody_is_as_good_as_none() {
     let flows = |list: &str| {
         let text = format!("{}networkPolicies: [{list}]\n", WORLD.replace("PORTS", PORTS));
         let (model, _) = world::model(vec![text]);
-        let common = Common::new(&model).unwrap();
+        let common = ClusterFlows::new(&model).unwrap();
         let fabric = Fabric::new(&common);
         fabric.plans.values().map(|plan| plan.flows.iter().count()).collect::<Vec<_>>()
     };

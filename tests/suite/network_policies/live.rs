@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::lab::{Live, live, load};
 use crate::support::{Run, ringfence, until};
-use ringfence::lab::Place;
+use ringfence::lab::Location;
 
 /// What one of the processes has to do.
 const JOB: &str = "RINGFENCE_POLICIES_JOB";
@@ -139,7 +139,7 @@ fn process() {
 impl Live {
     fn policy_job(&self, pod: &str, job: &str) -> duct::Expression {
         let own = std::env::current_exe().unwrap().display().to_string();
-        let (host, netns) = self.lab.place(Place::Tenant(self.tenant(pod))).unwrap();
+        let (host, netns) = self.lab.place(Location::Workload(self.workload(pod))).unwrap();
         let words = [own.as_str(), "--exact", "network_policies::live::process", "--nocapture"];
         host.command(netns.as_deref(), &words).env(JOB, job).stderr_null()
     }
@@ -148,7 +148,7 @@ impl Live {
     fn serves(&self, pod: &str, job: &str, protocol: &str, port: u16) -> duct::Handle {
         let handle = self.policy_job(pod, &format!("{job} {port}")).stdout_null().unchecked();
         let handle = handle.start().unwrap();
-        let (host, netns) = self.lab.place(Place::Tenant(self.tenant(pod))).unwrap();
+        let (host, netns) = self.lab.place(Location::Workload(self.workload(pod))).unwrap();
         let words = format!("grep -q ':{port:04X} 00000000:0000' /proc/net/{protocol}");
         until("nobody has the port", || {
             host.output(netns.as_deref(), &["sh", "-c", &words]).unwrap().status.success()

@@ -6,13 +6,13 @@ use super::worlds;
 use crate::properties::{Arrival, Fabric};
 use ringfence::dataplane::openflow::CtState;
 use ringfence::intent::{Direction, NodeId};
-use ringfence::lower::Common;
-use ringfence::model::{Model, Tenant};
+use ringfence::lower::ClusterFlows;
+use ringfence::model::{Model, Workload};
 use ringfence::pipeline::OfPort;
 use ringfence::value::{Datapath, Mac, Port, Protocol};
 use ringfence::verify::evaluate::{Body, Frame, Piece};
 use ringfence::verify::reach::{
-    From, Other, Packet, To, leaves, let_out, policies, reach, to_tenant,
+    Destination, Other, Packet, Source, leaves, let_out, policies, reach, to_tenant,
 };
 
 /// What packets begin with: on both sides of the borders of every rule that clusters have, and what has
@@ -51,34 +51,34 @@ fn port(number: u16) -> Port {
 
 pub(super) fn allowed_at_sender(
     model: &Model,
-    from: Tenant,
-    to: Tenant,
+    from: Workload,
+    to: Workload,
     transport: Option<(Protocol, u16)>,
 ) -> bool {
     let transport = transport.map(|(protocol, number)| (protocol, port(number)));
-    policies(model, Direction::Egress, from, Other::Tenant(to), transport).allowed()
+    policies(model, Direction::Egress, from, Other::Workload(to), transport).allowed()
 }
 
 pub(super) fn allowed_at_receiver(
     model: &Model,
-    from: Tenant,
-    to: Tenant,
+    from: Workload,
+    to: Workload,
     transport: Option<(Protocol, u16)>,
 ) -> bool {
     let transport = transport.map(|(protocol, number)| (protocol, port(number)));
-    policies(model, Direction::Ingress, to, Other::Tenant(from), transport).allowed()
+    policies(model, Direction::Ingress, to, Other::Workload(from), transport).allowed()
 }
 
 /// A packet from a pod to another, and where it is to arrive.
-pub(super) type Pair = (Tenant, Tenant, Option<(Protocol, u16)>, Frame, Arrival);
+pub(super) type Pair = (Workload, Workload, Option<(Protocol, u16)>, Frame, Arrival);
 
 /// Packets between every two pods: two with ports, and one without.
 pub(super) fn pairs(model: &Model) -> Vec<Pair> {
     let nodes: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
-    let tenants: Vec<Tenant> = nodes.iter().flat_map(|node| model.tenants(*node)).collect();
+    let workloads: Vec<Workload> = nodes.iter().flat_map(|node| model.workloads(*node)).collect();
     let mut all = Vec::new();
-    for &from in &tenants {
-        for &to in tenants.iter().filter(|to| **to != from) {
+    for &from in &workloads {
+        for &to in workloads.iter().filter(|to| **to != from) {
             for transport in [TRANSPORTS[0], TRANSPORTS[5], TRANSPORTS[10]] {
                 let own = model.endpoint(from);
                 let body = body(own.address, model.endpoint(to).address, transport);
@@ -92,15 +92,15 @@ pub(super) fn pairs(model: &Model) -> Vec<Pair> {
 
 fn allowed_between(
     model: &Model,
-    from: Tenant,
-    to: Tenant,
+    from: Workload,
+    to: Workload,
     transport: Option<(Protocol, u16)>,
 ) -> bool {
     allowed_at_sender(model, from, to, transport) && allowed_at_receiver(model, from, to, transport)
 }
 
-fn place(model: &Model, tenant: Tenant) -> Arrival {
-    Arrival::Tenant(model.node(tenant), model.endpoint(tenant).port)
+fn place(model: &Model, workload: Workload) -> Arrival {
+    Arrival::Workload(model.node(workload), model.endpoint(workload).port)
 }
 
 fn when(allowed: bool, there: Arrival) -> Vec<Arrival> {
@@ -115,17 +115,17 @@ fn body(src: Ipv4Addr, dst: Ipv4Addr, transport: Option<(Protocol, u16)>) -> Bod
 pub(super) fn tries(model: &Model) -> Vec<Try> {
     let mut all = Vec::new();
     let nodes: Vec<NodeId> = model.intent().nodes().map(|(id, _)| id).collect();
-    let tenants: Vec<Tenant> = nodes.iter().flat_map(|node| model.tenants(*node)).collect();
-    for &from in &tenants {
+    let workloads: Vec<Workload> = nodes.iter().flat_map(|node| model.workloads(*node)).collect();
+    for &from in &workloads {
         let own = model.endpoint(from);
         let send = |what: &str, dst, transport, expected| Try {
             what: format!("{from:?} to {what} {dst} {transport:?}"),
             node: model.node(from),
-            vni: model.carried(model.project(from)),
+            vni: model.wire_vnid(model.project(from)),
             frame: Frame::new(own.port, own.mac, body(own.address, dst, transport)),
             expected,
         };
-        for &to in tenants.iter().filter(|to| **to != from) {
+        for &to in workloads.iter().filter(|to| **to != from) {
             for transport in TRANSPORTS {
                 let expected = when(allowed_between(model, from, to, transport), place(model, to));
                 all.push(send("pod", model.endpoint(to).address, transport, expected));
@@ -135,14 +135,14 @@ pub(super) fn tries(model: &Model) -> Vec<Try> {
         services(model, from, &send, &mut all);
     }
     for &node in &nodes {
-        from_node(model, node, &tenants, &mut all);
+        from_node(model, node, &workloads, &mut all);
     }
     all
 }
 
 fn outside(
     model: &Model,
-    from: Tenant,
+    from: Workload,
     nodes: &[NodeId],
     send: &impl Fn(&str, Ipv4Addr, Option<(Protocol, u16)>, Vec<Arrival>) -> Try,
     all: &mut Vec<Try>,
@@ -155,8 +155,8 @@ fn outside(
     for address in others.into_iter().chain(of_nodes) {
         for (protocol, number) in TRANSPORTS.into_iter().flatten() {
             let packet = Packet {
-                from: From::Tenant(from),
-                to: To::Outside(address),
+                from: Source::Workload(from),
+                to: Destination::Outside(address),
                 protocol,
                 port: port(number),
             };
@@ -182,7 +182,7 @@ fn outside(
 /// To a service and to node ports, whoever behind them is chosen.
 fn services(
     model: &Model,
-    from: Tenant,
+    from: Workload,
     send: &impl Fn(&str, Ipv4Addr, Option<(Protocol, u16)>, Vec<Arrival>) -> Try,
     all: &mut Vec<Try>,
 ) {
@@ -192,16 +192,16 @@ fn services(
         for found in &model.intent()[id].ports {
             let protocol = found.protocol;
             let to = |address, port| {
-                let to = To::Outside(address);
-                Packet { from: From::Tenant(from), to, protocol, port }
+                let to = Destination::Outside(address);
+                Packet { from: Source::Workload(from), to, protocol, port }
             };
             let mut expected: Vec<Arrival> = found
                 .backends
                 .iter()
-                .map(|(tenant, port)| {
+                .map(|(workload, port)| {
                     let packet = to(Ipv4Addr::UNSPECIFIED, *port);
-                    let reach = to_tenant(model, From::Tenant(from), *tenant, None, &packet);
-                    if reach.allowed() { place(model, *tenant) } else { Arrival::Nowhere }
+                    let reach = to_tenant(model, Source::Workload(from), *workload, None, &packet);
+                    if reach.allowed() { place(model, *workload) } else { Arrival::Nowhere }
                 })
                 .collect();
             expected.extend(found.endpoints.iter().map(|(address, port)| {
@@ -219,16 +219,16 @@ fn services(
     }
     for found in model.node_ports() {
         for (_, node) in model.intent().nodes() {
-            let (behind, ..) = model.behind(found);
+            let (behind, ..) = model.service_port_of(found);
             let mut expected: Vec<Arrival> = behind
                 .backends
                 .iter()
-                .map(|(tenant, port)| {
+                .map(|(workload, port)| {
                     let (from, to, protocol) =
-                        (From::Tenant(from), To::Tenant(*tenant), found.protocol);
+                        (Source::Workload(from), Destination::Workload(*workload), found.protocol);
                     let packet = Packet { from, to, protocol, port: *port };
-                    let reach = to_tenant(model, from, *tenant, None, &packet);
-                    if reach.allowed() { place(model, *tenant) } else { Arrival::Nowhere }
+                    let reach = to_tenant(model, from, *workload, None, &packet);
+                    if reach.allowed() { place(model, *workload) } else { Arrival::Nowhere }
                 })
                 .collect();
             if expected.is_empty() {
@@ -241,13 +241,13 @@ fn services(
 }
 
 /// The node's own processes, at each of their addresses, and the outside by a node port.
-fn from_node(model: &Model, node: NodeId, tenants: &[Tenant], all: &mut Vec<Try>) {
+fn from_node(model: &Model, node: NodeId, workloads: &[Workload], all: &mut Vec<Try>) {
     let mac = Mac::of_ipv4(model.gateway(node));
     let mut push = |what: String, src, dst, transport, expected| {
         let frame = Frame::new(OfPort::TUN, mac, body(src, dst, transport));
         all.push(Try { what, node, vni: 0, frame, expected });
     };
-    for &to in tenants {
+    for &to in workloads {
         let address = model.endpoint(to).address;
         for transport in TRANSPORTS {
             let near = model.node(to) == node;
@@ -263,17 +263,18 @@ fn from_node(model: &Model, node: NodeId, tenants: &[Tenant], all: &mut Vec<Try>
         }
     }
     for found in model.node_ports() {
-        let (behind, ..) = model.behind(found);
+        let (behind, ..) = model.service_port_of(found);
         let source = model.node_port_source(node);
         let service = model.service_address(found.service).unwrap();
         let expected: Vec<Arrival> = behind
             .backends
             .iter()
-            .map(|(tenant, port)| {
-                let (from, to, protocol) = (From::Outside, To::Tenant(*tenant), found.protocol);
+            .map(|(workload, port)| {
+                let (from, to, protocol) =
+                    (Source::Outside, Destination::Workload(*workload), found.protocol);
                 let packet = Packet { from, to, protocol, port: *port };
-                let reach = to_tenant(model, from, *tenant, Some(node), &packet);
-                if reach.allowed() { place(model, *tenant) } else { Arrival::Nowhere }
+                let reach = to_tenant(model, from, *workload, Some(node), &packet);
+                if reach.allowed() { place(model, *workload) } else { Arrival::Nowhere }
             })
             .collect();
         if !expected.is_empty() {
@@ -327,7 +328,7 @@ pub(super) fn wrong(fabric: &Fabric<'_>, attempt: &Try) -> Option<String> {
 
 fn check(seed: u64) -> usize {
     let model = worlds::cluster(seed);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
     let tries = tries(&model);
     for attempt in &tries {
@@ -345,8 +346,8 @@ fn check(seed: u64) -> usize {
 /// Replies and errors about connections come back, whoever sends and gets them.
 pub(super) fn wrong_replies(fabric: &Fabric<'_>) -> Option<String> {
     let model = fabric.model;
-    for from in fabric.tenants() {
-        for to in fabric.tenants().into_iter().filter(|to| *to != from) {
+    for from in fabric.workloads() {
+        for to in fabric.workloads().into_iter().filter(|to| *to != from) {
             for connection in [CtState::Reply, CtState::Related] {
                 let (own, dst) = (model.endpoint(from), model.endpoint(to).address);
                 let body = body(own.address, dst, Some((Protocol::Tcp, 40_000)));
@@ -363,8 +364,8 @@ pub(super) fn wrong_replies(fabric: &Fabric<'_>) -> Option<String> {
 
 fn check_arp(fabric: &Fabric<'_>, seed: u64) {
     let model = fabric.model;
-    for from in fabric.tenants() {
-        for to in fabric.tenants().into_iter().filter(|to| *to != from) {
+    for from in fabric.workloads() {
+        for to in fabric.workloads().into_iter().filter(|to| *to != from) {
             let (own, tpa) = (model.endpoint(from), model.endpoint(to).address);
             let body = Body::Arp { spa: own.address, tpa, sha: own.mac };
             let arrivals = fabric.spread(model.node(from), &Frame::new(own.port, own.mac, body));
@@ -405,14 +406,14 @@ fn a_service_is_reached_always_never_or_now_and_then() {
     for seed in 0..100 {
         let model = worlds::cluster(seed);
         for (pod, _) in model.intent().pods() {
-            let from = From::Tenant(Tenant::Pod(pod));
+            let from = Source::Workload(Workload::Pod(pod));
             for (id, _) in model.services() {
                 for port in model.intent()[id].ports.iter().filter(|p| !p.backends.is_empty()) {
-                    let to = To::Service(id);
+                    let to = Destination::Service(id);
                     let packet = Packet { from, to, protocol: port.protocol, port: port.port };
                     let whole = reach(&model, &packet);
-                    let each = port.backends.iter().map(|(tenant, port)| {
-                        to_tenant(&model, from, *tenant, None, &Packet { port: *port, ..packet })
+                    let each = port.backends.iter().map(|(workload, port)| {
+                        to_tenant(&model, from, *workload, None, &Packet { port: *port, ..packet })
                     });
                     let each: Vec<bool> = each.map(|reach| reach.allowed()).collect();
                     let all = each.iter().all(|allowed| *allowed);

@@ -8,7 +8,7 @@ use crate::properties::Fabric;
 use ringfence::dataplane::openflow::{
     Action, CtState, Flow, FlowTable, Fragment, L4, MaskedPort, Match, Packet, PolicyState,
 };
-use ringfence::lower::Common;
+use ringfence::lower::ClusterFlows;
 use ringfence::pipeline::{Register, Table};
 use ringfence::verify::evaluate::walk;
 
@@ -55,7 +55,7 @@ fn is_found_out_of_all(mutation: impl for<'m> Fn(Vec<Flow<'m>>) -> Vec<Flow<'m>>
     let mut touched = 0;
     for seed in 0..PATIENCE {
         let model = worlds::cluster(seed);
-        let common = Common::new(&model).unwrap();
+        let common = ClusterFlows::new(&model).unwrap();
         let mut fabric = Fabric::new(&common);
         let mut changed = false;
         for plan in fabric.plans.values_mut() {
@@ -314,7 +314,7 @@ fn what_is_dropped_is_not_remembered() {
     let mut dropped = 0;
     for seed in 0..60 {
         let model = worlds::cluster(seed);
-        let common = Common::new(&model).unwrap();
+        let common = ClusterFlows::new(&model).unwrap();
         let fabric = Fabric::new(&common);
         for attempt in tries(&model) {
             let walk = walk(&fabric.plans[&attempt.node].flows, &attempt.frame);

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use crate::frames::{Datagram, LARGE, Listener, SIZE, Sender, TCP, UDP, checksum, wait};
 use crate::lab::{Live, live_of};
 use crate::support::until;
-use ringfence::lab::{Place, Probe, Want};
+use ringfence::lab::{Expected, Location, Probe};
 use ringfence::value::Protocol;
 
 /// Node 1 has a gateway bridge and the egress router, node 2 the egress IP of `bank`. The outside comes to
@@ -97,16 +97,16 @@ const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 /// The clause, who sends, to whom, by what, and whether it is answered; and if so, to whom, where that is
 /// somebody else.
-type Line = (&'static str, &'static str, SocketAddrV4, Protocol, Option<Seen>);
-type Seen = Option<Ipv4Addr>;
+type Line = (&'static str, &'static str, SocketAddrV4, Protocol, Option<Observed>);
+type Observed = Option<Ipv4Addr>;
 
 #[expect(clippy::unnecessary_wraps, reason = "stands beside `None` in the table")]
-fn yes() -> Option<Seen> {
+fn yes() -> Option<Observed> {
     Some(None)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "stands beside `None` in the table")]
-fn seen_as(last: [u8; 4]) -> Option<Seen> {
+fn seen_as(last: [u8; 4]) -> Option<Observed> {
     Some(Some(Ipv4Addr::from(last)))
 }
 
@@ -164,11 +164,11 @@ fn lines(live: &Live) -> Vec<Line> {
     ]
 }
 
-fn place(live: &Live, name: &str) -> Place {
+fn place(live: &Live, name: &str) -> Location {
     match name {
-        "outside" => Place::Outside,
-        node if node.starts_with("node-") => Place::Node(live.node(node)),
-        tenant => Place::Tenant(live.tenant(tenant)),
+        "outside" => Location::Outside,
+        node if node.starts_with("node-") => Location::Node(live.node(node)),
+        workload => Location::Workload(live.workload(workload)),
     }
 }
 
@@ -184,7 +184,7 @@ fn probes(live: &Live, clause: Option<&str>) -> Vec<Probe> {
             protocol,
             fetch: None,
             // What the router translates arrives somewhere else.
-            want: seen.map_or(Want::Silence, |seen_as| Want::Answer {
+            want: seen.map_or(Expected::Silence, |seen_as| Expected::Answer {
                 seen_as,
                 at: (clause == "routers").then_some(BEHIND_ROUTER),
             }),
@@ -204,7 +204,7 @@ fn probes(live: &Live, clause: Option<&str>) -> Vec<Probe> {
                 protocol: Protocol::Udp,
                 fetch: None,
                 // Routers take no part.
-                want: Want::Copies(others.collect()),
+                want: Expected::Copies(others.collect()),
                 because: "policies say nothing of groups".to_owned(),
             });
         }
@@ -267,7 +267,7 @@ fn every_clause_notices_what_breaks_it() {
 
 /// An echo request with a mark, which comes back with the reply.
 fn ping(live: &Live, sender: &mut Sender<'_>, from: &'static str, to: &str) -> u16 {
-    sender.towards = live.lab.model().endpoint(live.tenant(to)).mac.bytes();
+    sender.towards = live.lab.model().endpoint(live.workload(to)).mac.bytes();
     let mut datagram = sender.datagram((live.address(to), 1, 0), SIZE);
     let mut body = vec![8, 0, 0, 0, 0, 7];
     body.extend(datagram.id.to_be_bytes());
@@ -280,7 +280,7 @@ fn ping(live: &Live, sender: &mut Sender<'_>, from: &'static str, to: &str) -> u
 }
 
 fn listen(live: &Live, pod: &str, words: &[&str], directory: &tempfile::TempDir) -> Listener {
-    let (host, netns) = live.lab.place(Place::Tenant(live.tenant(pod))).unwrap();
+    let (host, netns) = live.lab.place(Location::Workload(live.workload(pod))).unwrap();
     Listener::start(host, netns.as_deref(), words, directory)
 }
 
@@ -353,7 +353,7 @@ fn no_fragment_gets_round_a_policy() {
     for pod in pods {
         let to = live.address(pod);
         let mut sender = Sender::new(&live, "shop/cli-0", &mut marks);
-        sender.towards = live.lab.model().endpoint(live.tenant(pod)).mac.bytes();
+        sender.towards = live.lab.model().endpoint(live.workload(pod)).mac.bytes();
         sender.cuts((to, UDP, 8081));
         sender.deceptions((to, UDP, 8081), 8080);
         // Too short for the ports of TCP.
@@ -372,7 +372,7 @@ fn no_fragment_gets_round_a_policy() {
     let of_others = marks;
     for (pod, listener) in pods.iter().zip(&open) {
         let mut sender = Sender::new(&live, "shop/cli-0", &mut marks);
-        sender.towards = live.lab.model().endpoint(live.tenant(pod)).mac.bytes();
+        sender.towards = live.lab.model().endpoint(live.workload(pod)).mac.bytes();
         let datagram = sender.datagram((live.address(pod), UDP, 8080), LARGE + 16);
         sender.ip(datagram.cut(LARGE));
         sender.send();
@@ -385,7 +385,7 @@ fn no_fragment_gets_round_a_policy() {
     damage(&live, LET_IN);
     for (pod, listener) in pods.iter().zip(&closed) {
         let mut sender = Sender::new(&live, "shop/free", &mut marks);
-        sender.towards = live.lab.model().endpoint(live.tenant(pod)).mac.bytes();
+        sender.towards = live.lab.model().endpoint(live.workload(pod)).mac.bytes();
         let datagram = sender.datagram((live.address(pod), UDP, 8081), LARGE + 16);
         sender.ip(datagram.cut(LARGE));
         sender.send();

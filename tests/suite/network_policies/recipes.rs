@@ -7,11 +7,11 @@ use std::net::Ipv4Addr;
 use crate::properties::{Arrival, Fabric, from_tenant};
 use crate::world;
 use ringfence::intent::Direction;
-use ringfence::lower::Common;
-use ringfence::model::{Model, Tenant};
+use ringfence::lower::ClusterFlows;
+use ringfence::model::{Model, Workload};
 use ringfence::value::{Port, Protocol};
 use ringfence::verify::evaluate::{Body, Piece};
-use ringfence::verify::reach::{From, Other, Packet, To, policies, reach};
+use ringfence::verify::reach::{Destination, Other, Packet, Source, policies, reach};
 
 /// A bakery with its branches, on two nodes. Ports have names where a recipe needs them.
 const WORLD: &str = "version: 1
@@ -60,7 +60,7 @@ fn check(policies: &str, probes: &[Probe]) {
         let _ = writeln!(text, "  - {}", line.trim());
     }
     let (model, _) = world::model(vec![text]);
-    let common = Common::new(&model).unwrap();
+    let common = ClusterFlows::new(&model).unwrap();
     let fabric = Fabric::new(&common);
     for probe in probes {
         check_probe(&fabric, probe);
@@ -70,7 +70,7 @@ fn check(policies: &str, probes: &[Probe]) {
 fn other(model: &Model, name: &str) -> Other {
     let mut pods = model.intent().pods();
     if let Some((id, _)) = pods.find(|(id, _)| model.intent().pod_name(*id) == name) {
-        Other::Tenant(Tenant::Pod(id))
+        Other::Workload(Workload::Pod(id))
     } else {
         assert_eq!(name, "outside");
         Other::Address(OUTSIDE)
@@ -82,23 +82,25 @@ fn check_probe(fabric: &Fabric<'_>, (from, to, transport, expected): &Probe) {
     let (source, destination) = (other(model, from), other(model, to));
     let asked = transport.map(|(protocol, port)| (protocol, Port::new(port.into()).unwrap()));
     let sends = match source {
-        Other::Tenant(pod) => policies(model, Direction::Egress, pod, destination, asked).allowed(),
+        Other::Workload(pod) => {
+            policies(model, Direction::Egress, pod, destination, asked).allowed()
+        }
         _ => true,
     };
     let takes = match destination {
-        Other::Tenant(pod) => policies(model, Direction::Ingress, pod, source, asked).allowed(),
+        Other::Workload(pod) => policies(model, Direction::Ingress, pod, source, asked).allowed(),
         _ => true,
     };
     assert_eq!(sends && takes, *expected, "{from} to {to} {transport:?}");
     // The outside reaches pods by node ports only: `live` shows that.
-    let Other::Tenant(sender) = source else { return };
+    let Other::Workload(sender) = source else { return };
     let (address, there, target) = match destination {
-        Other::Tenant(pod) => {
+        Other::Workload(pod) => {
             let endpoint = model.endpoint(pod);
-            let there = Arrival::Tenant(model.node(pod), endpoint.port);
-            (endpoint.address, there, To::Tenant(pod))
+            let there = Arrival::Workload(model.node(pod), endpoint.port);
+            (endpoint.address, there, Destination::Workload(pod))
         }
-        _ => (OUTSIDE, Arrival::Host(model.node(sender)), To::Outside(OUTSIDE)),
+        _ => (OUTSIDE, Arrival::Host(model.node(sender)), Destination::Outside(OUTSIDE)),
     };
     let src = model.endpoint(sender).address;
     let body = Body::Ip { src, dst: address, transport: *transport, piece: Piece::Whole };
@@ -107,7 +109,7 @@ fn check_probe(fabric: &Fabric<'_>, (from, to, transport, expected): &Probe) {
     let arrived: Vec<Arrival> = arrivals.into_iter().filter(|a| *a != Arrival::Nowhere).collect();
     assert_eq!(arrived, wanted, "{from} to {to} {transport:?}");
     if let Some((protocol, port)) = asked {
-        let packet = Packet { from: From::Tenant(sender), to: target, protocol, port };
+        let packet = Packet { from: Source::Workload(sender), to: target, protocol, port };
         assert_eq!(reach(model, &packet).allowed(), *expected, "{from} to {to}");
     }
 }

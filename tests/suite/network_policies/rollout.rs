@@ -5,7 +5,7 @@ use super::worlds;
 use crate::properties::{Arrival, Fabric};
 use crate::world;
 use ringfence::intent::NodeId;
-use ringfence::lower::{Common, Plan};
+use ringfence::lower::{ClusterFlows, Plan};
 
 /// What an end closes in both generations stays closed in every mixture of nodes, and what both
 /// generations leave open at both ends stays open.
@@ -19,7 +19,8 @@ fn no_mixture_of_generations_opens_what_an_end_closes_in_both() {
         let (old, lock) = first.unwrap();
         let (second, _) = world::locked(vec![after], &lock, false);
         let (new, _) = second.unwrap();
-        let (old_common, new_common) = (Common::new(&old).unwrap(), Common::new(&new).unwrap());
+        let (old_common, new_common) =
+            (ClusterFlows::new(&old).unwrap(), ClusterFlows::new(&new).unwrap());
         let nodes: Vec<NodeId> = old.intent().nodes().map(|(id, _)| id).collect();
         for mixture in 0..1_usize << nodes.len() {
             let mut fabric = Fabric::new(&old_common);

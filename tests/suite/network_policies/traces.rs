@@ -12,7 +12,7 @@ use crate::properties::Arrival;
 use ringfence::diagnostic::Sources;
 use ringfence::emit::Renderer;
 use ringfence::intent::NodeId;
-use ringfence::lower::{Common, Plan};
+use ringfence::lower::{ClusterFlows, Plan};
 use ringfence::model::Model;
 use ringfence::pipeline::OfPort;
 use ringfence::verify::evaluate::Body;
@@ -28,7 +28,7 @@ pub(super) fn files(
     model: &Model,
     sources: &Sources,
 ) -> BTreeMap<NodeId, BTreeMap<String, Vec<u8>>> {
-    let common = Common::new(model).unwrap();
+    let common = ClusterFlows::new(model).unwrap();
     let renderer = Renderer::new(model, sources).unwrap();
     let nodes = model.intent().nodes();
     let files = |node| renderer.node(node, &Plan::of(&common, node).unwrap()).unwrap().files;
@@ -179,7 +179,7 @@ fn arrival(node: NodeId, port: u16) -> Arrival {
     if port == OfPort::TUN.get() {
         Arrival::Host(node)
     } else {
-        Arrival::Tenant(node, OfPort::pod(port).unwrap())
+        Arrival::Workload(node, OfPort::pod(port).unwrap())
     }
 }
 

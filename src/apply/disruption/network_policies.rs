@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::artifacts::Artifacts;
 use super::super::flows;
-use super::{Disturbance, in_table};
+use super::{Disruption, in_table};
 use crate::dataplane::origin::Cookie;
 use crate::pipeline::Table;
 
@@ -15,7 +15,7 @@ pub(super) fn forbidden(
     known: &BTreeSet<Cookie>,
     before: Option<&str>,
     after: Option<&str>,
-) -> Option<Disturbance> {
+) -> Option<Disruption> {
     let flow = before.or(after)?;
     let closes = if in_table(flow, Table::PolicyEgress) || in_table(flow, Table::Isolation) {
         permits_less(before, after)
@@ -35,7 +35,7 @@ pub(super) fn forbidden(
     let (_, policies) =
         objects.find(|(cookie, name)| cookie.group() == group && name.starts_with("policies "))?;
     let effect = "they change: what they no longer allow ends at once";
-    Some(Disturbance::new(policies, effect))
+    Some(Disruption::new(policies, effect))
 }
 
 /// Whether a rule, or a part of one, is gone.

@@ -1,4 +1,4 @@
-//! What a change disturbs that is there already, said before it happens.
+//! What a change disrupts that is there already, said before it happens.
 //!
 //! Most changes disturb nobody: flows and rulesets change in transactions, and connections that
 //! were translated stay so. These are the rest. What somebody asked to be removed is among them,
@@ -23,20 +23,20 @@ use crate::pipeline::Table;
 
 /// Something that is there already and notices the change.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
-pub struct Disturbance {
+pub struct Disruption {
     /// Which object, such as `pod shop/web-0`.
     pub object: String,
     /// What it notices, in words.
     pub effect: String,
 }
 
-impl fmt::Display for Disturbance {
+impl fmt::Display for Disruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "! {}: {}", self.object, self.effect)
     }
 }
 
-impl Disturbance {
+impl Disruption {
     pub(super) fn new(object: impl Into<String>, effect: impl Into<String>) -> Self {
         Self { object: object.into(), effect: effect.into() }
     }
@@ -47,7 +47,7 @@ pub(super) fn of_flows(
     artifacts: &Artifacts,
     observed: &Observed,
     difference: &flows::Difference,
-) -> BTreeSet<Disturbance> {
+) -> BTreeSet<Disruption> {
     let mut found = BTreeSet::new();
     let Some(live) = observed.flows.as_ref().filter(|live| !live.is_empty()) else { return found };
     let known = LazyCell::new(|| live.groups());
@@ -72,7 +72,7 @@ fn in_table(flow: &str, table: Table) -> bool {
 }
 
 /// A pod that is in another network from now on.
-fn moved(artifacts: &Artifacts, before: Option<&str>, after: Option<&str>) -> Option<Disturbance> {
+fn moved(artifacts: &Artifacts, before: Option<&str>, after: Option<&str>) -> Option<Disruption> {
     let (before, after) = (before?, after?);
     let network = |flow| word(flow, "actions=set_field:");
     if network(before) == network(after) {
@@ -80,7 +80,7 @@ fn moved(artifacts: &Artifacts, before: Option<&str>, after: Option<&str>) -> Op
     }
     let object = artifacts.objects().get(&flows::cookie(after)?)?;
     let effect = "moves to another network: its connections to pods that don't move with it break";
-    Some(Disturbance::new(object, effect))
+    Some(Disruption::new(object, effect))
 }
 
 /// A project that may no longer reach all that it reaches. New permissions alone disturb nobody.
@@ -89,7 +89,7 @@ fn forbidden(
     known: &BTreeSet<Cookie>,
     before: Option<&str>,
     after: Option<&str>,
-) -> Option<Disturbance> {
+) -> Option<Disruption> {
     let drops = |flow: &str| flow.ends_with("actions=drop");
     let permitted = before.is_some_and(|flow| !drops(flow));
     let permits_less = match after {
@@ -107,18 +107,18 @@ fn forbidden(
     let (_, project) =
         objects.find(|(cookie, name)| cookie.group() == group && name.starts_with("project "))?;
     let effect = "its egress policy changes: what it no longer allows ends at once";
-    Some(Disturbance::new(project, effect))
+    Some(Disruption::new(project, effect))
 }
 
 /// A pod that leaves the cluster at another node from now on.
-fn rerouted(artifacts: &Artifacts, observed: &Observed, flow: &str) -> Option<Disturbance> {
+fn rerouted(artifacts: &Artifacts, observed: &Observed, flow: &str) -> Option<Disruption> {
     let source: Ipv4Addr = word(flow, "nw_src=")?.parse().ok()?;
     let mut netns = artifacts.wiring.netns.iter();
     let pod = netns.find(|netns| netns.address.addr() == source)?;
     // One that comes with this change has no connections yet.
     observed.links.netns.get(pod.name.as_str())?;
     let effect = "its traffic leaves the cluster at another node: connections to the outside break";
-    Some(Disturbance::new(&pod.owner, effect))
+    Some(Disruption::new(&pod.owner, effect))
 }
 
 /// Services that lose pods.
@@ -126,7 +126,7 @@ fn deserted(
     artifacts: &Artifacts,
     difference: &groups::Difference,
     live: &groups::Groups,
-) -> Vec<Disturbance> {
+) -> Vec<Disruption> {
     let names: BTreeMap<u32, &String> =
         artifacts.objects().iter().map(|(cookie, name)| (group_number(*cookie), name)).collect();
     let gone = difference.delete.iter();
@@ -140,7 +140,7 @@ fn deserted(
         )
         .map(|(id, effect)| {
             let name = names.get(id).map_or_else(|| format!("group {id}"), ToString::to_string);
-            Disturbance::new(name, effect)
+            Disruption::new(name, effect)
         })
         .collect()
 }
