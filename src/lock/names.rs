@@ -25,7 +25,7 @@ const RESOLVE: &str = "run `ringfence resolve` on the same paths, and commit the
 #[must_use]
 pub fn addresses(lock: &Lock) -> Addresses {
     let mut names = Addresses::new();
-    for NameAddress { name, address } in lock.names.keys() {
+    for NameAddress { name, address } in lock.resolved_names.keys() {
         names.entry(name.clone()).or_default().push((*address).into());
     }
     names
@@ -111,7 +111,7 @@ fn entries<'a>(
 ) -> impl Iterator<Item = (Ipv4Addr, LastSeen)> + use<'a> {
     let first = NameAddress { name: name.clone(), address: Ipv4Addr::UNSPECIFIED };
     let last = NameAddress { name: name.clone(), address: Ipv4Addr::BROADCAST };
-    lock.names.range(first..=last).map(|(key, sighting)| (key.address, *sighting))
+    lock.resolved_names.range(first..=last).map(|(key, sighting)| (key.address, *sighting))
 }
 
 /// How old the addresses are that a compilation uses, in words: `3 names, the oldest resolved 2h
@@ -174,7 +174,7 @@ pub fn update(
 ) -> Update {
     let names = intent.named_rules();
     let mut lock = old.clone();
-    lock.names.clear();
+    lock.resolved_names.clear();
     let report = Report::new();
     let mut update = Update { lock, report, changes: Vec::new(), ageing: Vec::new() };
     for (name, rules) in &names {
@@ -214,10 +214,10 @@ pub fn update(
         }
         for (address, sighting) in is {
             let name = (*name).clone();
-            update.lock.names.insert(NameAddress { name, address }, sighting);
+            update.lock.resolved_names.insert(NameAddress { name, address }, sighting);
         }
     }
-    let unused: BTreeSet<&DnsName> = old.names.keys().map(|entry| &entry.name).collect();
+    let unused: BTreeSet<&DnsName> = old.resolved_names.keys().map(|entry| &entry.name).collect();
     for name in unused.into_iter().filter(|name| !names.contains_key(name)) {
         update.changes.push(format!("- {name}, which no rule is for any more"));
     }
