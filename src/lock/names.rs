@@ -12,7 +12,7 @@ use crate::diagnostic::{Code, Diagnostic, Place, Report, counted};
 use crate::intent::{Addresses, Cluster, EgressRule, Intent, Target};
 use crate::lock::dns::Answer;
 use crate::lock::{LastSeen, Lock, NameAddress};
-use crate::resolve::special_ranges;
+use crate::resolve::{covered_by, special_ranges};
 use crate::value::{DnsName, Timestamp, humanize};
 
 /// The most addresses of a name: every one is a flow for each of its rules.
@@ -57,14 +57,7 @@ pub fn check(intent: &Intent, lock: &Lock) -> Report {
             if let Some(covering) =
                 policy.rules[..number].iter().find(|earlier| covered(rule, earlier, &addresses))
             {
-                let message =
-                    format!("the rule for {} never matches: an earlier one covers it", rule.to);
-                report.push(
-                    Diagnostic::new(Code::RuleNeverMatches, message)
-                        .at(rule.place)
-                        .related(covering.place, "this rule decides first")
-                        .help("the first match decides: put the narrower rule first, or remove it"),
-                );
+                report.push(covered_by(rule, covering));
             }
         }
     }
