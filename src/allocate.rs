@@ -94,8 +94,8 @@ pub fn allocate(
     let mut new = to_lock(intent, &numbers, retired, networks);
     new.retired_addresses = retired::after(withheld, intent, lock, &numbers);
     let used = intent.named_rules();
-    let names = lock.names.iter().filter(|(entry, _)| used.contains_key(&entry.name));
-    new.names = names.map(|(entry, sighting)| (entry.clone(), *sighting)).collect();
+    let names = lock.resolved_names.iter().filter(|(entry, _)| used.contains_key(&entry.name));
+    new.resolved_names = names.map(|(entry, sighting)| (entry.clone(), *sighting)).collect();
     Ok((numbers, new))
 }
 
@@ -117,10 +117,10 @@ fn to_lock(
     let routers = intent.routers().zip(&numbers.routers);
     Lock {
         vnids: vnids.map(|((_, project), vnid)| (project.name.to_string(), *vnid)).collect(),
-        retired,
+        retired_vnids: retired,
         retired_addresses: BTreeMap::new(),
-        joined: networks.joined,
-        left: networks.left,
+        memberships: networks.joined,
+        former_members: networks.left,
         subnets: subnets.map(|((_, node), subnet)| (node.name.to_string(), *subnet)).collect(),
         pods: pods.map(|((id, pod), e)| (intent.pod_name(id), entry(pod.node, e))).collect(),
         routers: routers.map(|((_, r), e)| (r.name.to_string(), entry(r.node, e))).collect(),
@@ -138,7 +138,7 @@ fn to_lock(
             .zip(&numbers.services)
             .filter_map(|((id, _), address)| Some((intent.service_name(id), (*address)?)))
             .collect(),
-        names: BTreeMap::new(),
+        resolved_names: BTreeMap::new(),
         node_ports: node_ports::to_lock(intent, &numbers.node_ports),
     }
 }
@@ -198,7 +198,7 @@ impl Allocator<'_> {
             }
         }
         // What this very change retires, nodes still run.
-        let mut retired = if prune { BTreeMap::new() } else { self.lock.retired.clone() };
+        let mut retired = if prune { BTreeMap::new() } else { self.lock.retired_vnids.clone() };
         let mut numbers: Vec<Option<Vnid>> = Vec::with_capacity(intent.projects().len());
         for (id, project) in intent.projects() {
             let locked = self.lock.vnids.get(project.name.as_str()).copied();

@@ -433,7 +433,7 @@ fn nft_table(table: &nft::Table<'_>) -> Value {
             context! {
                 name => chain.name,
                 head => chain.to_string(),
-                policy => chain.policy,
+                policy => chain.policy.to_string(),
                 rules => strings(&chain.rules),
             }
         })

@@ -37,14 +37,14 @@ pub struct Lock {
     /// The VNID of each project.
     pub vnids: BTreeMap<String, Vnid>,
     /// VNIDs of projects that are gone, with the last project that had them.
-    pub retired: BTreeMap<Vnid, String>,
+    pub retired_vnids: BTreeMap<Vnid, String>,
     /// Addresses of pods, egress routers and services that are gone, with the last that had them:
     /// `pod/project/name`, `router/name`, `service/project/name`.
     pub retired_addresses: BTreeMap<Ipv4Addr, String>,
     /// By the name of each joined project, that of the project whose network it shares.
-    pub joined: BTreeMap<String, String>,
+    pub memberships: BTreeMap<String, String>,
     /// By `project/network`, the VNID of the network that the project has left.
-    pub left: BTreeMap<String, Vnid>,
+    pub former_members: BTreeMap<String, Vnid>,
     /// The pod subnet of each node.
     pub subnets: BTreeMap<String, Ipv4Net>,
     /// Each pod, as `project/pod`.
@@ -56,7 +56,7 @@ pub struct Lock {
     /// The address of each service, as `project/service`.
     pub services: BTreeMap<String, Ipv4Addr>,
     /// The addresses of names in egress policies.
-    pub names: BTreeMap<NameAddress, LastSeen>,
+    pub resolved_names: BTreeMap<NameAddress, LastSeen>,
     /// The node port of each port of a service that has one, as `project/service/80/tcp`.
     pub node_ports: BTreeMap<String, NodePort>,
 }
@@ -302,17 +302,22 @@ pub fn parse_yaml(text: &str) -> Result<Lock, Fault> {
     }
     Ok(Lock {
         vnids: wire.vnids.0,
-        retired: wire.retired.0,
+        retired_vnids: wire.retired_vnids.0,
         retired_addresses: wire.retired_addresses.0,
-        joined: wire.joined.0,
-        left: wire.left.0,
+        memberships: wire.memberships.0,
+        former_members: wire.former_members.0,
         subnets: wire.subnets.0,
         pods: wire.pods.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         routers: wire.routers.0.into_iter().map(|(key, entry)| (key, entry.0)).collect(),
         outside_ports: wire.outside_ports.0.into_iter().map(|(key, port)| (key, port.0)).collect(),
         services: wire.services.0,
         node_ports: wire.node_ports.0,
-        names: wire.names.0.into_iter().map(|(key, seen)| (key.0, seen.0)).collect(),
+        resolved_names: wire
+            .resolved_names
+            .0
+            .into_iter()
+            .map(|(key, seen)| (key.0, seen.0))
+            .collect(),
     })
 }
 
@@ -342,17 +347,17 @@ pub fn differences(old: &Lock, new: &Lock) -> Vec<String> {
     }
     let mut out = Vec::new();
     differing("project", &old.vnids, &new.vnids, &mut out);
-    differing("retired VNID", &old.retired, &new.retired, &mut out);
+    differing("retired VNID", &old.retired_vnids, &new.retired_vnids, &mut out);
     differing("retired address", &old.retired_addresses, &new.retired_addresses, &mut out);
-    differing("joined project", &old.joined, &new.joined, &mut out);
-    differing("project that left", &old.left, &new.left, &mut out);
+    differing("joined project", &old.memberships, &new.memberships, &mut out);
+    differing("project that left", &old.former_members, &new.former_members, &mut out);
     differing("node", &old.subnets, &new.subnets, &mut out);
     differing("pod", &old.pods, &new.pods, &mut out);
     differing("router", &old.routers, &new.routers, &mut out);
     differing("outside port of", &old.outside_ports, &new.outside_ports, &mut out);
     differing("service", &old.services, &new.services, &mut out);
     differing("node port of", &old.node_ports, &new.node_ports, &mut out);
-    differing("address", &old.names, &new.names, &mut out);
+    differing("address", &old.resolved_names, &new.resolved_names, &mut out);
     out
 }
 
@@ -384,13 +389,13 @@ impl Lock {
         );
         section(&mut out, "vnids", "project: VNID", &self.vnids);
         let comment = "VNIDs of projects that are gone, until `ringfence lock --prune`";
-        section(&mut out, "retired", comment, &self.retired);
+        section(&mut out, "retiredVnids", comment, &self.retired_vnids);
         let comment = "addresses of what is gone, until `ringfence lock --prune`";
         section(&mut out, "retiredAddresses", comment, &self.retired_addresses);
         let comment = "project: the project whose network it has joined";
-        section(&mut out, "joined", comment, &self.joined);
+        section(&mut out, "memberships", comment, &self.memberships);
         let comment = "project/network: left, with its VNID, until `ringfence lock --prune`";
-        section(&mut out, "left", comment, &self.left);
+        section(&mut out, "formerMembers", comment, &self.former_members);
         section(&mut out, "subnets", "node: pod subnet", &self.subnets);
         section(&mut out, "pods", "project/pod: node address mac ofport", &self.pods);
         section(&mut out, "routers", "egress router: node address mac ofport", &self.routers);
@@ -400,7 +405,7 @@ impl Lock {
         let comment = "project/service/port/protocol: node port";
         section(&mut out, "nodePorts", comment, &self.node_ports);
         let comment = "name address: when it was last answered, and its TTL in seconds";
-        section(&mut out, "names", comment, &self.names);
+        section(&mut out, "resolvedNames", comment, &self.resolved_names);
         out
     }
 }
@@ -420,20 +425,21 @@ fn section<K: fmt::Display, V: fmt::Display>(
     }
 }
 
+/// What stands in the file; sections are read by their earlier names too.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
     version: u64,
     #[serde(default)]
     vnids: Entries<String, Vnid>,
-    #[serde(default)]
-    retired: Entries<Vnid, String>,
+    #[serde(default, rename = "retiredVnids", alias = "retired")]
+    retired_vnids: Entries<Vnid, String>,
     #[serde(default, rename = "retiredAddresses")]
     retired_addresses: Entries<Ipv4Addr, String>,
-    #[serde(default)]
-    joined: Entries<String, String>,
-    #[serde(default)]
-    left: Entries<String, Vnid>,
+    #[serde(default, alias = "joined")]
+    memberships: Entries<String, String>,
+    #[serde(default, rename = "formerMembers", alias = "left")]
+    former_members: Entries<String, Vnid>,
     #[serde(default)]
     subnets: Entries<String, Ipv4Net>,
     #[serde(default)]
@@ -446,8 +452,8 @@ struct Wire {
     services: Entries<String, Ipv4Addr>,
     #[serde(default, rename = "nodePorts")]
     node_ports: Entries<String, NodePort>,
-    #[serde(default)]
-    names: Entries<Words<NameAddress>, Words<LastSeen>>,
+    #[serde(default, rename = "resolvedNames", alias = "names")]
+    resolved_names: Entries<Words<NameAddress>, Words<LastSeen>>,
 }
 
 /// A value that is written as some words.

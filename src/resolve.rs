@@ -26,6 +26,7 @@ use serde_json::Value;
 
 pub(crate) use addresses::{last_host, node_port_source, outside_subnet};
 pub(crate) use cluster::special_ranges;
+pub(crate) use egress_policies::covered_by;
 pub(crate) use network_policies::without;
 pub(crate) use outside::link_local;
 

@@ -32,14 +32,14 @@ pub(super) fn networks(
 ) -> Networks {
     let mut networks = Networks::default();
     if !prune {
-        networks.left.clone_from(&lock.left);
+        networks.left.clone_from(&lock.former_members);
     }
     for (_, project) in intent.projects() {
         if let Membership::Joined(root) = project.membership {
             networks.joined.insert(project.name.to_string(), intent[root].name.to_string());
         }
     }
-    for (member, root) in &lock.joined {
+    for (member, root) in &lock.memberships {
         if let (false, Some(vnid)) =
             (networks.joined.get(member) == Some(root), lock.vnids.get(root))
         {
@@ -51,7 +51,7 @@ pub(super) fn networks(
         let (name, network) = (project.name.as_str(), intent[root].name.as_str());
         // Whoever comes back, or was never away, was together with all others.
         let back = networks.left.remove(&format!("{name}/{network}")).is_some();
-        if back || lock.joined.get(name).is_some_and(|before| before == network) {
+        if back || lock.memberships.get(name).is_some_and(|before| before == network) {
             continue;
         }
         let vnid = vnids[root.index()];

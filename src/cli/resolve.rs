@@ -66,7 +66,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     }
     let path = &loaded.lock_path;
     let names = loaded.intent.as_ref().map_or(0, |intent| intent.named_rules().len());
-    let known = format!("{}, {}", counted(names, "name"), counted(lock.names.len(), "address"));
+    let known =
+        format!("{}, {}", counted(names, "name"), counted(lock.resolved_names.len(), "address"));
     print(&lines(&changes));
     if arguments.check {
         print(&lines(&ageing));

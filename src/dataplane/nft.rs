@@ -1,10 +1,14 @@
 //! nft rulesets as types. Rules print themselves; `render` puts them into a file.
 
+mod chain;
+
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
+
+pub use chain::{Chain, ChainKind, Hook, Policy, Priority};
 
 use crate::dataplane::origin::ObjectRef;
 use crate::value::{InterfaceName, Port, Protocol};
@@ -132,43 +136,6 @@ pub struct AddressMap {
     pub name: &'static str,
     /// Its elements, sorted.
     pub elements: Vec<(Ipv4Addr, Ipv4Addr)>,
-}
-
-/// A base chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain<'m> {
-    /// Its name.
-    pub name: &'static str,
-    /// What it does with packets: `filter` or `nat`.
-    pub kind: &'static str,
-    /// Where in the IP stack it sees them.
-    pub hook: &'static str,
-    /// When it sees them, as nft's own name or a number.
-    pub priority: &'static str,
-    /// What happens to packets that no rule decides: `accept` or `drop`.
-    pub policy: &'static str,
-    /// Its rules.
-    pub rules: Vec<Rule<'m>>,
-}
-
-impl<'m> Chain<'m> {
-    /// A chain that lets pass what no rule decides.
-    #[must_use]
-    pub fn new(
-        name: &'static str,
-        kind: &'static str,
-        hook: &'static str,
-        priority: &'static str,
-        rules: Vec<Rule<'m>>,
-    ) -> Self {
-        Self { name, kind, hook, priority, policy: "accept", rules }
-    }
-
-    /// The same, but it drops what no rule decides.
-    #[must_use]
-    pub fn default_drop(self) -> Self {
-        Self { policy: "drop", ..self }
-    }
 }
 
 /// One rule.
@@ -370,13 +337,6 @@ impl fmt::Display for Rule<'_> {
             write!(f, "{condition} ")?;
         }
         write!(f, "{} comment \"{}\"", self.statement, self.subject.cookie)
-    }
-}
-
-impl fmt::Display for Chain<'_> {
-    /// The line that makes it a base chain, without its policy.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "type {} hook {} priority {};", self.kind, self.hook, self.priority)
     }
 }
 

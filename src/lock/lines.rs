@@ -59,17 +59,17 @@ fn insert(lock: &mut Lock, section: &str, key: &str, value: &str) -> Option<()> 
     let name = |text: &str| (!text.contains(' ')).then(|| text.to_owned());
     match section {
         "vnids" => once(&mut lock.vnids, name(key)?, number(value)?),
-        "retired" => once(&mut lock.retired, number(key)?, name(value)?),
+        "retiredVnids" => once(&mut lock.retired_vnids, number(key)?, name(value)?),
         "retiredAddresses" => once(&mut lock.retired_addresses, words(key)?, name(value)?),
-        "joined" => once(&mut lock.joined, name(key)?, name(value)?),
-        "left" => once(&mut lock.left, name(key)?, number(value)?),
+        "memberships" => once(&mut lock.memberships, name(key)?, name(value)?),
+        "formerMembers" => once(&mut lock.former_members, name(key)?, number(value)?),
         "subnets" => once(&mut lock.subnets, name(key)?, words(value)?),
         "pods" => once(&mut lock.pods, name(key)?, words(value)?),
         "routers" => once(&mut lock.routers, name(key)?, words(value)?),
         "outsidePorts" => once(&mut lock.outside_ports, name(key)?, words(value)?),
         "services" => once(&mut lock.services, name(key)?, words(value)?),
         "nodePorts" => once(&mut lock.node_ports, name(key)?, number(value)?),
-        "names" => once(&mut lock.names, words(key)?, words(value)?),
+        "resolvedNames" => once(&mut lock.resolved_names, words(key)?, words(value)?),
         _ => None,
     }
 }
@@ -77,17 +77,17 @@ fn insert(lock: &mut Lock, section: &str, key: &str, value: &str) -> Option<()> 
 fn has_entries(lock: &Lock, section: &str) -> bool {
     !match section {
         "vnids" => lock.vnids.is_empty(),
-        "retired" => lock.retired.is_empty(),
+        "retiredVnids" => lock.retired_vnids.is_empty(),
         "retiredAddresses" => lock.retired_addresses.is_empty(),
-        "joined" => lock.joined.is_empty(),
-        "left" => lock.left.is_empty(),
+        "memberships" => lock.memberships.is_empty(),
+        "formerMembers" => lock.former_members.is_empty(),
         "subnets" => lock.subnets.is_empty(),
         "pods" => lock.pods.is_empty(),
         "routers" => lock.routers.is_empty(),
         "outsidePorts" => lock.outside_ports.is_empty(),
         "services" => lock.services.is_empty(),
         "nodePorts" => lock.node_ports.is_empty(),
-        "names" => lock.names.is_empty(),
+        "resolvedNames" => lock.resolved_names.is_empty(),
         _ => true,
     }
 }

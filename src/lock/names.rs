@@ -12,7 +12,7 @@ use crate::diagnostic::{Code, Diagnostic, Place, Report, counted};
 use crate::intent::{Addresses, Cluster, EgressRule, Intent, Target};
 use crate::lock::dns::Answer;
 use crate::lock::{LastSeen, Lock, NameAddress};
-use crate::resolve::special_ranges;
+use crate::resolve::{covered_by, special_ranges};
 use crate::value::{DnsName, Timestamp, humanize};
 
 /// The most addresses of a name: every one is a flow for each of its rules.
@@ -25,7 +25,7 @@ const RESOLVE: &str = "run `ringfence resolve` on the same paths, and commit the
 #[must_use]
 pub fn addresses(lock: &Lock) -> Addresses {
     let mut names = Addresses::new();
-    for NameAddress { name, address } in lock.names.keys() {
+    for NameAddress { name, address } in lock.resolved_names.keys() {
         names.entry(name.clone()).or_default().push((*address).into());
     }
     names
@@ -57,14 +57,7 @@ pub fn check(intent: &Intent, lock: &Lock) -> Report {
             if let Some(covering) =
                 policy.rules[..number].iter().find(|earlier| covered(rule, earlier, &addresses))
             {
-                let message =
-                    format!("the rule for {} never matches: an earlier one covers it", rule.to);
-                report.push(
-                    Diagnostic::new(Code::RuleNeverMatches, message)
-                        .at(rule.place)
-                        .related(covering.place, "this rule decides first")
-                        .help("the first match decides: put the narrower rule first, or remove it"),
-                );
+                report.push(covered_by(rule, covering));
             }
         }
     }
@@ -111,7 +104,7 @@ fn entries<'a>(
 ) -> impl Iterator<Item = (Ipv4Addr, LastSeen)> + use<'a> {
     let first = NameAddress { name: name.clone(), address: Ipv4Addr::UNSPECIFIED };
     let last = NameAddress { name: name.clone(), address: Ipv4Addr::BROADCAST };
-    lock.names.range(first..=last).map(|(key, sighting)| (key.address, *sighting))
+    lock.resolved_names.range(first..=last).map(|(key, sighting)| (key.address, *sighting))
 }
 
 /// How old the addresses are that a compilation uses, in words: `3 names, the oldest resolved 2h
@@ -174,7 +167,7 @@ pub fn update(
 ) -> Update {
     let names = intent.named_rules();
     let mut lock = old.clone();
-    lock.names.clear();
+    lock.resolved_names.clear();
     let report = Report::new();
     let mut update = Update { lock, report, changes: Vec::new(), ageing: Vec::new() };
     for (name, rules) in &names {
@@ -214,10 +207,10 @@ pub fn update(
         }
         for (address, sighting) in is {
             let name = (*name).clone();
-            update.lock.names.insert(NameAddress { name, address }, sighting);
+            update.lock.resolved_names.insert(NameAddress { name, address }, sighting);
         }
     }
-    let unused: BTreeSet<&DnsName> = old.names.keys().map(|entry| &entry.name).collect();
+    let unused: BTreeSet<&DnsName> = old.resolved_names.keys().map(|entry| &entry.name).collect();
     for name in unused.into_iter().filter(|name| !names.contains_key(name)) {
         update.changes.push(format!("- {name}, which no rule is for any more"));
     }

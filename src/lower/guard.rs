@@ -10,7 +10,8 @@ use super::wiring::interface;
 use crate::artifact::host::{self, GUARDED_SET};
 use crate::artifact::node::NodeConfig;
 use crate::dataplane::nft::{
-    Chain, Choice, Condition, Elements, Family, Refusal, Rule, Ruleset, Set, Statement, Table,
+    Chain, Choice, Condition, Elements, Family, Hook, Priority, Refusal, Rule, Ruleset, Set,
+    Statement, Table,
 };
 use crate::diagnostic::Diagnostic;
 use crate::intent::NodeId;
@@ -47,8 +48,8 @@ pub(super) fn lower<'m>(
         elements.sort();
         let sets = vec![Set { name: GUARDED_SET, elements: Elements::Interfaces(elements) }];
         inet.sets.splice(0..0, sets.clone());
-        inet.chains.insert(0, guard(model, node, "prerouting", "raw - 10"));
-        let chains = vec![guard(model, node, "input", "filter")];
+        inet.chains.insert(0, guard(model, node, Hook::Prerouting, Priority::RAW.plus(-10)));
+        let chains = vec![guard(model, node, Hook::Input, Priority::FILTER)];
         tables.push(Table { family: Family::Arp, sets, chains, ..Table::default() });
     }
     tables.insert(0, inet);
@@ -57,18 +58,13 @@ pub(super) fn lower<'m>(
 
 /// A userspace datapath reads the interfaces of pods and the uplink from the outside, so the
 /// kernel sees the same frames. It must not answer or forward them: nothing would check them.
-fn guard<'m>(
-    model: &'m Model,
-    node: NodeId,
-    hook: &'static str,
-    priority: &'static str,
-) -> Chain<'m> {
+fn guard<'m>(model: &'m Model, node: NodeId, hook: Hook, priority: Priority) -> Chain<'m> {
     let rule = Rule {
         conditions: vec![Condition::IifIn(GUARDED_SET)],
         statement: Statement::Drop,
         subject: model.node_subject(node),
     };
-    Chain::new("rf_guard", "filter", hook, priority, vec![rule])
+    Chain::filter("rf_guard", hook, priority, vec![rule])
 }
 
 /// The chains for IP; `egress_ips` is the map of pods that have one. What node ports need comes
@@ -128,8 +124,8 @@ fn inet_chains<'m>(
     forward.push(rule(vec![Condition::Oif(tun()?), Condition::CtEstablished], Statement::Accept));
     forward.push(rule(vec![Condition::Oif(tun()?)], Statement::Drop));
     let mut chains = vec![
-        Chain::new("rf_spoofed", "filter", "prerouting", "raw", spoofed),
-        Chain::new("rf_tunnels", "filter", "prerouting", "raw", tunnels),
+        Chain::filter("rf_spoofed", Hook::Prerouting, Priority::RAW, spoofed),
+        Chain::filter("rf_tunnels", Hook::Prerouting, Priority::RAW, tunnels),
     ];
     if model.has_services() {
         let services = Condition::Destination(model.intent().cluster().service_network);
@@ -140,28 +136,27 @@ fn inet_chains<'m>(
             refused.push(rule(conditions, Statement::Reject(refusal)));
         }
         // Before routing, which would send a packet from the node to itself nowhere.
-        chains.push(Chain::new("rf_refused", "filter", "prerouting", "raw + 10", refused));
+        chains.push(Chain::filter("rf_refused", Hook::Prerouting, Priority::RAW.plus(10), refused));
     }
     let endpoints = node_to_endpoints(model, node);
     if !endpoints.is_empty() {
-        chains.push(Chain::new("rf_endpoints", "nat", "output", "-100", endpoints));
+        chains.push(Chain::nat("rf_endpoints", Hook::Output, Priority::DSTNAT_OUTPUT, endpoints));
     }
     chains.extend(node_ports);
-    chains.push(Chain::new("rf_forwards", "filter", "forward", "filter", forward));
-    chains.push(Chain::new(
+    chains.push(Chain::filter("rf_forwards", Hook::Forward, Priority::FILTER, forward));
+    chains.push(Chain::filter(
         "rf_input",
-        "filter",
-        "input",
-        "filter",
+        Hook::Input,
+        Priority::FILTER,
         node_access::rules(model, node)?,
     ));
     if model.datapath(node) == Datapath::System {
         let passed = rule(vec![Condition::Oif(tun()?)], Statement::Mark(pipeline::PASSED_MARK));
-        chains.push(Chain::new("rf_passed", "filter", "postrouting", "mangle", vec![passed]));
+        chains.push(Chain::filter("rf_passed", Hook::Postrouting, Priority::MANGLE, vec![passed]));
     }
-    chains.push(Chain::new("rf_source", "nat", "postrouting", "srcnat", masquerade));
+    chains.push(Chain::nat("rf_source", Hook::Postrouting, Priority::SRCNAT, masquerade));
     // Conntrack translates nothing that it calls invalid, or that somebody told it not to track.
-    chains.push(Chain::new("rf_escaped", "filter", "postrouting", "srcnat + 10", escaped));
+    chains.push(Chain::filter("rf_escaped", Hook::Postrouting, Priority::SRCNAT.plus(10), escaped));
     Ok(chains)
 }
 

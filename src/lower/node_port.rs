@@ -13,7 +13,9 @@ use super::guard::REFUSALS;
 use super::wiring::interface;
 use super::{Builder, host, ip, ip_to};
 use crate::artifact::host;
-use crate::dataplane::nft::{Chain, Condition, Elements, PortMap, Rule, Set, Statement};
+use crate::dataplane::nft::{
+    Chain, Condition, Elements, Hook, PortMap, Priority, Rule, Set, Statement,
+};
 use crate::dataplane::openflow::{
     Action, CtState, Flow, Fragment, IpMatch, L4, MaskedPort, Match, SharedFlows,
 };
@@ -247,10 +249,9 @@ pub(super) fn inwards(model: &Model, node: NodeId) -> Result<Inwards<'_>, Diagno
             REFUSALS.map(|(protocol, refusal)| rule(to_idle(protocol), Statement::Reject(refusal)))
         };
         // From the outside, and from pods, for whose bridge the node refuses.
-        let idle =
-            |name, hook, priority| Chain::new(name, "filter", hook, priority, refused().into());
-        chains.push(idle("rf_idle", "prerouting", "raw + 10"));
-        chains.push(idle("rf_idle_own", "output", "filter"));
+        let idle = |name, hook, priority| Chain::filter(name, hook, priority, refused().into());
+        chains.push(idle("rf_idle", Hook::Prerouting, Priority::RAW.plus(10)));
+        chains.push(idle("rf_idle_own", Hook::Output, Priority::FILTER));
         let nodes = model.intent().nodes();
         let mut all: Vec<Ipv4Addr> =
             nodes.flat_map(|(_, node)| node.node_port_addresses.iter().copied()).collect();
@@ -277,10 +278,10 @@ pub(super) fn inwards(model: &Model, node: NodeId) -> Result<Inwards<'_>, Diagno
         let from_outside = vec![Condition::NotIif(tun()?), to_node.clone()];
         let dnat = |name, hook, priority, conditions| {
             let rules = vec![rule(conditions, Statement::DnatByMap(PORTS))];
-            Chain::new(name, "nat", hook, priority, rules)
+            Chain::nat(name, hook, priority, rules)
         };
-        chains.push(dnat("rf_inwards", "prerouting", "dstnat", from_outside));
-        chains.push(dnat("rf_inwards_own", "output", "-100", vec![to_node]));
+        chains.push(dnat("rf_inwards", Hook::Prerouting, Priority::DSTNAT, from_outside));
+        chains.push(dnat("rf_inwards_own", Hook::Output, Priority::DSTNAT_OUTPUT, vec![to_node]));
         let services = Condition::Destination(model.intent().cluster().service_network);
         *onwards = Some(vec![Condition::Oif(tun()?), services, Condition::CtDnat]);
     }
@@ -319,7 +320,7 @@ fn blocked<'m>(model: &'m Model, node: NodeId, inwards: &mut Inwards<'m>) {
         drop(Condition::DestinationPortIn(BLOCKED_ADDRESSES), BLOCKED_ADDRESSES, elements);
     }
     if !rules.is_empty() {
-        let chain = Chain::new("rf_blocked", "filter", "prerouting", "raw + 5", rules);
+        let chain = Chain::filter("rf_blocked", Hook::Prerouting, Priority::RAW.plus(5), rules);
         inwards.chains.push(chain);
     }
 }

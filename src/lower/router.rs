@@ -13,7 +13,8 @@ use super::wiring::{interface, internal, namespace};
 use crate::artifact::host;
 use crate::artifact::node::{ExternalInterface, Router, UplinkAttachment};
 use crate::dataplane::nft::{
-    Chain, Condition, Elements, Family, PortMap, Refusal, Rule, Ruleset, Set, Statement, Table,
+    Chain, Condition, Elements, Family, Hook, PortMap, Priority, Refusal, Rule, Ruleset, Set,
+    Statement, Table,
 };
 use crate::dataplane::origin::Cookie;
 use crate::diagnostic::Diagnostic;
@@ -75,7 +76,7 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
     let outside: InterfaceName = interface(host::ROUTER_INTERFACE)?;
     let rule = |conditions, statement| Rule { conditions, statement, subject };
     let source = rule(vec![Condition::Oif(outside.clone())], Statement::Snat(router.source));
-    let source = Chain::new("rf_source", "nat", "postrouting", "srcnat", vec![source]);
+    let source = Chain::nat("rf_source", Hook::Postrouting, Priority::SRCNAT, vec![source]);
     let mut maps = Vec::new();
     let mut sets = Vec::new();
     let chains = match &router.mode {
@@ -99,10 +100,11 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             let from_outside = vec![Condition::Iif(outside), Condition::CtNew];
             let inward = vec![rule(from_outside, Statement::Drop)];
             vec![
-                Chain::new("rf_redirect", "nat", "prerouting", "dstnat", redirect),
+                Chain::nat("rf_redirect", Hook::Prerouting, Priority::DSTNAT, redirect),
                 source,
-                Chain::new("rf_forwards", "filter", "forward", "filter", forwards).default_drop(),
-                Chain::new("rf_inward", "filter", "input", "filter", inward),
+                Chain::filter("rf_forwards", Hook::Forward, Priority::FILTER, forwards)
+                    .default_drop(),
+                Chain::filter("rf_inward", Hook::Input, Priority::FILTER, inward),
             ]
         }
         RouterMode::HttpProxy { .. } | RouterMode::DnsProxy { .. } => {
@@ -128,9 +130,10 @@ pub(super) fn ruleset(model: &Model, id: RouterId) -> Result<Ruleset<'_>, Diagno
             ];
             vec![
                 source,
-                Chain::new("rf_forwards", "filter", "forward", "filter", Vec::new()).default_drop(),
-                Chain::new("rf_inward", "filter", "input", "filter", inward).default_drop(),
-                Chain::new("rf_outward", "filter", "output", "filter", outward).default_drop(),
+                Chain::filter("rf_forwards", Hook::Forward, Priority::FILTER, Vec::new())
+                    .default_drop(),
+                Chain::filter("rf_inward", Hook::Input, Priority::FILTER, inward).default_drop(),
+                Chain::filter("rf_outward", Hook::Output, Priority::FILTER, outward).default_drop(),
             ]
         }
     };

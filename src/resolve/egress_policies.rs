@@ -218,18 +218,19 @@ fn inside_cluster(cidr: Ipv4Net, place: Place, cluster: &Cluster, context: &mut 
     }
 }
 
+/// RF077: all that the rule is about is decided before.
+pub(crate) fn covered_by(rule: &EgressRule, covering: &EgressRule) -> Diagnostic {
+    let message = format!("the rule for {} never matches: an earlier one covers it", rule.to);
+    Diagnostic::new(Code::RuleNeverMatches, message)
+        .at(rule.place)
+        .related(covering.place, "this rule decides first")
+        .help("the first match decides: put the narrower rule first, or remove it")
+}
+
 /// RF077: an earlier rule leaves something to match.
 fn never_matches(rule: &EgressRule, earlier: &[EgressRule], context: &mut Context) {
     let names = Addresses::new();
     if let Some(covering) = earlier.iter().find(|earlier| earlier.covers(rule, &names)) {
-        context.push(
-            Diagnostic::new(
-                Code::RuleNeverMatches,
-                format!("the rule for {} never matches: an earlier one covers it", rule.to),
-            )
-            .at(rule.place)
-            .related(covering.place, "this rule decides first")
-            .help("the first match decides: put the narrower rule first, or remove it"),
-        );
+        context.push(covered_by(rule, covering));
     }
 }

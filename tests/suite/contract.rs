@@ -389,7 +389,7 @@ const CHANGES: [(&str, &str); 24] = [
     ("insert", "  # comment\n"),
     ("insert", "  true: 12\n"),
     ("insert", "  1: 2\n"),
-    ("insert", "names:\n"),
+    ("insert", "resolvedNames:\n"),
     ("insert", "  a: {}\n"),
     (": ", ":"),
     (": ", ":  "),
@@ -413,14 +413,14 @@ vnids:
   bank: 11518613
   shop: 14643950
 # VNIDs of projects that are gone, until `ringfence lock --prune`
-retired:
+retiredVnids:
   12: shop
 # addresses of what is gone, until `ringfence lock --prune`
 retiredAddresses:
   10.128.0.9: pod/shop/web-0
-joined:
+memberships:
   bank: shop
-left:
+formerMembers:
   bank/shop: 77
 subnets:
   node-1: 10.128.0.0/23
@@ -434,6 +434,35 @@ services:
   shop/web: 172.30.1.1
 nodePorts:
   shop/web/80/tcp: 30080
-names:
+resolvedNames:
   api.example.com 198.51.100.7: 2026-11-21T12:00:00Z 300
 ";
+
+#[test]
+fn lock_files_with_the_earlier_names_of_sections_are_taken_over() {
+    let mut earlier = LOCK.to_owned();
+    for (now, before) in [
+        ("retiredVnids:", "retired:"),
+        ("memberships:", "joined:"),
+        ("formerMembers:", "left:"),
+        ("resolvedNames:", "names:"),
+    ] {
+        assert!(earlier.contains(&format!("\n{now}\n")), "{now}");
+        earlier = earlier.replace(&format!("\n{now}\n"), &format!("\n{before}\n"));
+    }
+    assert_eq!(lock::parse(&earlier), lock::parse(LOCK));
+    // Both at once are not one of them.
+    let twice = LOCK.replace("memberships:", "joined:\n  shop: bank\nmemberships:");
+    assert!(lock::parse(&twice).unwrap_err().message.contains("duplicate field"), "{twice}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let example = crate::support::root().join("examples/quickstart");
+    fs::copy(example.join("network.yaml"), directory.path().join("network.yaml")).unwrap();
+    let now = fs::read_to_string(example.join(lock::FILE_NAME)).unwrap();
+    let path = directory.path().join(lock::FILE_NAME);
+    fs::write(&path, now.replace("\nmemberships:\n", "\njoined:\n")).unwrap();
+    assert_eq!(ringfence(directory.path(), &["validate", "."]).status, 0);
+    assert_eq!(ringfence(directory.path(), &["lock", "--check", "."]).status, 2);
+    assert_eq!(ringfence(directory.path(), &["lock", "."]).status, 0);
+    assert_eq!(fs::read_to_string(&path).unwrap(), now);
+}

@@ -187,7 +187,7 @@ impl State {
     /// The entries of names in the lock file.
     fn names(&self) -> Vec<String> {
         let lock = self.lock();
-        let section = lock.split_once("\nnames:\n").map_or("", |(_, section)| section);
+        let section = lock.split_once("\nresolvedNames:\n").map_or("", |(_, section)| section);
         section.lines().map(|line| line.trim().to_owned()).collect()
     }
 

@@ -118,14 +118,14 @@ proptest! {
         let (first, _) = locked(vec![before.yaml()], &fresh(), false);
         let (first, lock) = first.unwrap();
         // As if the names that only the second has had been resolved in between.
-        let lock = Lock { names: fresh().names, ..lock };
+        let lock = Lock { resolved_names: fresh().resolved_names, ..lock };
         let (second, _) = locked(vec![after.yaml()], &lock, false);
         match second {
             Ok((second, _)) => check(&first, &second)?,
             Err(report) => {
                 prop_assert!(report.sorted().iter().all(|d| d.code == Code::NetworkLeft));
                 // The numbers that it would have had without the lock file's memory.
-                let forgetful = Lock { joined: BTreeMap::new(), ..lock };
+                let forgetful = Lock { memberships: BTreeMap::new(), ..lock };
                 let (second, _) = locked(vec![after.yaml()], &forgetful, false);
                 let (second, _) = second.unwrap();
                 prop_assert!(swaps(&networks(&first), &networks(&second)));
@@ -151,7 +151,7 @@ fn without_the_memory_of_the_lock_file_two_would_meet() {
     let (refused, _) = locked(vec![text("stock")], &lock, false);
     let codes: Vec<Code> = refused.unwrap_err().sorted().iter().map(|d| d.code).collect();
     assert_eq!(codes, [Code::NetworkLeft]);
-    let forgetful = Lock { joined: BTreeMap::new(), ..lock };
+    let forgetful = Lock { memberships: BTreeMap::new(), ..lock };
     let (second, _) = locked(vec![text("stock")], &forgetful, false);
     let (second, _) = second.unwrap();
     let met = check(&first, &second).unwrap_err().to_string();

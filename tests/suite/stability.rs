@@ -142,7 +142,7 @@ proptest! {
         prop_assert!(removed.iter().all(|line| is_of(line, number)), "{:?}", removed);
         // Its VNID is retired, with the one line that says so.
         let own = whole.vnids[&format!("project-{number}")];
-        prop_assert_eq!(less.retired.get(&own), Some(&format!("project-{number}")));
+        prop_assert_eq!(less.retired_vnids.get(&own), Some(&format!("project-{number}")));
         let mut retired = vec![format!("  {own}: project-{number}")];
         // So are its addresses, and no others.
         let addresses = less.retired_addresses.iter();

@@ -74,7 +74,7 @@ const TARGETS: [&str; 10] = [
 
 /// The addresses of the names, as a lock file has them.
 const NAMES: &str = "version: 1
-names:
+resolvedNames:
   cdn.example.com 198.51.100.7: 2026-11-21T12:00:00Z 0
   pool.example.com 192.0.2.128: 2026-11-21T09:00:00Z 300
   pool.example.com 198.51.100.7: 2026-11-21T12:00:00Z 300

@@ -305,7 +305,9 @@ impl<'d> Reader<'d> {
 
     fn policies(&mut self) -> Result<(), String> {
         let mut names: BTreeMap<&str, Vec<Range>> = BTreeMap::new();
-        for (key, _) in self.lock.entries("names") {
+        // The second is the name of the section in earlier files.
+        let entries = self.lock.entries("resolvedNames").chain(self.lock.entries("names"));
+        for (key, _) in entries {
             let (name, address) = key.split_once(' ').unwrap_or((key, ""));
             let address: Ipv4Addr =
                 address.parse().map_err(|_| format!("the lock file has the name `{key}`"))?;

@@ -116,7 +116,7 @@ struct Router {
 
 /// The addresses of the names, as a lock file has them.
 pub(super) const LOCK: &str = "version: 1
-names:
+resolvedNames:
   cdn.example.com 198.51.100.7: 2026-11-21T12:00:00Z 0
   pool.example.com 198.51.100.9: 2026-11-21T12:00:00Z 300
   pool.example.com 223.255.255.255: 2026-11-21T12:00:00Z 300
