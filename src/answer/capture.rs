@@ -73,12 +73,11 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
     }
     let got = got.unwrap_or(port.get());
     let taken = format!("{protocol} and host {at} and port {got}");
-    match workload {
-        Some(workload) => lines.push(at_tenant(model, workload, "what the receiver gets", &taken)),
-        None => {
-            let command = format!("tcpdump -nni any '{taken}'");
-            lines.push(Line { node: Some(node), what: "what leaves the node", command });
-        }
+    if let Some(workload) = workload {
+        lines.push(at_tenant(model, workload, "what the receiver gets", &taken));
+    } else {
+        let command = format!("tcpdump -nni any '{taken}'");
+        lines.push(Line { node: Some(node), what: "what leaves the node", command });
     }
     lines.extend(throughput(model, question, workload.map(|workload| (workload, node)), got));
     lines
@@ -119,12 +118,11 @@ fn throughput(
 
 fn at_tenant(model: &Model, workload: Workload, what: &'static str, filter: &str) -> Line {
     let node = Some(model.node(workload));
-    let command = match namespace(model, workload) {
-        Some(prefix) => format!("{prefix}tcpdump -nni {} '{filter}'", host::POD_INTERFACE),
-        None => {
-            let interface = interface(model, workload);
-            format!("tcpdump -nni {interface} '{filter}'")
-        }
+    let command = if let Some(prefix) = namespace(model, workload) {
+        format!("{prefix}tcpdump -nni {} '{filter}'", host::POD_INTERFACE)
+    } else {
+        let interface = interface(model, workload);
+        format!("tcpdump -nni {interface} '{filter}'")
     };
     Line { node, what, command }
 }

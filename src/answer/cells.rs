@@ -142,6 +142,13 @@ pub struct Classes {
     members: Vec<(Workload, Option<Workload>)>,
 }
 
+/// What tells classes apart: the project, and where there are policies labels, named ports, and where
+/// the address lies between their borders.
+type Key<'m> = (ProjectId, &'m Labels, &'m [(crate::value::Name, Protocol, Port)], usize);
+
+/// The labels of pods, where labels don't count.
+static BARE: Labels = Labels(BTreeMap::new());
+
 impl Classes {
     /// The classes of a model.
     #[must_use]
@@ -149,11 +156,9 @@ impl Classes {
         let policies = model.mode() == Mode::Networkpolicy;
         let cuts = if policies { pod_borders(model) } else { BTreeSet::new() };
         let cuts: Vec<u32> = cuts.into_iter().collect();
-        type Key<'m> = (ProjectId, &'m Labels, &'m [(crate::value::Name, Protocol, Port)], usize);
         let mut seen: BTreeMap<String, u32> = BTreeMap::new();
         let mut classes = Self { pods: Vec::new(), members: Vec::new() };
         let mut last: Option<(Key<'_>, u32)> = None;
-        static BARE: Labels = Labels(BTreeMap::new());
         for (id, pod) in model.intent().pods() {
             let address = u32::from(model.endpoint(Workload::Pod(id)).address);
             let key: Key<'_> = if policies {

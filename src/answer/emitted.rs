@@ -70,8 +70,8 @@ fn go_on(
 ) -> Result<(), Diagnostic> {
     let intent = model.intent();
     let name = &intent[node].name;
-    if !nodes.contains_key(&node) {
-        nodes.insert(node, read(&out.join(name.as_str()))?);
+    if let std::collections::btree_map::Entry::Vacant(e) = nodes.entry(node) {
+        e.insert(read(&out.join(name.as_str()))?);
     }
     let files = &nodes[&node];
     let trace = trace(&files.flows, &files.groups, &point, &[]);

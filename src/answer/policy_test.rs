@@ -102,22 +102,19 @@ impl Ground<'_> {
                 _ => None,
             };
             let class = workload.and_then(|workload| self.classes.of(workload));
-            match class.filter(|_| !each).and_then(|class| known.get(&class)) {
-                Some(index) => {
-                    let side: &mut Side = &mut sides[*index];
-                    let first = Endpoint::Workload;
-                    if side.second.is_none()
-                        && workload.is_some_and(|workload| first(workload) != side.end)
-                    {
-                        side.second = workload;
-                    }
+            if let Some(index) = class.filter(|_| !each).and_then(|class| known.get(&class)) {
+                let side: &mut Side = &mut sides[*index];
+                let first = Endpoint::Workload;
+                if side.second.is_none()
+                    && workload.is_some_and(|workload| first(workload) != side.end)
+                {
+                    side.second = workload;
                 }
-                None => {
-                    if let Some(class) = class {
-                        known.insert(class, sides.len());
-                    }
-                    sides.push(Side { end, second: None, class });
+            } else {
+                if let Some(class) = class {
+                    known.insert(class, sides.len());
                 }
+                sides.push(Side { end, second: None, class });
             }
         };
         for end in ends {

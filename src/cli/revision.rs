@@ -113,8 +113,8 @@ fn check_out(side: &str, commit: &str, below: &Path, to: &Path) -> Result<(), Di
         let why = format!("it has no YAML files in `{below}`; name their directory with --path");
         return Err(bad(side, &why));
     }
-    let ids: String = wanted.iter().map(|(id, _)| format!("{id}\n")).collect();
-    let blobs = git(side, &["cat-file", "--batch"], Some(ids.into_bytes()))?;
+    let ids: Vec<&str> = wanted.iter().flat_map(|(id, _)| [id.as_str(), "\n"]).collect();
+    let blobs = git(side, &["cat-file", "--batch"], Some(ids.concat().into_bytes()))?;
     let mut rest = blobs.as_slice();
     for (_, path) in wanted {
         let text = next_blob(&mut rest).ok_or_else(|| bad(side, "git printed something else"))?;

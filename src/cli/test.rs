@@ -17,7 +17,7 @@ use crate::model::Model;
 pub(super) struct Arguments {
     #[command(flatten)]
     input: Input,
-    /// Write the results as JUnit XML, which most systems for CI show
+    /// Write the results as `JUnit` XML, which most systems for CI show
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Print the results as JSON
@@ -34,7 +34,8 @@ pub struct Tests {
     /// How many failed.
     failed: usize,
     /// Each test, in the order in which they are written.
-    tests: Vec<TestResult>,
+    #[serde(rename = "tests")]
+    each: Vec<TestResult>,
 }
 
 /// How a test went.
@@ -120,12 +121,12 @@ fn results(model: &Model, outcomes: &[Outcome], sources: &Sources) -> Tests {
         })
         .collect();
     let passed = tests.iter().filter(|test| test.passed).count();
-    Tests { passed, failed: tests.len() - passed, tests }
+    Tests { passed, failed: tests.len() - passed, each: tests }
 }
 
 fn human(results: &Tests, outcomes: &[Outcome], sources: &Sources) {
     let mut text = String::new();
-    for test in &results.tests {
+    for test in &results.each {
         let word = if test.passed { "passed" } else { "FAILED" };
         let packets = usize::try_from(test.packets).unwrap_or(usize::MAX);
         let _ = writeln!(text, "{word}  {} ({})", test.name, counted(packets, "packet"));
@@ -133,7 +134,7 @@ fn human(results: &Tests, outcomes: &[Outcome], sources: &Sources) {
     let _ = writeln!(
         text,
         "{}: {} passed, {} failed",
-        counted(results.tests.len(), "test"),
+        counted(results.each.len(), "test"),
         results.passed,
         results.failed
     );
@@ -143,16 +144,16 @@ fn human(results: &Tests, outcomes: &[Outcome], sources: &Sources) {
     show(&report, sources);
 }
 
-/// The results as JUnit XML. It has no times: the same desired state gives the same file.
+/// The results as `JUnit` XML. It has no times: the same desired state gives the same file.
 fn junit(model: &Model, outcomes: &[Outcome], sources: &Sources) -> String {
     let results = results(model, outcomes, sources);
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    let total = results.tests.len();
+    let total = results.each.len();
     let failed = results.failed;
     let _ = writeln!(text, "<testsuites tests=\"{total}\" failures=\"{failed}\">");
     let _ =
         writeln!(text, "  <testsuite name=\"ringfence\" tests=\"{total}\" failures=\"{failed}\">");
-    for test in &results.tests {
+    for test in &results.each {
         let mut place = test.place.splitn(3, ':');
         let (file, line) = (place.next().unwrap_or_default(), place.next().unwrap_or_default());
         let _ = write!(

@@ -158,8 +158,8 @@ fn unknown(intent: &Intent, text: &str, parts: &[&str], sends: bool) -> Diagnost
         _ => parts,
     };
     let (message, meant) = match *parts {
-        [project, name] => match intent.project_named(project) {
-            Some(id) => {
+        [project, name] => {
+            if let Some(id) = intent.project_named(project) {
                 let pods = intent.pods_of(id).map(|(_, pod)| pod.name.as_str());
                 let services = intent.services().filter(|(_, s)| s.project == id && !sends);
                 let services = services.map(|(_, service)| service.name.as_str());
@@ -167,14 +167,13 @@ fn unknown(intent: &Intent, text: &str, parts: &[&str], sends: bool) -> Diagnost
                 let what = if sends { "pod" } else { "pod or service" };
                 let message = format!("the project `{project}` has no {what} {}", quoted(name));
                 (message, meant.map(|meant| format!("{project}/{meant}")))
-            }
-            None => {
+            } else {
                 let known = intent.projects().map(|(_, project)| project.name.as_str());
                 let meant = nearest(project, known);
                 let message = format!("there is no project {}", quoted(project));
                 (message, meant.map(|meant| format!("{meant}/{name}")))
             }
-        },
+        }
         [name] => {
             let nodes = intent.nodes().map(|(_, node)| node.name.as_str());
             let known = nodes.chain(intent.routers().map(|(_, router)| router.name.as_str()));

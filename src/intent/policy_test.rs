@@ -61,6 +61,7 @@ pub enum Via {
 
 impl PodSet {
     /// The pods.
+    #[must_use]
     pub fn pods<'i>(&'i self, intent: &'i Intent) -> Box<dyn Iterator<Item = Workload> + 'i> {
         let fits = |(_, pod): &(PodId, &super::Pod)| self.pods.matches(&pod.labels);
         match &self.projects {

@@ -58,7 +58,7 @@ pub(super) fn lower<'m>(
 
 /// A userspace datapath reads the interfaces of pods and the uplink from the outside, so the
 /// kernel sees the same frames. It must not answer or forward them: nothing would check them.
-fn guard<'m>(model: &'m Model, node: NodeId, hook: Hook, priority: Priority) -> Chain<'m> {
+fn guard(model: &Model, node: NodeId, hook: Hook, priority: Priority) -> Chain<'_> {
     let rule = Rule {
         conditions: vec![Condition::IifIn(GUARDED_SET)],
         statement: Statement::Drop,

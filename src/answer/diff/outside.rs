@@ -14,6 +14,9 @@ use crate::spec::Mode;
 use crate::value::{Port, Protocol};
 use crate::verify::reach::{Destination, Packet, Reach, Source, reach};
 
+/// What a row says of those that it is about.
+type Same = (Effect, Ports, Vec<(u32, u32)>);
+
 /// The ranges of addresses that a sender gets or loses, by ports.
 type Regions = BTreeMap<(Effect, Ports), (Vec<(u32, u32)>, Why)>;
 
@@ -31,31 +34,27 @@ pub(super) fn rows(both: &Both<'_>) -> Vec<Row> {
     let found: Vec<(usize, Regions)> =
         touched.into_par_iter().map(|unit| (unit, regions(both, unit))).collect();
     // Who gets the same by the same rule is said together.
-    let mut rows: BTreeMap<(Effect, Ports, Vec<(u32, u32)>), (BTreeSet<usize>, Why)> =
-        BTreeMap::new();
+    let mut rows: BTreeMap<Same, (BTreeSet<usize>, Why)> = BTreeMap::new();
     for (unit, regions) in found {
         for ((effect, ports), (ranges, why)) in regions {
             let key = (effect, ports, ranges);
             rows.entry(key).or_insert_with(|| (BTreeSet::new(), why)).0.insert(unit);
         }
     }
-    let row = |((effect, ports, ranges), (units, why)): (_, (BTreeSet<usize>, Why))| {
-        let ranges: Vec<(u32, u32)> = ranges;
-        Row {
-            effect,
-            from: both.set(&units, effect),
-            arrow: "->",
-            to: text::addresses(&ranges),
-            what: text::ports(&ports),
-            because: why.because,
-            place: why.place,
-            detail: Detail {
-                senders: both.names(&units),
-                receivers: Vec::new(),
-                addresses: ranges,
-                ports,
-            },
-        }
+    let row = |((effect, ports, ranges), (units, why)): (Same, (BTreeSet<usize>, Why))| Row {
+        effect,
+        from: both.set(&units, effect),
+        arrow: "->",
+        to: text::addresses(&ranges),
+        what: text::ports(&ports),
+        because: why.because,
+        place: why.place,
+        detail: Detail {
+            senders: both.names(&units),
+            receivers: Vec::new(),
+            addresses: ranges,
+            ports,
+        },
     };
     let mut rows: Vec<Row> = rows.into_iter().map(row).collect();
     for (project, units) in alike {

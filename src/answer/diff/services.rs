@@ -17,6 +17,9 @@ use crate::verify::reach::{Destination, Reach, Source};
 /// Of each port that changed for somebody, who: by effect and the port's name.
 type Clients = BTreeMap<(Effect, String, String), (BTreeSet<usize>, Why)>;
 
+/// Services and node ports, each with those of its ports.
+type Objects = BTreeMap<String, Vec<String>>;
+
 pub(super) fn rows(both: &Both<'_>) -> Vec<Row> {
     let mut clients = Clients::new();
     let mut rows = Vec::new();
@@ -32,7 +35,6 @@ pub(super) fn rows(both: &Both<'_>) -> Vec<Row> {
     }
     node_ports(both, &changed, &mut clients);
     // Who reaches several ports of one object reaches them together.
-    type Objects = BTreeMap<String, Vec<String>>;
     let mut together: BTreeMap<(Effect, BTreeSet<usize>), (Objects, Why)> = BTreeMap::new();
     for ((effect, object, port), (units, why)) in clients {
         let entry = together.entry((effect, units));
@@ -63,12 +65,7 @@ fn services(model: &Model) -> BTreeMap<String, ServiceId> {
 }
 
 /// Who is behind a port, by names.
-fn behind(
-    model: &Model,
-    service: &Service,
-    protocol: Protocol,
-    port: Port,
-) -> Vec<String> {
+fn behind(model: &Model, service: &Service, protocol: Protocol, port: Port) -> Vec<String> {
     let found = service.ports.iter().find(|p| p.protocol == protocol && p.port == port);
     let Some(found) = found else { return Vec::new() };
     let intent = model.intent();
@@ -147,7 +144,7 @@ fn service(
                 Some(decide(models[side], &Question { from, to, address, protocol, port }))
             };
             let object = format!("service {name}{}", mark(ids));
-            note(index, [ask(0), ask(1)], (object, format!("{protocol}/{port}")), clients);
+            note(index, &[ask(0), ask(1)], (object, format!("{protocol}/{port}")), clients);
         }
     }
     whole
@@ -164,7 +161,7 @@ fn backend_touched(both: &Both<'_>, ids: [Option<ServiceId>; 2]) -> bool {
     both.units.iter().any(|unit| unit.touched && unit.project.as_deref() == Some(project))
 }
 
-fn mark<T>(ids: [Option<T>; 2]) -> &'static str {
+fn mark<T: Copy>(ids: [Option<T>; 2]) -> &'static str {
     match ids {
         [None, Some(_)] => " (new)",
         [Some(_), None] => " (gone)",
@@ -183,11 +180,11 @@ fn rank(reach: Option<&Reach>) -> u8 {
 
 fn note(
     unit: usize,
-    reaches: [Option<Reach>; 2],
+    reaches: &[Option<Reach>; 2],
     (object, port): (String, String),
     clients: &mut Clients,
 ) {
-    let [old, new] = &reaches;
+    let [old, new] = reaches;
     let ranks = [rank(old.as_ref()), rank(new.as_ref())];
     let effect = match ranks[0].cmp(&ranks[1]) {
         std::cmp::Ordering::Less => Effect::Opens,
@@ -276,7 +273,7 @@ fn node_ports(both: &Both<'_>, changed: &BTreeSet<String>, clients: &mut Clients
                     open_at(models[side], at, from, key)
                 };
                 let mut one = Clients::new();
-                note(*client, [ask(0), ask(1)], (String::new(), String::new()), &mut one);
+                note(*client, &[ask(0), ask(1)], (String::new(), String::new()), &mut one);
                 for ((effect, ..), (_, why)) in one {
                     let entry = found.entry((effect, *client));
                     let set = entry.or_insert_with(|| (BTreeSet::new(), why));

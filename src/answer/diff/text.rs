@@ -93,7 +93,7 @@ impl Both<'_> {
                     projects.entry(project).or_default().push(*index);
                 }
                 Kind::Router => {
-                    words.push(format!("egress router {}{}", unit.names[0], unit.mark()))
+                    words.push(format!("egress router {}{}", unit.names[0], unit.mark()));
                 }
                 Kind::Node => nodes.push(format!("node {}{}", unit.names[0], unit.mark())),
                 Kind::Outside => words.push("outside".to_owned()),

@@ -76,7 +76,7 @@ impl Contract<'_> {
         let operation = leaf.cube.get(Field::ArpOp);
         let (lemma, want) = match class {
             Class::Service if own && features.services && is_ip => {
-                return self.to_services(leaf, cell, Caller::Node, got);
+                return self.check_services(leaf, cell, Caller::Node, got);
             }
             // The node asks for services on `tun0`.
             Class::Service if own && features.services && touch(operation, (1, 1)) && !is_ip => {

@@ -17,7 +17,7 @@ impl Contract<'_> {
         let vnid = self.meaning.vnid(target.project);
         let got = self.received(leaf, to, got);
         if self.known.workloads[..] == [to] {
-            return self.to_itself(leaf, cell, to, got);
+            return self.check_hairpin(leaf, cell, to, got);
         }
         let memory = leaf.cube.memory;
         // As from a service, or back, a packet goes to its own sender alone.

@@ -37,7 +37,7 @@ impl Contract<'_> {
     }
 
     /// What workloads of this node send to a group.
-    pub(super) fn to_group(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>) {
+    pub(super) fn check_group(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>) {
         let workloads = std::mem::take(&mut self.known.workloads);
         for &from in &workloads {
             let sender = &self.node.workloads[from];

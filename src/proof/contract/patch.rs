@@ -53,7 +53,7 @@ impl Contract<'_> {
     }
 
     /// What an outside interface sends. True where the leaf has such a sender, and is done.
-    pub(super) fn from_outside_interfaces(&mut self, leaf: &Leaf<'_>, got: Outcome) -> bool {
+    pub(super) fn check_outside_interfaces(&mut self, leaf: &Leaf<'_>, got: Outcome) -> bool {
         let cube = leaf.cube;
         let within = |range: (u64, u64), number: u64| (range.0..=range.1).contains(&number);
         let arp = cube.get(Field::Kind) == (kind::ARP, kind::ARP);

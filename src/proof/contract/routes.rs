@@ -20,11 +20,11 @@ impl Contract<'_> {
         let is_ip = cell.kind == kind::IP;
         let want = match class {
             Class::Service if is_ip && features.services => {
-                return self.to_services(leaf, cell, Caller::Workloads, got);
+                return self.check_services(leaf, cell, Caller::Workloads, got);
             }
-            Class::Multicast if is_ip && features.multicast => return self.to_group(leaf, cell),
+            Class::Multicast if is_ip && features.multicast => return self.check_group(leaf, cell),
             Class::Outside if is_ip && features.services => {
-                return self.to_outside(leaf, cell, got);
+                return self.check_outside(leaf, cell, got);
             }
             Class::Gateway => return self.gateway_route(leaf, cell, first, got, Outcome::Port(2)),
             Class::Workload(to) => return self.own_delivery(leaf, cell, to, got),

@@ -28,7 +28,7 @@ impl Known {
 impl Contract<'_> {
     /// What comes by ports that are not the bridge's own.
     pub(super) fn workload_frames(&mut self, leaf: &Leaf<'_>, got: Outcome) {
-        if self.node.gateway_bridge && self.from_outside_interfaces(leaf, got) {
+        if self.node.gateway_bridge && self.check_outside_interfaces(leaf, got) {
             return;
         }
         self.know(leaf);

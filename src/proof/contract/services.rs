@@ -43,7 +43,7 @@ impl Contract<'_> {
     }
 
     /// What is sent to the service network.
-    pub(super) fn to_services(
+    pub(super) fn check_services(
         &mut self,
         leaf: &Leaf<'_>,
         cell: &Cell<'_>,
@@ -114,7 +114,7 @@ impl Contract<'_> {
         }
         for address in &reached {
             let dst = Set::new((*address, *address));
-            self.to_service(leaf, &Cell { dst: &dst, ..*cell }, *address, from, got);
+            self.check_service(leaf, &Cell { dst: &dst, ..*cell }, *address, from, got);
         }
         if cell.dst.count() <= reached.len() as u64 {
             return;
@@ -142,7 +142,7 @@ impl Contract<'_> {
     }
 
     /// A new connection to one service.
-    fn to_service(
+    fn check_service(
         &mut self,
         leaf: &Leaf<'_>,
         cell: &Cell<'_>,
@@ -180,7 +180,7 @@ impl Contract<'_> {
     }
 
     /// What workloads send outside, where nodes serve node ports.
-    pub(super) fn to_outside(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>, got: Outcome) {
+    pub(super) fn check_outside(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>, got: Outcome) {
         let memory = leaf.cube.memory;
         let services = &self.meaning.services;
         let mut special: Vec<u64> = Vec::new();
@@ -204,7 +204,7 @@ impl Contract<'_> {
             if memory.seen == Seen::Known {
                 self.leaving(leaf, &cell, got);
             } else {
-                self.to_node(leaf, &cell, address, got);
+                self.check_node(leaf, &cell, address, got);
             }
         }
         if !rest.is_empty() {
@@ -216,7 +216,7 @@ impl Contract<'_> {
     }
 
     /// What workloads send to an address at which nodes serve node ports.
-    fn to_node(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>, address: u64, got: Outcome) {
+    fn check_node(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>, address: u64, got: Outcome) {
         let seen = leaf.cube.memory.seen;
         if matches!(seen, Seen::Stray | Seen::Reply) {
             self.lenient = true;
@@ -283,7 +283,13 @@ impl Contract<'_> {
     }
 
     /// What a workload gets from itself by a service.
-    pub(super) fn to_itself(&mut self, leaf: &Leaf<'_>, cell: &Cell<'_>, who: usize, got: Outcome) {
+    pub(super) fn check_hairpin(
+        &mut self,
+        leaf: &Leaf<'_>,
+        cell: &Cell<'_>,
+        who: usize,
+        got: Outcome,
+    ) {
         let memory = leaf.cube.memory;
         let port = self.node.workloads[who].port;
         let known = memory.seen == Seen::Known && memory.kept != Kept::Nothing;

@@ -34,6 +34,7 @@ impl Zone {
     }
 
     /// A datagram instead of its fragments, where they are put together.
+    #[must_use]
     pub fn whole(&self, mut cube: Cube) -> Cube {
         let frags = cube.get(Field::Frag);
         let is_ip = cube.get(Field::Kind) == (kind::IP, kind::IP);

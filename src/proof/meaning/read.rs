@@ -13,6 +13,9 @@ use crate::spec::ServiceType;
 use crate::spec::{self, DesiredState, Mode};
 use crate::value::{Cidr, ClusterIp, Datapath, Name, Protocol};
 
+/// Protocol and port.
+type Transport = (u64, u64);
+
 pub(super) struct Reader<'d> {
     pub(super) documents: Vec<(Cursor<'d>, &'d DesiredState)>,
     pub(super) lock: &'d Lock<'d>,
@@ -29,7 +32,7 @@ pub(super) struct Reader<'d> {
     /// The egress routers, each with project and address.
     pub(super) routers_of: Vec<(usize, u64, &'d spec::EgressRouter)>,
     /// Protocol and port at nodes, address of the service, protocol and port there.
-    pub(super) node_ports: Vec<((u64, u64), u64, (u64, u64))>,
+    pub(super) node_ports: Vec<(Transport, u64, Transport)>,
 }
 
 impl<'d> Reader<'d> {
@@ -292,7 +295,7 @@ impl<'d> Reader<'d> {
             };
             let node = self.put(binding.node, workload)?;
             self.routers_of.push((project, binding.address, router));
-            let mut meant = self.router_of(router, node)?;
+            let mut meant = Self::router_of(router, node)?;
             if self.meaning.nodes[node].gateway_bridge {
                 let text = self.lock.get("outsidePorts", router.name.as_str())?;
                 let port = text.split_once(' ').and_then(|(_, port)| port.parse().ok());

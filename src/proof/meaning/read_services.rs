@@ -70,14 +70,13 @@ impl<'d> Reader<'d> {
         reached: bool,
     ) -> Result<(), String> {
         let name = format!("{}/{}", self.meaning.projects[project].name, wire.name);
-        let address = match &wire.cluster_ip {
-            Some(ClusterIp::Address(address)) => v4(address.0)?,
-            _ => {
-                let text = self.lock.get("services", &name)?;
-                let address: std::net::Ipv4Addr =
-                    text.parse().map_err(|_| format!("the lock file has `{text}` for `{name}`"))?;
-                u64::from(u32::from(address))
-            }
+        let address = if let Some(ClusterIp::Address(address)) = &wire.cluster_ip {
+            v4(address.0)?
+        } else {
+            let text = self.lock.get("services", &name)?;
+            let address: std::net::Ipv4Addr =
+                text.parse().map_err(|_| format!("the lock file has `{text}` for `{name}`"))?;
+            u64::from(u32::from(address))
         };
         let outside = wire.kind != ServiceType::ClusterIp;
         let vnid = self.meaning.vnid(project);
@@ -148,14 +147,13 @@ impl<'d> Reader<'d> {
             if !outside {
                 continue;
             }
-            let node_port = match port.node_port {
-                Some(port) => u64::from(port.get()),
-                None => {
-                    let protocol = proto::NAMES[usize::try_from(l4).unwrap_or(0)];
-                    let key = format!("{name}/{number}/{protocol}");
-                    let text = self.lock.get("nodePorts", &key)?;
-                    text.parse().map_err(|_| format!("the lock file has `{text}` for `{key}`"))?
-                }
+            let node_port = if let Some(port) = port.node_port {
+                u64::from(port.get())
+            } else {
+                let protocol = proto::NAMES[usize::try_from(l4).unwrap_or(0)];
+                let key = format!("{name}/{number}/{protocol}");
+                let text = self.lock.get("nodePorts", &key)?;
+                text.parse().map_err(|_| format!("the lock file has `{text}` for `{key}`"))?
             };
             let balanced = (wire.kind == ServiceType::LoadBalancer).then_some(number);
             for at in [Some(node_port), balanced].into_iter().flatten() {
@@ -259,11 +257,7 @@ impl<'d> Reader<'d> {
     }
 
     /// What an egress router leads to.
-    pub(super) fn router_of(
-        &self,
-        wire: &spec::EgressRouter,
-        node: usize,
-    ) -> Result<Router, String> {
+    pub(super) fn router_of(wire: &spec::EgressRouter, node: usize) -> Result<Router, String> {
         let source = v4(wire.source.address.0)?;
         let gateway = v4(wire.gateway.0)?;
         let mut redirect = BTreeMap::new();
