@@ -8,6 +8,8 @@
 mod networks;
 mod node_ports;
 mod retired;
+mod services;
+mod vnids;
 
 pub(crate) use node_ports::served;
 pub use node_ports::unused_blocks;
@@ -21,9 +23,7 @@ use rayon::prelude::*;
 
 use crate::dataplane::origin::hash;
 use crate::diagnostic::{Code, Diagnostic, Place, Report, Sources, counted};
-use crate::intent::{
-    Addresses, Fixed, Intent, Membership, NodeId, ProjectId, ServiceAddress, ServiceId,
-};
+use crate::intent::{Addresses, Fixed, Intent, Membership, NodeId, ProjectId};
 use crate::lock::{self, Entry, Lock, OutsidePort, names};
 use crate::pipeline::OfPort;
 use crate::resolve::{node_port_source, outside_subnet};
@@ -189,116 +189,6 @@ impl Request<'_> {
 }
 
 impl Allocator<'_> {
-    fn vnids(&mut self, prune: bool) -> (Vec<Vnid>, BTreeMap<Vnid, String>) {
-        let intent = self.intent;
-        let mut owners: BTreeMap<Vnid, ProjectId> = BTreeMap::new();
-        for (id, project) in intent.projects() {
-            if let Some(fixed) = project.fixed_vnid {
-                owners.entry(fixed.value).or_insert(id);
-            }
-        }
-        // What this very change retires, nodes still run.
-        let mut retired = if prune { BTreeMap::new() } else { self.lock.retired_vnids.clone() };
-        let mut numbers: Vec<Option<Vnid>> = Vec::with_capacity(intent.projects().len());
-        for (id, project) in intent.projects() {
-            let locked = self.lock.vnids.get(project.name.as_str()).copied();
-            let number = match (project.fixed_vnid, locked) {
-                (Some(fixed), _) => Some(fixed.value),
-                (None, Some(locked)) => self.keep_vnid(id, locked, &mut owners),
-                (None, None) => None,
-            };
-            if let Some(locked) = locked.filter(|locked| Some(*locked) != number)
-                // A number in conflict is neither's until that is solved.
-                && owners.get(&locked).is_none_or(|owner| intent[*owner].fixed_vnid.is_some())
-            {
-                retired.insert(locked, project.name.to_string());
-            }
-            numbers.push(number);
-        }
-        for (name, number) in &self.lock.vnids {
-            let known = intent.projects.binary_search_by(|p| p.name.as_str().cmp(name));
-            if known.is_err() {
-                retired.insert(*number, name.clone());
-            }
-        }
-        self.revive(&mut numbers, &mut retired, &mut owners);
-        let mut vnids = Vec::with_capacity(numbers.len());
-        for ((id, project), number) in intent.projects().zip(numbers) {
-            let taken = |n| owners.contains_key(&n) || retired.contains_key(&n);
-            let free = |n: u32| Vnid::new(n.into()).is_ok_and(|vnid| !taken(vnid));
-            let key = format!("project/{}", project.name);
-            let vnid = number.or_else(|| {
-                let number = by_name(&key, Vnid::FIRST, Vnid::LAST, free)?;
-                Vnid::new(number.into()).ok()
-            });
-            match vnid {
-                Some(vnid) => {
-                    owners.insert(vnid, id);
-                    vnids.push(vnid);
-                }
-                // Fewer projects than VNIDs can be read, so this doesn't happen.
-                None => self.report.push(Diagnostic::new(
-                    Code::Internal,
-                    format!("no VNID is left for the project `{}`", project.name),
-                )),
-            }
-        }
-        (vnids, retired)
-    }
-
-    /// The VNID of the lock file, unless the desired state gives it to another.
-    fn keep_vnid(
-        &mut self,
-        project: ProjectId,
-        locked: Vnid,
-        owners: &mut BTreeMap<Vnid, ProjectId>,
-    ) -> Option<Vnid> {
-        let intent = self.intent;
-        let Some(owner) = owners.get(&locked) else {
-            owners.insert(locked, project);
-            return Some(locked);
-        };
-        let (name, owner) = (intent[project].name.as_str(), &intent[*owner]);
-        if owner.fixed_vnid.is_none() {
-            let keys = [("vnids", name), ("vnids", owner.name.as_str())];
-            self.report.push(self.conflict(keys, locked));
-        }
-        None
-    }
-
-    /// Gives projects that came back their old number, and reports fixed numbers that still
-    /// belong to another project's past.
-    fn revive(
-        &mut self,
-        numbers: &mut [Option<Vnid>],
-        retired: &mut BTreeMap<Vnid, String>,
-        owners: &mut BTreeMap<Vnid, ProjectId>,
-    ) {
-        for ((id, project), number) in self.intent.projects().zip(numbers) {
-            let old = retired.iter().find(|(old, name)| {
-                name.as_str() == project.name.as_str() && !owners.contains_key(old)
-            });
-            if let (None, Some((&old, _))) = (*number, old) {
-                *number = Some(old);
-                owners.insert(old, id);
-            }
-            let Some((number, former)) = number.and_then(|n| retired.get_key_value(&n)) else {
-                continue;
-            };
-            let number = *number;
-            if former.as_str() == project.name.as_str() {
-                retired.remove(&number);
-                continue;
-            }
-            let place = project.fixed_vnid.map_or(project.place, |fixed| fixed.place);
-            let message = format!("VNID {number} belonged to the project `{former}` before");
-            self.report.push(Diagnostic::new(Code::LockRetired, message).at(place).help(
-                "nodes that still run an older generation would mix the two; once all nodes run \
-                 the present one, run `ringfence lock --prune`",
-            ));
-        }
-    }
-
     fn subnets(&mut self) -> Vec<Ipv4Net> {
         let intent = self.intent;
         // By first address; they are disjoint.
@@ -570,79 +460,6 @@ impl Allocator<'_> {
     }
 
     /// The addresses of the services, from the whole of their network.
-    fn services(&mut self) -> Vec<Option<Ipv4Addr>> {
-        let intent = self.intent;
-        let network = intent.cluster.service_network;
-        let first = u32::from(network.network()).saturating_add(1);
-        let last = u32::from(network.broadcast()).saturating_sub(1);
-        let mut owners: BTreeMap<u32, ServiceId> = BTreeMap::new();
-        for (id, service) in intent.services() {
-            if let ServiceAddress::Fixed(fixed) = service.address {
-                owners.insert(fixed.value.into(), id);
-            }
-        }
-        let mut kept: Vec<Option<u32>> = Vec::with_capacity(intent.services().len());
-        for (id, service) in intent.services() {
-            kept.push(match service.address {
-                ServiceAddress::Headless => None,
-                ServiceAddress::Fixed(fixed) => Some(fixed.value.into()),
-                ServiceAddress::Allocated => self.keep_service(id, first..=last, &mut owners),
-            });
-        }
-        let mut exhausted = None;
-        let mut addresses = Vec::with_capacity(kept.len());
-        for ((id, service), kept) in intent.services().zip(kept) {
-            if service.address == ServiceAddress::Headless {
-                addresses.push(None);
-                continue;
-            }
-            let key = format!("service/{}", intent.service_name(id));
-            let free = |number: u32| !owners.contains_key(&number);
-            let address = kept.or_else(|| self.new_address(&key, first, last, free));
-            if let Some(address) = address {
-                owners.insert(address, id);
-            } else {
-                exhausted = exhausted.or(Some(service));
-            }
-            addresses.push(address.map(Ipv4Addr::from));
-        }
-        if let Some(service) = exhausted {
-            let message = format!("{network} has no address left for service `{}`", service.name);
-            let any = self.withheld.keys().any(|address| network.contains(address));
-            let help = "choose a larger `cluster.serviceNetwork`; services will move to it";
-            self.report.push(
-                Diagnostic::new(Code::ServiceAddressesExhausted, message)
-                    .at(service.place)
-                    .help(if any { PRUNE } else { help }),
-            );
-        }
-        addresses
-    }
-
-    /// The address of the lock file, unless the desired state gives it to another.
-    fn keep_service(
-        &mut self,
-        id: ServiceId,
-        range: std::ops::RangeInclusive<u32>,
-        owners: &mut BTreeMap<u32, ServiceId>,
-    ) -> Option<u32> {
-        let name = self.intent.service_name(id);
-        let locked = *self.lock.services.get(&name)?;
-        let number = u32::from(locked);
-        if !range.contains(&number) {
-            return None;
-        }
-        let Some(owner) = owners.get(&number) else {
-            owners.insert(number, id);
-            return Some(number);
-        };
-        if self.intent[*owner].address == ServiceAddress::Allocated {
-            let owner = self.intent.service_name(*owner);
-            self.report.push(self.conflict([("services", &name), ("services", &owner)], locked));
-        }
-        None
-    }
-
     /// RF050 between Ethernet addresses that are fixed and those that follow from an IP address.
     fn macs_twice(&mut self, subnets: &[Ipv4Net], endpoints: &[Option<PortBinding>]) {
         let fixed: BTreeMap<Mac, Place> = self

@@ -19,6 +19,7 @@ mod columns;
 mod confirm;
 mod connections;
 mod datapath;
+mod difference;
 mod disruption;
 mod duplicates;
 mod findings;
@@ -34,6 +35,7 @@ mod interface;
 mod links;
 mod marks;
 mod meters;
+mod observed;
 mod ovsdb;
 mod owned;
 mod ports;
@@ -48,7 +50,7 @@ mod switch;
 mod sysctls;
 mod teardown;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,23 +58,21 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::artifact::node::NodeConfig;
 use crate::artifact::proxy::Proxy;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::system::netlink::holdings::Holdings;
-use crate::system::{Command, Stage, System, Tool, both, missing};
-use crate::value::{Datapath, InterfaceName, StringValue as _};
+use crate::system::{Command, Stage, System, Tool, missing};
+use crate::value::{Datapath, InterfaceName};
 use artifacts::Artifacts;
 pub use change::{Action, Change, Kind, Step, summary};
 pub use confirm::{Answer, Confirm, Verdict, check_health, confirm, reject, wait, watch};
 use connections::Look;
+use difference::Difference;
 pub use disruption::Disruption;
 pub use findings::Finding;
 pub use generations::{Generation, Generations, KEEP, generations};
-use links::{Links, Namespaces};
-use ovsdb::{Database, MARK};
+use links::Links;
+use observed::Observed;
 pub use owned::{Owned, owned};
-use rulesets::Place;
 pub use signature::SIGNERS;
 use signature::Signers;
 pub use snapshot::snapshot;
@@ -138,7 +138,7 @@ pub struct Outcome {
     pub check: bool,
     /// What was changed, or would be.
     pub changes: Vec<Change>,
-    /// What that disturbs which is there already.
+    /// What that disrupts of what is there already.
     pub disruptions: Vec<Disruption>,
     /// What stands beside what ringfence manages, and matters to it.
     pub findings: Vec<Finding>,
@@ -541,256 +541,4 @@ fn check_node_identity(artifacts: &Artifacts, links: &Links) -> Result<(), Diagn
         format!("this is not node `{node}`: no interface has its address {address}"),
     )
     .help("apply the directory of the node that this machine is"))
-}
-
-/// The node as it is.
-struct Observed {
-    database: Database,
-    links: Links,
-    /// All that hangs on interfaces; nothing where no gateway bridge is there or to be.
-    holdings: Holdings,
-    /// What nft prints, by the names of the rulesets.
-    listings: BTreeMap<String, Option<Vec<u8>>>,
-    /// Where others have hooks of nft in the node's own namespace.
-    chains: Vec<firewall::Chain>,
-    /// `None` where there is no bridge, or none that is open.
-    flows: Option<flows::Live>,
-    /// Whether Open vSwitch could open the bridge, if there is one.
-    opened: bool,
-    groups: groups::Groups,
-    proxies: proxies::Proxies,
-    meters: meters::Meters,
-    /// The bridge as OpenFlow has it; `None` where there is none.
-    switch: Option<switch::Switch>,
-}
-
-impl Observed {
-    /// Reads the node; after a change, only what the change touched of flows and namespaces, and
-    /// no groups and meters where there are none and never were.
-    fn read(
-        artifacts: &Artifacts,
-        changed: Option<&Difference>,
-        in_progress: &[String],
-        system: &dyn System,
-    ) -> Result<Self, Diagnostic> {
-        let bridge = artifacts.wiring.bridge.name.as_str();
-        let flows = || match changed {
-            Some(difference) => flows::Live::touched(system, bridge, &difference.flows),
-            None => flows::Live::read(system, bridge),
-        };
-        let none = Namespaces::new();
-        let untouched = changed.map_or(&none, |difference| &difference.untouched);
-        let rest = || -> Result<_, Diagnostic> {
-            let nodes = || both(|| Database::read(system), || rulesets::listing(system, None));
-            let ((database, listing), links) =
-                both(nodes, || Links::read(system, in_progress, untouched));
-            let (links, (listing, chains)) = (links?, listing?);
-            let listings = listings(artifacts, listing, &links, system)?;
-            let mut database = database?;
-            let gateway = artifacts.wiring.gateway().map(|(bridge, _)| bridge.as_str());
-            database.count_foreign_flows(gateway, system);
-            let holdings = gateway::holdings(Some(&artifacts.wiring), &database, system)?;
-            Ok((database, (links, holdings), (listings, chains), proxies::Proxies::read(system)?))
-        };
-        let groups = || match changed {
-            Some(difference) if !difference.has_groups => Ok(groups::Groups::new()),
-            _ => groups::read(system, bridge),
-        };
-        let meters = || match changed {
-            Some(difference) if !difference.has_meters => Ok(meters::Meters::new()),
-            _ => meters::read(system, bridge),
-        };
-        let tables = || both(groups, || (meters(), switch::read(system, bridge)));
-        let (rest, (flows, (groups, (meters, switch)))) = both(rest, || both(flows, tables));
-        let (database, (links, holdings), (listings, chains), proxies) = rest?;
-        let flows = flows?;
-        let opened = flows.is_some() || !database.bridges.contains_key(bridge);
-        // After a change, there is nothing more that could mend it.
-        if !opened && (changed.is_some() || !datapath::answers(system)) {
-            let message = format!("Open vSwitch does not answer for its bridge `{bridge}`");
-            return Err(Diagnostic::new(Code::OvsNotRunning, message)
-                .help("start ovs-vswitchd, or see in its log why it can't open the bridge"));
-        }
-        let (groups, meters, switch) = (groups?, meters?, switch?);
-        Ok(Self {
-            database,
-            links,
-            holdings,
-            listings,
-            chains,
-            flows,
-            opened,
-            groups,
-            proxies,
-            meters,
-            switch,
-        })
-    }
-}
-
-/// What nft prints in the node's own namespace, and in those of the egress routers.
-fn listings(
-    artifacts: &Artifacts,
-    own: Option<Vec<u8>>,
-    links: &Links,
-    system: &dyn System,
-) -> Result<BTreeMap<String, Option<Vec<u8>>>, Diagnostic> {
-    let mut listings = BTreeMap::from([(String::new(), own)]);
-    for router in &artifacts.wiring.routers {
-        let exists = links.netns.contains_key(router.netns.as_str());
-        let listing = if exists { rulesets::listing(system, Some(&router.netns))?.0 } else { None };
-        listings.insert(router.name.to_string(), listing);
-    }
-    Ok(listings)
-}
-
-/// How the node differs from what it is to be, in the order in which it is changed.
-struct Difference {
-    /// What has to end before anything else: processes in namespaces that have lost their names.
-    conflicts: Step,
-    steps: Vec<Step>,
-    flows: flows::Difference,
-    /// Whether a service leads to fewer than before.
-    loses_backends: bool,
-    disruptions: BTreeSet<Disruption>,
-    /// What of others stays, and matters.
-    findings: Vec<Finding>,
-    /// The namespaces that stay as they are.
-    untouched: Namespaces,
-    /// Whether there are groups, or were before.
-    has_groups: bool,
-    /// Whether there are meters, or were before.
-    has_meters: bool,
-}
-
-impl Difference {
-    fn commands(&self) -> impl Iterator<Item = &Command> {
-        self.steps.iter().flat_map(|step| &step.commands)
-    }
-
-    fn changes(&self) -> Vec<Change> {
-        self.steps.iter().flat_map(|step| step.changes.clone()).collect()
-    }
-
-    fn between(
-        artifacts: &Artifacts,
-        observed: &Observed,
-        state: &State,
-        adopt: bool,
-        system: &dyn System,
-    ) -> Result<Self, Diagnostic> {
-        let wiring = &artifacts.wiring;
-        let (database, node) = (&observed.database, &observed.links.node);
-        let holdings = &observed.holdings;
-        let gateway = gateway::compare(wiring, database, node, holdings, &state.sysctls, system)?;
-        let live = database.bridges.get(wiring.bridge.name.as_str());
-        let other_datapath = live.is_some_and(|live| !live.has_datapath(wiring.bridge.datapath));
-        let (former, going) = (&state.former, &gateway.going);
-        let before = links::Before { former, other_datapath, adopt, going };
-        let links = links::compare(wiring, &observed.links, &before)?;
-        let findings = links.findings.clone();
-        ports::check_tun(wiring, database, node)?;
-        let ports = ports::compare(wiring, database, (&links, node), observed.opened, adopt)?;
-        let bridge = wiring.bridge.name.as_str();
-        let live = observed.flows.as_ref().filter(|_| !ports.flows_lost);
-        let mut flows = flows::compare(system, bridge, &artifacts.flows, live)?;
-        flows.groups = groups::compare(&artifacts.groups, &observed.groups);
-        let empty = meters::Meters::new();
-        // Another datapath begins without.
-        let live = if ports.datapath_lost { &empty } else { &observed.meters };
-        let meters = meters::compare(wiring, live);
-        let switch = observed.switch.as_ref().filter(|_| !ports.datapath_lost);
-        let switch = switch::step(wiring, switch);
-        let has_groups = !(observed.groups.is_empty() && flows.groups.is_empty());
-        let has_meters = !(observed.meters.is_empty() && meters.before.changes.is_empty());
-        let mut disruptions = if ports.flows_lost {
-            BTreeSet::new()
-        } else {
-            disruption::of_flows(artifacts, observed, &flows)
-        };
-        let plugs = [&ports.before, &ports.after, &links.make, &links.remove];
-        let bridge_lives = observed.database.bridges.contains_key(bridge);
-        if bridge_lives
-            && wiring.bridge.datapath == Datapath::Netdev
-            && plugs.iter().flat_map(|step| &step.changes).any(|change| change.kind != Kind::Qos)
-        {
-            disruptions.insert(Disruption::new(
-                format!("bridge {bridge}"),
-                "its datapath is in userspace: while interfaces come and go, tunnels may lose \
-                 packets for some milliseconds",
-            ));
-        }
-        let ruleset = |name: &str, place: Place<'_>| {
-            let file = artifacts.rulesets.get(name).map_or(&[][..], Vec::as_slice);
-            let listing = observed.listings.get(name).and_then(Option::as_deref);
-            rulesets::step(place, file, listing, state.rulesets.get(name))
-        };
-        let proxies = proxies::compare(artifacts, &observed.proxies)?;
-        rulesets::check(observed.listings.get("").and_then(Option::as_deref))?;
-        let mut own_ruleset = ruleset("", Place { object: "node", netns: None });
-        let leaving = leaving(wiring, observed);
-        let unguard = rulesets::guard_until_gone(&mut own_ruleset, &leaving);
-        let mut steps = vec![
-            links.conflicts,
-            gateway.remove,
-            gateway.make,
-            sysctls::step(wiring, state, system),
-            // Its guards are there before the first frame of a new pod is.
-            own_ruleset,
-            links.make,
-            ports.before,
-            switch,
-            links.tun,
-            meters.before,
-            flows::step(bridge, &flows, || artifacts.objects()),
-            meters.after,
-            links.up,
-        ];
-        for router in &wiring.routers {
-            let object = router.owner();
-            let place = Place { object: &object, netns: Some(&router.netns) };
-            let mut step = ruleset(router.name.as_str(), place);
-            let commands = step.commands.into_iter();
-            let links = &observed.links;
-            step.commands =
-                commands.map(|command| marks::within(command, &router.netns, links)).collect();
-            steps.push(step);
-        }
-        steps.extend([links.routers, proxies.start, links.egress_ips, ports.after, ports.sweep]);
-        steps.extend([proxies.remove, links.remove, unguard]);
-        disruptions.extend(steps.iter().flat_map(|step| step.disruptions.iter().cloned()));
-        let untouched = observed.links.untouched(wiring, &steps);
-        let conflicts = proxies.conflicts;
-        let groups = &flows.groups;
-        let loses_backends =
-            !groups.delete.is_empty() || groups.deserted(&observed.groups).next().is_some();
-        Ok(Self {
-            conflicts,
-            steps,
-            flows,
-            loses_backends,
-            disruptions,
-            findings,
-            untouched,
-            has_groups,
-            has_meters,
-        })
-    }
-}
-
-/// The interfaces that a bridge in userspace still has, or that are ringfence's, and that no pod of
-/// the plan has.
-fn leaving(wiring: &NodeConfig, observed: &Observed) -> BTreeSet<InterfaceName> {
-    if wiring.bridge.datapath != Datapath::Netdev {
-        return BTreeSet::new();
-    }
-    let bridge = observed.database.bridges.get(wiring.bridge.name.as_str());
-    let ports = bridge.into_iter().flat_map(|bridge| &bridge.ports);
-    let ports =
-        ports.filter(|(_, port)| port.kind.is_empty() && port.external_ids.contains_key(MARK));
-    let links = observed.links.node.links.iter();
-    let links = links.filter(|(name, link)| links::is_ours(name, link));
-    let names = ports.map(|(name, _)| name).chain(links.map(|(name, _)| name));
-    let names = names.filter_map(|name| InterfaceName::parse(name).ok());
-    names.filter(|name| !wiring.ports.iter().any(|port| port.interface == *name)).collect()
 }

@@ -3,11 +3,13 @@
 //! A [`Model`] is an [`Intent`] and the [`Allocations`] of its objects, so it is always valid.
 
 mod network_policy;
+mod subjects;
 
 pub use network_policy::{Allowance, Peers, PortRanges, Selection};
+pub use subjects::rule_name;
+use subjects::{Subjects, ranked, service_ports};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
@@ -15,13 +17,12 @@ use ipnet::Ipv4Net;
 use rayon::prelude::*;
 
 use crate::allocate::{Allocations, PortBinding, effective_vnid, served};
-use crate::dataplane::openflow::{free_number, group_number};
+use crate::dataplane::openflow::group_number;
 use crate::dataplane::origin::{Cookie, ObjectRef, hash};
-use crate::diagnostic::Place;
 pub use crate::intent::Workload;
 use crate::intent::{
-    Addresses, BlockAt, Direction, EgressIp, EgressPolicy, EgressRule, Intent, NetworkPolicy,
-    NodeId, Pod, PodId, ProjectId, RouterId, Service, ServiceId, ServicePort, Verdict,
+    BlockAt, Direction, EgressIp, EgressRule, Intent, NetworkPolicy, NodeId, Pod, PodId, ProjectId,
+    RouterId, Service, ServiceId, ServicePort, Verdict,
 };
 use crate::resolve::last_host;
 use crate::spec::Mode;
@@ -408,7 +409,7 @@ impl Model {
     /// what reaches every project with the global pods of their node.
     #[must_use]
     pub fn node_reaches(&self, node: NodeId, service: ServiceId) -> bool {
-        self.nodes_reach(service) || self.has_global_tenants(node)
+        self.nodes_reach(service) || self.has_global_workloads(node)
     }
 
     /// Whether the processes of every node reach a service.
@@ -436,7 +437,7 @@ impl Model {
 
     /// Whether a node has pods or egress routers that reach every project.
     #[must_use]
-    pub fn has_global_tenants(&self, node: NodeId) -> bool {
+    pub fn has_global_workloads(&self, node: NodeId) -> bool {
         self.mode().compares_vnids()
             && self.workloads(node).any(|who| self.wire_vnid(self.project(who)) == 0)
     }
@@ -446,7 +447,7 @@ impl Model {
     pub fn services_for(&self, node: NodeId) -> Vec<ServiceId> {
         let networks: BTreeSet<u32> =
             self.workloads(node).map(|workload| self.wire_vnid(self.project(workload))).collect();
-        let all = self.has_global_tenants(node);
+        let all = self.has_global_workloads(node);
         let needed = |id: ServiceId| {
             all || networks.contains(&self.wire_vnid(self.intent[id].project))
                 || self.nodes_reach(id)
@@ -544,18 +545,6 @@ impl Model {
     }
 }
 
-/// Every object as a subject, by its index.
-#[derive(Debug)]
-struct Subjects {
-    cluster: ObjectRef,
-    nodes: Vec<ObjectRef>,
-    projects: Vec<ObjectRef>,
-    pods: Vec<ObjectRef>,
-    routers: Vec<ObjectRef>,
-    services: Vec<ObjectRef>,
-    egress_ips: Vec<ObjectRef>,
-}
-
 /// Which egress IP each pod leaves with.
 fn leaving(intent: &Intent) -> Vec<Option<EgressAssignment>> {
     if intent.egress_ips.is_empty() {
@@ -574,71 +563,6 @@ fn leaving(intent: &Intent) -> Vec<Option<EgressAssignment>> {
         Some(EgressAssignment { ip: all[number], number })
     };
     intent.pods().map(leaving).collect()
-}
-
-impl Subjects {
-    fn of(intent: &Intent) -> Self {
-        let named = |kind: &str, name: &str, project: Option<&str>, place: Place| {
-            ObjectRef::new(kind, name, name, project, Some(place))
-        };
-        let project = |id: ProjectId| Some(intent[id].name.as_str());
-        let cluster = ObjectRef {
-            cookie: Cookie::of("cluster", "cluster"),
-            name: "cluster".into(),
-            place: intent.cluster.place,
-        };
-        let nodes =
-            intent.nodes().map(|(_, node)| named("node", node.name.as_str(), None, node.place));
-        let projects =
-            intent.projects().map(|(_, p)| named("project", p.name.as_str(), None, p.place));
-        let pods = intent.pods.par_iter().enumerate().map(|(index, pod)| {
-            named("pod", &intent.pod_name(PodId::new(index)), project(pod.project), pod.place)
-        });
-        let routers = intent
-            .routers()
-            .map(|(_, r)| named("router", r.name.as_str(), project(r.project), r.place));
-        let egress_ips = intent
-            .egress_ips
-            .iter()
-            .flat_map(|list| list.addresses.iter().map(move |ip| (list.project, ip)));
-        let egress_ips = egress_ips
-            .map(|(id, ip)| named("egress-ip", &ip.address.to_string(), project(id), ip.place));
-        let services = intent.services().map(|(id, service)| {
-            named("service", &intent.service_name(id), project(service.project), service.place)
-        });
-        Self {
-            services: services.collect(),
-            cluster,
-            nodes: nodes.collect(),
-            projects: projects.collect(),
-            pods: pods.collect(),
-            routers: routers.collect(),
-            egress_ips: egress_ips.collect(),
-        }
-    }
-}
-
-/// The ports of each service as subjects, with the numbers of their groups: the end of the cookie,
-/// or the next that is free.
-fn service_ports(intent: &Intent) -> Vec<Vec<(ObjectRef, u32)>> {
-    let mut taken = BTreeSet::new();
-    let mut all = Vec::with_capacity(intent.services().len());
-    for (id, service) in intent.services() {
-        let name = intent.service_name(id);
-        let project = intent[service.project].name.as_str();
-        let ports = service.ports.iter().map(|port| {
-            let name = format!("{name}:{}/{}", port.port, port.protocol);
-            let subject = ObjectRef::new("service", &name, &name, Some(project), Some(port.place));
-            let group = match group_number(subject.cookie) {
-                number if taken.contains(&number) => free_number(number.into(), &taken),
-                number => number,
-            };
-            taken.insert(group);
-            (subject, group)
-        });
-        all.push(ports.collect());
-    }
-    all
 }
 
 /// The meters of the pods that have one, by the hash of their names, or the next that is free.
@@ -664,56 +588,4 @@ fn meters(intent: &Intent) -> Vec<Option<u32>> {
 pub fn veth_name(cookie: Cookie) -> Option<InterfaceName> {
     let digits = format!("{:016x}", cookie.get());
     InterfaceName::parse(&format!("{}{}", crate::artifact::host::VETH_PREFIX, &digits[4..])).ok()
-}
-
-/// A rule as comments of flows show it: `deny 0.0.0.0/0 tcp/1-1023`.
-#[must_use]
-pub fn rule_name(rule: &EgressRule) -> String {
-    let verdict = match rule.verdict {
-        Verdict::Allow => "allow",
-        Verdict::Deny => "deny",
-    };
-    let mut name = format!("{verdict} {}", rule.to);
-    for ports in &rule.ports {
-        name.push(' ');
-        name.push_str(ports.protocol.as_str());
-        if let Some(range) = &ports.range {
-            let _ = write!(name, "/{}", range.start());
-            if range.end() != range.start() {
-                let _ = write!(name, "-{}", range.end());
-            }
-        }
-    }
-    name
-}
-
-/// The rules of a policy as subjects, each with its rank.
-fn ranked(intent: &Intent, policy: &EgressPolicy, addresses: &Addresses) -> Vec<(ObjectRef, u16)> {
-    let project = intent[policy.project].name.as_str();
-    let rules = &policy.rules;
-    let names: Vec<String> = rules.iter().map(rule_name).collect();
-    let mut ranks = vec![1; rules.len()];
-    for earlier in (0..rules.len()).rev() {
-        let later = earlier + 1..rules.len();
-        let overlapping = later.filter(|later| rules[earlier].overlaps(&rules[*later], addresses));
-        if let Some(rank) = overlapping.map(|later| ranks[later]).max() {
-            ranks[earlier] = rank + 1;
-        }
-    }
-    let subject = |(index, name): (usize, &String)| {
-        // A rule is named by what it says, so that others may come and go around it.
-        let same = names[..index].iter().filter(|earlier| *earlier == name).count();
-        let key = match same {
-            0 => format!("{project}/{name}"),
-            again => format!("{project}/{name}/{again}"),
-        };
-        ObjectRef::new(
-            "rule",
-            &key,
-            &format!("{project}: {name}"),
-            Some(project),
-            Some(rules[index].place),
-        )
-    };
-    names.iter().enumerate().map(subject).zip(ranks).collect()
 }

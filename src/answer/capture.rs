@@ -31,7 +31,7 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
     let sent = format!("{protocol} and host {address} and port {port}");
     let first = match from {
         Source::Workload(workload) => {
-            lines.push(at_tenant(model, workload, "what the sender sends", &sent));
+            lines.push(at_workload(model, workload, "what the sender sends", &sent));
             Some(model.node(workload))
         }
         Source::Node(node) => {
@@ -74,7 +74,7 @@ pub fn lines(model: &Model, question: &Question, way: &Way) -> Vec<Line> {
     let got = got.unwrap_or(port.get());
     let taken = format!("{protocol} and host {at} and port {got}");
     if let Some(workload) = workload {
-        lines.push(at_tenant(model, workload, "what the receiver gets", &taken));
+        lines.push(at_workload(model, workload, "what the receiver gets", &taken));
     } else {
         let command = format!("tcpdump -nni any '{taken}'");
         lines.push(Line { node: Some(node), what: "what leaves the node", command });
@@ -116,7 +116,7 @@ fn throughput(
     vec![server, Line { node, what: "iperf3, client", command }]
 }
 
-fn at_tenant(model: &Model, workload: Workload, what: &'static str, filter: &str) -> Line {
+fn at_workload(model: &Model, workload: Workload, what: &'static str, filter: &str) -> Line {
     let node = Some(model.node(workload));
     let command = if let Some(prefix) = namespace(model, workload) {
         format!("{prefix}tcpdump -nni {} '{filter}'", host::POD_INTERFACE)

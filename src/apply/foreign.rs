@@ -84,7 +84,7 @@ fn elsewhere(key: &str) -> String {
     format!("take it from the node, if nothing else needs it, or choose another `cluster.{key}`")
 }
 
-/// An address that this node is to have for a tenant, and has already for somebody else.
+/// An address that this node is to have for a workload, and has already for somebody else.
 fn taken(
     wiring: &NodeConfig,
     node: &Network,

@@ -17,6 +17,9 @@ pub(super) const UNMARKED: u8 = 3;
 /// What the kernel makes with an address (`RTPROT_KERNEL`).
 const KERNEL: u8 = 2;
 
+/// That an interface has another address.
+pub(super) const ADDRESS: &str = "address";
+
 /// An interface that has one address of ours, and routes.
 pub(super) struct Interface<'a> {
     pub(super) name: &'static str,
@@ -47,11 +50,11 @@ impl Interface<'_> {
         // The first of a network takes the others with it, so it goes last.
         for other in have.iter().rev().filter(|other| *other != address || special) {
             lines.push(format!("address del {other} dev {name}"));
-            details.push("address");
+            details.push(ADDRESS);
         }
         if !have.contains(address) || special {
             lines.push(format!("address add {address} dev {name}"));
-            details.push("address");
+            details.push(ADDRESS);
         }
         let down = link.is_none_or(|link| !link.up);
         if down {

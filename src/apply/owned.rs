@@ -5,6 +5,7 @@
 //! row without one fails.
 
 use super::columns;
+use super::interface::ADDRESS;
 use super::links::IPV6_MTU;
 use super::switch::FLAGS;
 use crate::system::netlink::{Discipline, Link};
@@ -176,6 +177,14 @@ pub(super) struct Mending {
     pub(super) details: Vec<&'static str>,
 }
 
+/// That a link has another Ethernet address.
+pub(super) const ETHERNET_ADDRESS: &str = "Ethernet address";
+
+/// Whether its neighbours know an interface by what it no longer has.
+pub(super) fn addresses_change(details: &[&str]) -> bool {
+    details.iter().any(|detail| [ADDRESS, ETHERNET_ADDRESS].contains(detail))
+}
+
 /// An attribute of a link.
 struct Row {
     attribute: &'static str,
@@ -253,7 +262,7 @@ const LINKS: [Row; 15] = [
         |wanted| format!("alias \"{}\"", wanted.alias.as_deref().unwrap_or_default()),
     ),
     ip(
-        "Ethernet address",
+        ETHERNET_ADDRESS,
         &[InPod, Tun],
         |link, wanted| wanted.mac.is_some_and(|mac| link.mac != mac.bytes()),
         |wanted| wanted.mac.map_or_else(String::new, |mac| format!("address {mac}")),

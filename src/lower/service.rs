@@ -210,7 +210,7 @@ fn to_services(builder: &mut Builder<'_>) {
     }
     let shared = builder.common.services();
     let userspace = model.datapath(builder.node) == Datapath::Netdev;
-    let all = model.has_global_tenants(builder.node);
+    let all = model.has_global_workloads(builder.node);
     for [whole, later] in [&shared.nodes].into_iter().chain(all.then_some(&shared.others)) {
         builder.flows.push_shared(whole.all());
         if userspace {
@@ -231,7 +231,7 @@ fn to_services(builder: &mut Builder<'_>) {
             }
         }
     }
-    for (service, workload) in local_tenants(builder) {
+    for (service, workload) in local_workloads(builder) {
         // A pod's answer to itself: sent to the service, at a port that the service doesn't have.
         let address = model.endpoint(workload).address;
         let to = model.service_address(service).map(host);
@@ -255,7 +255,7 @@ fn to_services(builder: &mut Builder<'_>) {
 }
 
 /// The services with an address that are for pods or egress routers of this node.
-fn local_tenants(builder: &Builder<'_>) -> BTreeSet<(ServiceId, Workload)> {
+fn local_workloads(builder: &Builder<'_>) -> BTreeSet<(ServiceId, Workload)> {
     let model = builder.model;
     let intent = model.intent();
     let local: BTreeSet<ProjectId> =

@@ -241,7 +241,7 @@ impl<'a> Known<'a> {
     }
 
     /// All whom peers mean, block or not.
-    fn tenants_of(&mut self, own: ProjectId, peers: Option<&[Peer]>) -> BTreeSet<Workload> {
+    fn workloads_of(&mut self, own: ProjectId, peers: Option<&[Peer]>) -> BTreeSet<Workload> {
         let mut all = BTreeSet::new();
         let anybody = Selector::default();
         let Some(peers) = peers else {
@@ -404,7 +404,7 @@ impl<'a> Known<'a> {
                     let (pods, peers, ports) = (pods.clone(), peers.clone(), Some(numbers));
                     parts.push(Part { group: String::new(), pods, peers, ports });
                 }
-                self.tenants_of(policy.project, rule.peers.as_deref())
+                self.workloads_of(policy.project, rule.peers.as_deref())
             }
         };
         for (meaning, workloads) in self.meanings(&named, destinations) {

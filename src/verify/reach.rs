@@ -96,7 +96,7 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
             to_node_port(model, from, (node, address), packet)
         }
         (from @ (Source::Node(_) | Source::Workload(_)), Destination::Workload(to)) => {
-            to_tenant(model, from, to, None, packet)
+            to_workload(model, from, to, None, packet)
         }
         (Source::Node(from), Destination::Node(to)) if from == to => {
             Reach::new(Verdict::Allow, "nodes reach themselves", None)
@@ -131,7 +131,7 @@ pub fn reach(model: &Model, packet: &Packet) -> Reach {
 /// What the intent says about a packet to a service that chooses this pod or egress router. `entry` is
 /// the node by which it comes from outside.
 #[must_use]
-pub fn to_tenant(
+pub fn to_workload(
     model: &Model,
     from: Source,
     to: Workload,
@@ -239,7 +239,7 @@ fn to_service(
         Some(port) => {
             if model.mode() == Mode::Networkpolicy && !port.backends.is_empty() {
                 let to = port.backends.iter().map(|(workload, port)| {
-                    to_tenant(model, from, *workload, entry, &Packet { port: *port, ..*packet })
+                    to_workload(model, from, *workload, entry, &Packet { port: *port, ..*packet })
                 });
                 return whoever_is_chosen(to.collect(), way);
             }

@@ -454,7 +454,7 @@ fn what_is_no_longer_wanted_is_removed_and_nothing_else() {
     assert_eq!(summary.counts().1, 0, "{}", summary.table());
 }
 
-/// What a change says that it disturbs on a node, in a check and before it runs.
+/// What a change says that it disrupts on a node, in a check and before it runs.
 fn disturbed(live: &Live, node: &str) -> Vec<String> {
     let said = |text: &str| -> Vec<String> {
         let lines = text.lines().filter_map(|line| line.strip_prefix("! "));
@@ -466,9 +466,9 @@ fn disturbed(live: &Live, node: &str) -> Vec<String> {
     let run = live.apply_on(node, &[]);
     assert_eq!(run.status, 0, "{}", run.stderr);
     assert_eq!(run.stdout, check.stdout);
-    assert_eq!(json["disturbs"].as_array().unwrap().len(), said(&check.stdout).len());
+    assert_eq!(json["disruptions"].as_array().unwrap().len(), said(&check.stdout).len());
     let begin = check.stdout.lines().take_while(|line| line.starts_with("! ")).count();
-    assert_eq!(begin, said(&check.stdout).len(), "first what it disturbs: {}", check.stdout);
+    assert_eq!(begin, said(&check.stdout).len(), "first what it disrupts: {}", check.stdout);
     said(&check.stdout)
 }
 
@@ -480,7 +480,7 @@ fn plugs() -> Vec<String> {
 const PLUGS: &str = "bridge br0: its datapath is in userspace";
 
 #[test]
-fn a_change_says_what_it_disturbs_before_it_happens() {
+fn a_change_says_what_it_disrupts_before_it_happens() {
     let mut live = example("quickstart");
     for node in ["node-1", "node-2", "node-3"] {
         assert_eq!(disturbed(&live, node), Vec::<String>::new(), "nothing was there on {node}");
@@ -505,7 +505,7 @@ fn a_change_says_what_it_disturbs_before_it_happens() {
     // They go again.
     let gone = "pod more/a: goes from this node".to_owned();
     assert_eq!(change(&mut live, &[]), [[plugs(), vec![gone]].concat(), none(), none()]);
-    // A permission more disturbs nobody; one less does.
+    // A permission more disrupts nobody; one less does.
     let port = "ports: [{port: 443}]";
     let wider = "ports: [{port: 443}, {port: 80}]";
     assert_eq!(change(&mut live, &[(port, wider)]), [none(), none(), none()]);
@@ -528,7 +528,7 @@ fn a_change_says_what_it_disturbs_before_it_happens() {
 }
 
 #[test]
-fn an_egress_ip_that_moves_says_whom_it_disturbs() {
+fn an_egress_ip_that_moves_says_whom_it_disrupts() {
     let mut live = example("egress-ips");
     live.apply_all();
     let held = "    egressCIDRs: [192.168.12.128/27]\n  - name: node-3";

@@ -169,7 +169,7 @@ impl<'m> Signatures<'m> {
             Source::Outside => return String::new(),
             Source::Node(node) => {
                 // Who has such pods reaches every service.
-                let mut text = model.has_global_tenants(node).to_string();
+                let mut text = model.has_global_workloads(node).to_string();
                 if self.addresses {
                     let _ =
                         write!(text, "{} {}", model.gateway(node), model.node_port_source(node));

@@ -8,7 +8,7 @@ use super::{Batches, IPV6_MTU, Inside, LinkSteps, Links, batch, guarded, is_ours
 use crate::apply::change::{Action, Kind, Step};
 use crate::apply::interface::Interface;
 use crate::apply::marks::{self, ALIAS};
-use crate::apply::owned::{Role, Wanted, mend};
+use crate::apply::owned::{Role, Wanted, addresses_change, mend};
 use crate::artifact::host;
 use crate::artifact::node::{Netns, NodeConfig, Veth};
 use crate::diagnostic::{Code, Diagnostic};
@@ -82,7 +82,7 @@ pub(super) fn attach<'a>(
     let guards = interface.guards();
     steps.findings.extend(interface.findings(owner));
     let step = &mut steps.make;
-    if pair.is_some_and(|link| link.up) && details.iter().any(|d| d.ends_with("address")) {
+    if pair.is_some_and(|link| link.up) && addresses_change(&details) {
         step.disrupt(owner, "its addresses change: connections of those that go break");
     }
     if pair.is_none() {

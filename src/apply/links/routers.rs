@@ -8,9 +8,9 @@ use super::egress_ips::announce;
 use super::pods::{plug, wanted_of};
 use super::{Batches, LinkSteps, Links, batch, guarded, removals, remove_inside};
 use crate::apply::change::{Action, Kind};
-use crate::apply::interface::Interface;
+use crate::apply::interface::{ADDRESS, Interface};
 use crate::apply::marks;
-use crate::apply::owned::{Role, Wanted, mend};
+use crate::apply::owned::{Role, Wanted, addresses_change, mend};
 use crate::artifact::host;
 use crate::artifact::node::{NodeConfig, Router, UplinkAttachment};
 use crate::diagnostic::{Code, Diagnostic};
@@ -74,7 +74,7 @@ pub(super) fn outside<'a>(
     let commands = commands.into_iter().flatten().map(|command| guarded(command, &guards));
     step.commands.extend(commands.map(|command| marks::within(command, netns, links)));
     steps.findings.extend(inside.findings(&router.owner()));
-    if link.is_some() && (good.is_none() || details.contains(&"address")) {
+    if link.is_some() && (good.is_none() || details.contains(&ADDRESS)) {
         let effect = "its outside interface changes: its connections break";
         step.disrupt(router.owner(), effect);
     }
@@ -94,7 +94,7 @@ pub(super) fn outside<'a>(
             step.change(Action::Change, Kind::Sysctl, object, "0 to 1");
         }
     }
-    if good.is_none() || details.iter().any(|detail| detail.ends_with("address")) {
+    if good.is_none() || addresses_change(&details) {
         // Another node may have had the address: its neighbours still send there.
         let source = outside.source.to_string();
         let command = announce(interface, &source).within(Some(netns));

@@ -9,7 +9,7 @@ use crate::intent::{Direction, NodeId, Peer, PolicyRule, PortSet};
 use crate::lab::Lab;
 use crate::model::Workload;
 use crate::value::{Port, Protocol};
-use crate::verify::reach::{Destination, Packet, Source, reach, to_tenant};
+use crate::verify::reach::{Destination, Packet, Source, reach, to_workload};
 
 /// How many of the ports of a rule are tried with each peer.
 const PORTS_SHOWN: usize = 3;
@@ -255,7 +255,7 @@ impl Planner<'_> {
         let allowed = backends.iter().filter(|(workload, port)| {
             let packet =
                 Packet { from, to: Destination::Workload(*workload), protocol, port: *port };
-            to_tenant(self.model, from, *workload, entry, &packet).allowed()
+            to_workload(self.model, from, *workload, entry, &packet).allowed()
         });
         let address = |(workload, port): &(Workload, Port)| {
             SocketAddrV4::new(self.model.endpoint(*workload).address, port.get())

@@ -12,7 +12,7 @@ use ringfence::pipeline::OfPort;
 use ringfence::value::{Datapath, Mac, Port, Protocol};
 use ringfence::verify::evaluate::{Body, Frame, Piece};
 use ringfence::verify::reach::{
-    Destination, Other, Packet, Source, leaves, let_out, policies, reach, to_tenant,
+    Destination, Other, Packet, Source, leaves, let_out, policies, reach, to_workload,
 };
 
 /// What packets begin with: on both sides of the borders of every rule that clusters have, and what has
@@ -200,7 +200,8 @@ fn services(
                 .iter()
                 .map(|(workload, port)| {
                     let packet = to(Ipv4Addr::UNSPECIFIED, *port);
-                    let reach = to_tenant(model, Source::Workload(from), *workload, None, &packet);
+                    let reach =
+                        to_workload(model, Source::Workload(from), *workload, None, &packet);
                     if reach.allowed() { place(model, *workload) } else { Arrival::Nowhere }
                 })
                 .collect();
@@ -227,7 +228,7 @@ fn services(
                     let (from, to, protocol) =
                         (Source::Workload(from), Destination::Workload(*workload), found.protocol);
                     let packet = Packet { from, to, protocol, port: *port };
-                    let reach = to_tenant(model, from, *workload, None, &packet);
+                    let reach = to_workload(model, from, *workload, None, &packet);
                     if reach.allowed() { place(model, *workload) } else { Arrival::Nowhere }
                 })
                 .collect();
@@ -273,7 +274,7 @@ fn from_node(model: &Model, node: NodeId, workloads: &[Workload], all: &mut Vec<
                 let (from, to, protocol) =
                     (Source::Outside, Destination::Workload(*workload), found.protocol);
                 let packet = Packet { from, to, protocol, port: *port };
-                let reach = to_tenant(model, from, *workload, Some(node), &packet);
+                let reach = to_workload(model, from, *workload, Some(node), &packet);
                 if reach.allowed() { place(model, *workload) } else { Arrival::Nowhere }
             })
             .collect();
@@ -413,7 +414,13 @@ fn a_service_is_reached_always_never_or_now_and_then() {
                     let packet = Packet { from, to, protocol: port.protocol, port: port.port };
                     let whole = reach(&model, &packet);
                     let each = port.backends.iter().map(|(workload, port)| {
-                        to_tenant(&model, from, *workload, None, &Packet { port: *port, ..packet })
+                        to_workload(
+                            &model,
+                            from,
+                            *workload,
+                            None,
+                            &Packet { port: *port, ..packet },
+                        )
                     });
                     let each: Vec<bool> = each.map(|reach| reach.allowed()).collect();
                     let all = each.iter().all(|allowed| *allowed);
