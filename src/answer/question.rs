@@ -231,7 +231,8 @@ pub fn decide(model: &Model, question: &Question) -> Reach {
     }
 }
 
-/// `denied: shop/web-0 -> bank/core-0 (10.128.2.2) 80/tcp: VNID 5 and VNID 7 are apart`.
+/// `denied: shop/web-0 -> bank/core-0 (10.128.2.2) 80/tcp: the projects shop (VNID 5) and bank
+/// (VNID 7) are in different networks`.
 #[must_use]
 pub fn headline(reach: &Reach, (from, to): (&str, &str), question: &Question) -> String {
     let word = match reach {

@@ -10,7 +10,7 @@ pub use network_policy::{Other, policies};
 use std::net::Ipv4Addr;
 
 use crate::diagnostic::Place;
-use crate::intent::{BlockAt, Direction, NodeId, ProjectId, ServiceId, Verdict};
+use crate::intent::{BlockAt, Direction, NodeId, Project, ProjectId, ServiceId, Verdict};
 use crate::model::{Model, Workload};
 use crate::spec::Mode;
 use crate::value::{Port, Protocol};
@@ -321,7 +321,7 @@ fn between(model: &Model, source: ProjectId, destination: ProjectId) -> Reach {
     } else if from == to {
         Reach::new(Verdict::Allow, format!("both have VNID {from}"), Some(source.place))
     } else {
-        let because = format!("VNID {from} and VNID {to} are apart");
+        let because = apart([(source, from.get()), (destination, to.get())]);
         Reach::new(Verdict::Deny, because, Some(destination.place))
     }
 }
@@ -349,8 +349,15 @@ fn multicast(model: &Model, from: Workload, to: Workload) -> Reach {
     if from == to {
         Reach::new(Verdict::Allow, format!("both have VNID {from} and multicast"), place)
     } else {
-        Reach::new(Verdict::Deny, format!("VNID {from} and VNID {to} are apart"), place)
+        let because = apart([(&intent[source], from), (&intent[destination], to)]);
+        Reach::new(Verdict::Deny, because, place)
     }
+}
+
+/// Why projects with these VNIDs don't reach each other.
+fn apart(projects: [(&Project, u32); 2]) -> String {
+    let [from, to] = projects.map(|(project, vnid)| format!("{} (VNID {vnid})", project.name));
+    format!("the projects {from} and {to} are in different networks")
 }
 
 /// What the egress policy lets leave, and whoever has the address takes.

@@ -28,7 +28,7 @@ fn the_verdict_is_one_line_with_the_deciding_one_below() {
     for (words, wanted) in [
         (
             ["shop/web-0", "bank/core-0", "examples/quickstart"],
-            "denied: shop/web-0 -> bank/core-0 (10.128.1.239) 80/tcp: VNID 14643950 and VNID 11518613 are apart\n\
+            "denied: shop/web-0 -> bank/core-0 (10.128.1.239) 80/tcp: the projects shop (VNID 14643950) and bank (VNID 11518613) are in different networks\n\
              \x20 at network.yaml:37:5: - name: bank",
         ),
         (
