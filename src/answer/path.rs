@@ -93,6 +93,10 @@ impl<'m> Fabric<'m> {
         let Some(arrival) = request.arrival else { return Ok(None) };
         let mut way = Way::default();
         let to = match question.from {
+            // Who reaches itself by a service sees the service's address as the sender's.
+            Source::Workload(workload) if arrival.workload == Some(workload) => {
+                service_behind(model, question).unwrap_or(question.address)
+            }
             Source::Workload(workload) => model.endpoint(workload).address,
             Source::Node(node) => model.gateway(node),
             Source::Outside => match question.to {
@@ -361,6 +365,14 @@ fn step(node: NodeId, flow: &Flow<'_>, effect: Option<String>) -> Step {
         effect,
         flow: Some(String::from_utf8_lossy(&text).into_owned()),
     }
+}
+
+/// The address of the service behind a node port, where one is asked for.
+fn service_behind(model: &Model, question: &Question) -> Option<Ipv4Addr> {
+    let Target::One(Destination::NodePort(..)) = question.to else { return None };
+    let asked = (question.protocol, question.port);
+    let port = model.node_ports().iter().find(|port| (port.protocol, port.port) == asked)?;
+    model.service_address(port.service)
 }
 
 /// What a flow does that is more than going on.
