@@ -259,6 +259,16 @@ fn show(report: &Report, sources: &Sources) {
     }
 }
 
+/// Tells why a command failed, as JSON where the command was to print that.
+fn fail(as_json: bool, report: &Report, sources: &Sources) -> Exit {
+    if as_json {
+        print(&json::render(report, sources));
+    } else {
+        show(report, sources);
+    }
+    Exit::Error
+}
+
 /// Writes a line for people to standard error.
 fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");

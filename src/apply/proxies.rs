@@ -251,8 +251,8 @@ fn one(
     let config = artifacts.router_file(router, proxy.config())?;
     let has = |file: &str, bytes: &[u8]| found.files.get(file).is_some_and(|have| have == bytes);
     let current = has(proxy.config(), config) && has(LOADED, config);
-    let conflicts = found.runs && found.netns != router.netns.as_str();
-    let runs = found.runs && !conflicts;
+    let elsewhere = found.runs && found.netns != router.netns.as_str();
+    let runs = found.runs && !elsewhere;
     let mut details = Vec::new();
     let mut commands = Vec::new();
     let loose = |path: &str| found.loose.contains(Path::new(path));
@@ -312,14 +312,14 @@ fn one(
         commands.push(Command::change(Tool::Sh, [path.as_str()]));
     }
     let object = router.owner();
-    if conflicts {
+    if elsewhere {
         steps.conflicts.commands.extend(stop(&router.name, proxies));
         details.push("namespace");
     }
     if runs && details.is_empty() {
         return Ok(());
     }
-    let (action, detail) = if runs || conflicts || !found.others.is_empty() {
+    let (action, detail) = if runs || elsewhere || !found.others.is_empty() {
         (Action::Change, details.join(", "))
     } else {
         (Action::Add, format!("{} in {}", proxy.program(), router.netns))

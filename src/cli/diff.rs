@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::revision::{files, range};
-use super::{Exit, print, show};
+use super::{Exit, fail, print};
 use crate::answer::diff::flows::{Touched, touched};
 use crate::answer::diff::{Effect, Row, Side, diff};
 use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted, json};
@@ -106,19 +106,19 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             let message = "there is nothing to compare with";
             let found = Diagnostic::new(Code::BadRevision, message)
                 .help("name two states: `ringfence diff OLD NEW` or `ringfence diff main..HEAD`");
-            return fail(arguments, &found.into(), &Sources::default());
+            return fail(arguments.format == DiffFormat::Json, &found.into(), &Sources::default());
         }
     };
     let (old, new) = match (read(arguments, sides.0), read(arguments, sides.1)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err((sources, report)), _) | (_, Err((sources, report))) => {
-            return fail(arguments, &report, &sources);
+            return fail(arguments.format == DiffFormat::Json, &report, &sources);
         }
     };
     let rows = diff(&old.0, &new.0);
     let nodes = match arguments.flows.then(|| touched(&old.0, &new.0)).transpose() {
         Ok(nodes) => nodes,
-        Err(found) => return fail(arguments, &found.into(), &new.1),
+        Err(found) => return fail(arguments.format == DiffFormat::Json, &found.into(), &new.1),
     };
     let sources = [&old.1, &new.1];
     match arguments.format {
@@ -145,15 +145,6 @@ fn read(arguments: &Arguments, side: &str) -> Result<(Model, Sources), (Sources,
     let loaded = Loaded::read(&[files.path], None, &mut std::io::empty());
     let (model, sources, _) = loaded.draft()?;
     Ok((model, sources))
-}
-
-fn fail(arguments: &Arguments, report: &Report, sources: &Sources) -> Exit {
-    if arguments.format == DiffFormat::Json {
-        print(&json::render(report, sources));
-    } else {
-        show(report, sources);
-    }
-    Exit::Error
 }
 
 /// `network.yaml:12:5`, in front of which stands that it is there no longer.

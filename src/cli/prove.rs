@@ -7,7 +7,7 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Exit, Input, print, show};
+use super::{Exit, Input, fail, print, show};
 use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted, json};
 use crate::input;
 use crate::proof::contract::Lemma;
@@ -126,13 +126,13 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     // Only what is valid has a meaning; what it is, the proof reads itself.
     let (sources, mut report) = match loaded.model() {
         Ok((_, sources, report)) => (sources, report),
-        Err((sources, report)) => return fail(arguments, &report, &sources),
+        Err((sources, report)) => return fail(arguments.json, &report, &sources),
     };
     if arguments.input.deny_warnings {
         report.deny_warnings();
     }
     if report.has_errors() {
-        return fail(arguments, &report, &sources);
+        return fail(arguments.json, &report, &sources);
     }
     let (documents, _) = input::parse(&desired(&sources));
     let lock = sources.iter().last().map_or("", |source| source.text());
@@ -142,7 +142,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             let message = format!("the desired state has no meaning for the proof: {why}");
             let help = format!("look at `{}`, and run `ringfence lock`", lock_path.display());
             let diagnostic = Diagnostic::new(Code::NoMeaning, message).help(help);
-            return fail(arguments, &diagnostic.into(), &sources);
+            return fail(arguments.json, &diagnostic.into(), &sources);
         }
     };
     let summary = prove(&meaning, &arguments.out);
@@ -157,15 +157,6 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         Verdict::NotProven => Exit::Error,
         Verdict::Refuted => Exit::Differs,
     }
-}
-
-fn fail(arguments: &Arguments, report: &Report, sources: &Sources) -> Exit {
-    if arguments.json {
-        print(&json::render(report, sources));
-    } else {
-        show(report, sources);
-    }
-    Exit::Error
 }
 
 /// The texts of the desired state: all but the lock file, which is the last.

@@ -47,8 +47,8 @@ fn shorter(drift: Vec<Drift>) -> Vec<Drift> {
     let changes: Vec<Change> = drift.iter().map(|drift| drift.change.clone()).collect();
     let mut places: BTreeMap<Change, Option<String>> =
         drift.into_iter().map(|drift| (drift.change, drift.place)).collect();
-    let short_id = summary(&changes).into_iter();
-    short_id.map(|change| Drift { place: places.remove(&change).flatten(), change }).collect()
+    let summaries = summary(&changes).into_iter();
+    summaries.map(|change| Drift { place: places.remove(&change).flatten(), change }).collect()
 }
 
 /// For people, where that many differences were found.

@@ -7,7 +7,7 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Exit, Input, print, show};
+use super::{Exit, Input, fail, print, show};
 use crate::answer::policy_test::{self, Outcome};
 use crate::diagnostic::{Code, Diagnostic, Report, Sources, counted, json, reason};
 use crate::files::write_atomically;
@@ -60,24 +60,24 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let loaded = arguments.input.read();
     let (model, sources, mut report) = match loaded.draft() {
         Ok(loaded) => loaded,
-        Err((sources, report)) => return fail(arguments, &report, &sources),
+        Err((sources, report)) => return fail(arguments.json, &report, &sources),
     };
     if arguments.input.deny_warnings {
         report.deny_warnings();
         if report.has_errors() {
-            return fail(arguments, &report, &sources);
+            return fail(arguments.json, &report, &sources);
         }
     }
     if model.intent().tests().is_empty() {
         let found = Diagnostic::new(Code::NoTests, "the desired state has no tests")
             .help("write some under `tests`, or give the paths of all files");
-        return fail(arguments, &found.into(), &sources);
+        return fail(arguments.json, &found.into(), &sources);
     }
     let outcomes = policy_test::run(&model);
     if let Some(file) = &arguments.junit
         && let Err(found) = write(file, &junit(&model, &outcomes, &sources))
     {
-        return fail(arguments, &found.into(), &sources);
+        return fail(arguments.json, &found.into(), &sources);
     }
     let results = results(&model, &outcomes, &sources);
     if arguments.json {
@@ -86,15 +86,6 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         human(&results, &outcomes, &sources);
     }
     if results.failed > 0 { Exit::Differs } else { Exit::Done }
-}
-
-fn fail(arguments: &Arguments, report: &Report, sources: &Sources) -> Exit {
-    if arguments.json {
-        print(&json::render(report, sources));
-    } else {
-        show(report, sources);
-    }
-    Exit::Error
 }
 
 fn write(file: &Path, text: &str) -> Result<(), Diagnostic> {

@@ -7,12 +7,12 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Exit, print, show};
+use super::{Exit, fail, print, show};
 use crate::answer::capture::{self, Line};
 use crate::answer::emitted::{self, Followed};
 use crate::answer::path::{Fabric, Way};
 use crate::answer::question::{Directory, Question, decide, headline, question, sender};
-use crate::diagnostic::{Code, Diagnostic, Report, Sources, json, quoted};
+use crate::diagnostic::{Code, Diagnostic, Sources, json, quoted};
 use crate::driver::load::Loaded;
 use crate::intent::Endpoint;
 use crate::lower::ClusterFlows;
@@ -149,7 +149,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let loaded = Loaded::read(&arguments.paths, arguments.lock.as_deref(), &mut std::io::stdin());
     let (model, sources, _) = match loaded.draft() {
         Ok(loaded) => loaded,
-        Err((sources, report)) => return fail(arguments, &report, &sources),
+        Err((sources, report)) => return fail(arguments.json, &report, &sources),
     };
     match answer(arguments, &model) {
         Ok(answer) => {
@@ -171,17 +171,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
                 _ => Exit::Done,
             }
         }
-        Err(found) => fail(arguments, &found.into(), &sources),
+        Err(found) => fail(arguments.json, &found.into(), &sources),
     }
-}
-
-fn fail(arguments: &Arguments, report: &Report, sources: &Sources) -> Exit {
-    if arguments.json {
-        print(&json::render(report, sources));
-    } else {
-        show(report, sources);
-    }
-    Exit::Error
 }
 
 fn answer(arguments: &Arguments, model: &Model) -> Result<Answer, Diagnostic> {

@@ -234,8 +234,7 @@ fn inside_a_node() {
     let points = points(way);
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     // Each way takes every other point by default, and half of the ways the others.
-    let all = std::env::var_os(ALL_POINTS).is_some_and(|all| !all.is_empty());
-    let (first, step) = if all { (0, 1) } else { (way as usize % 2, 2) };
+    let (first, step) = if all_points() { (0, 1) } else { (way as usize % 2, 2) };
     for point in (first..points).step_by(step) {
         reset();
         let outcome = go_wrong(way, point);
@@ -245,6 +244,10 @@ fn inside_a_node() {
         outcomes.iter().map(|(outcome, number)| format!("{outcome}: {number}")).collect();
     let report = format!("{way:?}: {points} points; {}", outcomes.join(", "));
     std::fs::write("/run/report", report).unwrap();
+}
+
+fn all_points() -> bool {
+    std::env::var_os(ALL_POINTS).is_some_and(|points| points == "all")
 }
 
 /// Brings the node into the old generation.
@@ -377,7 +380,7 @@ pub(crate) fn drive(way: Way, node: &Node) {
     let command = format!(
         "{INSIDE}={way:?} {ALL_POINTS}={} {} --exact interruptions::inside_a_node >/run/log 2>&1 || cat \
          /run/log",
-        if std::env::var_os(ALL_POINTS).is_some() { "all" } else { "" },
+        if all_points() { "all" } else { "" },
         own.display()
     );
     assert_eq!(node.on(&command), "");

@@ -22,13 +22,13 @@ impl Contract<'_> {
             let policy = self.meaning.projects[self.node.workloads[from].project].policy;
             if !asked.contains(&policy) {
                 asked.push(policy);
-                self.workloads_egressing_via(leaf, cell, from, policy, got);
+                self.check_policy(leaf, cell, from, policy, got);
             }
         }
         self.known.workloads = workloads;
     }
 
-    fn workloads_egressing_via(
+    fn check_policy(
         &mut self,
         leaf: &Leaf<'_>,
         cell: &Cell<'_>,
